@@ -1,0 +1,73 @@
+"""Choose the stars of an astronomical image that make the best PSF, and make it.
+
+What flows through the package, one module a step, each useful alone::
+
+    FITS frame -> Frame -> sources -> cutouts -> P(good) -> chosen stars -> PSF -> products
+                  frame    detection  cutouts    selectors  selection      psf    export
+
+The public names are imported when they are first used: ``import mlpsf`` loads neither TensorFlow
+nor TRIPPy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlpsf.cutouts import CutoutScaler as CutoutScaler
+    from mlpsf.cutouts import Cutouts as Cutouts
+    from mlpsf.cutouts import extract_cutouts as extract_cutouts
+    from mlpsf.detection import find_sources as find_sources
+    from mlpsf.errors import MlpsfError as MlpsfError
+    from mlpsf.errors import TooFewStarsError as TooFewStarsError
+    from mlpsf.export import write_stars as write_stars
+    from mlpsf.flags import Flag as Flag
+    from mlpsf.frame import Frame as Frame
+    from mlpsf.frame import list_images as list_images
+    from mlpsf.frame import read_frame as read_frame
+    from mlpsf.pipeline import select_stars as select_stars
+    from mlpsf.psf import PSFModel as PSFModel
+    from mlpsf.psf import build_psf as build_psf
+    from mlpsf.selection import choose as choose
+    from mlpsf.selectors import PSFStarSelector as PSFStarSelector
+    from mlpsf.selectors import ResidualSelector as ResidualSelector
+    from mlpsf.simulation import SimulatedFrame as SimulatedFrame
+    from mlpsf.simulation import simulate_frame as simulate_frame
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CutoutScaler": "cutouts",
+    "Cutouts": "cutouts",
+    "Flag": "flags",
+    "Frame": "frame",
+    "MlpsfError": "errors",
+    "PSFModel": "psf",
+    "PSFStarSelector": "selectors",
+    "ResidualSelector": "selectors",
+    "SimulatedFrame": "simulation",
+    "TooFewStarsError": "errors",
+    "build_psf": "psf",
+    "choose": "selection",
+    "extract_cutouts": "cutouts",
+    "find_sources": "detection",
+    "list_images": "frame",
+    "read_frame": "frame",
+    "select_stars": "pipeline",
+    "simulate_frame": "simulation",
+    "write_stars": "export",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names resolved by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'mlpsf' has no attribute {name!r}")
+    return getattr(import_module(f"mlpsf.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,419 @@
+"""A square of pixels around every source, at the frame's own scale or at a reference FWHM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mlpsf.errors import InputError
+
+if TYPE_CHECKING:
+    from mlpsf.frame import Frame
+
+__all__ = [
+    "PUBLISHED_SIZE",
+    "REFERENCE_FWHM",
+    "CutoutScaler",
+    "Cutouts",
+    "as_cutouts",
+    "extract_cutouts",
+    "sky_and_noise",
+]
+
+PUBLISHED_SIZE = 111
+"""Side of the cutouts of the ML-PSF study, in pixels: wide enough for seeing of 3 to 10 pixels."""
+
+REFERENCE_FWHM = 4.0
+"""FWHM in pixels to which stamps are resampled, so that all telescopes' stars look alike."""
+
+_BLOCK = 512  # sources resampled at once: bounds memory at about 100 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Cutouts:
+    """Cutouts of n sources and what is needed to go back to the frame.
+
+    Attributes
+    ----------
+    data : ndarray of float32, shape (n, size, size)
+        Pixels, the source at the centre; NaN where masked or off the frame.
+    x, y : ndarray of float64, shape (n,)
+        Positions of the sources on the frame, 0-based.
+    x0, y0 : ndarray of float64, shape (n,)
+        Frame coordinates of the centre of each cutout's centre pixel: the nearest pixel at the
+        frame's own scale, the source itself when resampled.
+    scale : float
+        Frame pixels per cutout pixel; 1 at the frame's own scale.
+    near_edge : ndarray of bool, shape (n,)
+        Cutouts that reach over the edge of the frame.
+    """
+
+    data: NDArray[np.float32]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    x0: NDArray[np.float64]
+    y0: NDArray[np.float64]
+    scale: float
+    near_edge: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def extract_cutouts(
+    frame: Frame | ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    size: int = PUBLISHED_SIZE,
+    *,
+    fwhm: float | None = None,
+    reference_fwhm: float = REFERENCE_FWHM,
+    background: NDArray[np.floating] | float = 0.0,
+) -> Cutouts:
+    """Cut a square around every source of a frame.
+
+    Parameters
+    ----------
+    frame : Frame or array_like, shape (ny, nx)
+        Masked pixels of a `Frame` come out as NaN.
+    x, y : array_like, shape (n,)
+        Positions in pixels, 0-based, the centre of the first pixel at (0, 0).
+    size : int
+        Side of a cutout in pixels, odd.
+    fwhm : float, optional
+        The frame's FWHM in pixels. When given, cutouts are centred on (x, y) to a fraction of a
+        pixel and resampled by cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153), widened
+        to an area average where the frame is finer, so that `fwhm` becomes `reference_fwhm`.
+        Surface brightness is kept.
+    reference_fwhm : float
+        FWHM after resampling, in pixels.
+    background : ndarray of shape (ny, nx) or float
+        Subtracted from the pixels.
+
+    Returns
+    -------
+    Cutouts
+
+    Raises
+    ------
+    InputError
+        `size` is even or under 3, x and y differ in length or are not finite, a FWHM is not
+        positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.arange(100.0).reshape(10, 10)
+    >>> cut = extract_cutouts(image, [4.2, 9.0], [5.1, 5.0], size=3)
+    >>> cut.data[0, 1, 1], cut.near_edge.tolist()
+    (np.float32(54.0), [False, True])
+    """
+    if int(size) != size or size < 3 or size % 2 == 0:
+        raise InputError(f"The 'size' of cutouts must be an odd integer of 3 or more. Got {size}.")
+    x, y = _check_positions(x, y)
+    pixels, bad = _pixels_of(frame)
+    if fwhm is None:
+        half = size // 2
+        x0, y0 = np.rint(x), np.rint(y)
+        data = _gather(pixels, bad, x0.astype(int), y0.astype(int), half, background)
+        scale, reach = 1.0, float(half)
+    else:
+        if not (np.isfinite(fwhm) and fwhm > 0 and reference_fwhm > 0):
+            raise InputError(
+                f"'fwhm' and 'reference_fwhm' must be positive. Got {fwhm}, {reference_fwhm}."
+            )
+        scale = float(fwhm) / reference_fwhm
+        x0, y0 = x, y
+        reach = scale * (size // 2)
+        data = np.empty((x.size, size, size), dtype=np.float32)
+        for start in range(0, x.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background)
+    ny, nx = pixels.shape
+    # The cutout's outermost pixel centres must lie on the frame.
+    near_edge = (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
+    return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
+
+
+def _check_positions(
+    x: ArrayLike, y: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x = np.atleast_1d(np.asarray(x, dtype=np.float64))
+    y = np.atleast_1d(np.asarray(y, dtype=np.float64))
+    if x.shape != y.shape or x.ndim != 1:
+        raise InputError(f"x and y must be two lists of one length. Got {x.shape} and {y.shape}.")
+    wrong = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y)))
+    if wrong.size:
+        raise InputError(
+            f"Positions must be finite. {wrong.size} are not, the first is number {wrong[0]}."
+        )
+    return x, y
+
+
+def _pixels_of(frame: Frame | ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    if hasattr(frame, "data") and hasattr(frame, "mask") and not isinstance(frame, np.ndarray):
+        return frame.data, frame.mask
+    pixels = np.asarray(frame)
+    if pixels.ndim != 2:
+        raise InputError(f"A frame must have two axes. Got an array of shape {pixels.shape}.")
+    bad = None if pixels.dtype.kind in "iub" else ~np.isfinite(pixels)
+    return pixels, bad
+
+
+def _gather(
+    pixels: NDArray[Any],
+    bad: NDArray[np.bool_] | None,
+    col: NDArray[np.int_],
+    row: NDArray[np.int_],
+    half: int,
+    background: NDArray[np.floating] | float,
+) -> NDArray[np.float32]:
+    """Cut squares of whole pixels, shape (n, 2 half + 1, 2 half + 1), NaN where there are none."""
+    ny, nx = pixels.shape
+    offset = np.arange(-half, half + 1)
+    cols, rows = col[:, None] + offset, row[:, None] + offset
+    inside = ((rows >= 0) & (rows < ny))[:, :, None] & ((cols >= 0) & (cols < nx))[:, None, :]
+    index = (np.clip(rows, 0, ny - 1)[:, :, None], np.clip(cols, 0, nx - 1)[:, None, :])
+    data = pixels[index].astype(np.float32)
+    data -= background[index] if isinstance(background, np.ndarray) else np.float32(background)
+    if bad is not None:
+        inside &= ~bad[index]
+    data[~inside] = np.nan
+    return data
+
+
+def _resample(
+    pixels: NDArray[Any],
+    bad: NDArray[np.bool_] | None,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    size: int,
+    scale: float,
+    background: NDArray[np.floating] | float,
+) -> NDArray[np.float32]:
+    """Resample around sub-pixel positions: one matrix for rows and one for columns a source."""
+    width = max(scale, 1.0)
+    half_in = int(np.ceil(scale * (size // 2) + 2.0 * width + 0.5))
+    col, row = np.rint(x).astype(int), np.rint(y).astype(int)
+    raw = _gather(pixels, bad, col, row, half_in, background)
+    missing = np.isnan(raw)
+    raw[missing] = 0.0
+    wx = _cubic_weights(x - col, size, half_in, scale, width)
+    wy = _cubic_weights(y - row, size, half_in, scale, width)
+    out = wy @ raw @ np.swapaxes(wx, 1, 2)
+    some = missing.any(axis=(1, 2))
+    if some.any():
+        # A stamp pixel counts as missing when a quarter of its (absolute) weight is.
+        lost = np.abs(wy[some]) @ missing[some].astype(np.float32) @ np.abs(
+            np.swapaxes(wx[some], 1, 2)
+        )
+        stamp = out[some]
+        stamp[lost > 0.25] = np.nan
+        out[some] = stamp
+    return out
+
+
+def _cubic_weights(
+    shift: NDArray[np.float64], size: int, half_in: int, scale: float, width: float
+) -> NDArray[np.float32]:
+    """Return weights of input pixels in each output pixel, shape (n, size, 2 half_in + 1)."""
+    wanted = shift[:, None] + scale * (np.arange(size) - size // 2)
+    u = np.abs(np.arange(-half_in, half_in + 1)[None, None, :] - wanted[:, :, None]) / width
+    near, far = u < 1, (u >= 1) & (u < 2)
+    weight = np.where(near, (1.5 * u - 2.5) * u * u + 1.0, 0.0)
+    weight += np.where(far, ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0, 0.0)
+    return (weight / weight.sum(axis=2, keepdims=True)).astype(np.float32)
+
+
+def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
+    """View (n, size * size) as (n, size, size); 3-D input is returned as it is.
+
+    Raises
+    ------
+    InputError
+        The rows are no squares.
+
+    Examples
+    --------
+    >>> as_cutouts(np.zeros((2, 225))).shape
+    (2, 15, 15)
+    """
+    if X.ndim == 3:
+        if X.shape[1] != X.shape[2]:
+            raise InputError(f"Cutouts must be square. Got {X.shape[1]} x {X.shape[2]} pixels.")
+        return X
+    size = int(round(float(X.shape[1]) ** 0.5))
+    if size * size != X.shape[1]:
+        raise InputError(
+            f"Flattened cutouts must have a square number of pixels. Got {X.shape[1]}; "
+            "pass cutouts of shape (n, size, size), or each one ravelled."
+        )
+    return X.reshape(len(X), size, size)
+
+
+def sky_and_noise(
+    cutouts: NDArray[np.floating],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Estimate each cutout's sky level and noise from its border.
+
+    Parameters
+    ----------
+    cutouts : ndarray, shape (n, size, size)
+        NaN marks pixels without data.
+
+    Returns
+    -------
+    sky, noise : ndarray of float32, shape (n,)
+        Median, and 1.4826 times the median absolute deviation, of the outermost tenth (2 pixels
+        at least), each after pixels over 3 such deviations above the median are left out. Where a
+        border has no pixel at all, both are 0.
+
+    Examples
+    --------
+    >>> sky, noise = sky_and_noise(np.full((1, 15, 15), 7.0))
+    >>> float(sky[0]), float(noise[0])
+    (7.0, 0.0)
+    """
+    size = cutouts.shape[-1]
+    rim = max(2, size // 10)
+    border = np.ones((size, size), dtype=bool)
+    border[rim:-rim, rim:-rim] = False
+    # Half of a large border is plenty for a median and takes half the time.
+    picks = np.flatnonzero(border.ravel())[:: 1 if size < 60 else 3]
+    values = cutouts.reshape(len(cutouts), -1)[:, picks].astype(np.float32)
+    values[~np.isfinite(values)] = np.nan
+    for _ in range(2):
+        sky, noise = _median_and_mad(values)
+        values[values > (sky + 3.0 * noise + 1e-30)[:, None]] = np.nan
+    sky, noise = _median_and_mad(values)
+    return sky, noise
+
+
+def _median_and_mad(
+    values: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Row-wise median and scaled MAD of values with NaN, 0 for rows without any value."""
+    sky = _row_median(values)
+    return sky, np.float32(1.4826) * _row_median(np.abs(values - sky[:, None]))
+
+
+def _row_median(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    ordered = np.sort(values, axis=1)  # NaN goes last
+    count = np.isfinite(values).sum(axis=1)
+    rows = np.arange(len(values))
+    middle = 0.5 * (
+        ordered[rows, np.maximum(count - 1, 0) // 2]
+        + ordered[rows, np.minimum(count // 2, np.maximum(count - 1, 0))]
+    )
+    return np.where(count > 0, middle, np.float32(0.0)).astype(np.float32)
+
+
+class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Bring the pixel values of cutouts to what a network likes.
+
+    Parameters
+    ----------
+    method : {"star", "standard"}
+        ``"star"``: each cutout by itself. Its sky (median of its border) is subtracted, it is
+        divided by its peak (the highest of the central 3 x 3 pixels) and stretched:
+        ``arcsinh(value / softening) / arcsinh(1 / softening)``, so that a star of any brightness
+        peaks at 1 and a neighbour of one per cent can still be seen. ``"standard"``: one mean and
+        one standard deviation of all the training pixels, as in the ML-PSF study.
+    softening : float
+        Fraction of the peak at which the stretch turns from linear to logarithmic.
+
+    Attributes
+    ----------
+    mean_, scale_ : float
+        What ``"standard"`` subtracts and divides by (0 and 1 for ``"star"``).
+    n_features_in_ : int
+        Pixels on the last axis, as scikit-learn counts them.
+
+    Notes
+    -----
+    NaN pixels become 0 in the output: the sky, or the mean.
+
+    Examples
+    --------
+    >>> star = np.zeros((1, 15, 15))
+    >>> star[0, 7, 7] = 500.0
+    >>> CutoutScaler().fit_transform(star)[0, 7, 7]
+    np.float32(1.0)
+    """
+
+    def __init__(self, *, method: str = "star", softening: float = 0.01) -> None:
+        self.method = method
+        self.softening = softening
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Learn the mean and standard deviation (``"standard"``), or nothing.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+            Cutouts; NaN marks pixels without data.
+        y : None
+            Ignored.
+        """
+        if self.method not in ("star", "standard"):
+            raise InputError(
+                f"The 'method' parameter of CutoutScaler must be 'star' or 'standard'. "
+                f"Got {self.method!r} instead."
+            )
+        X = self._validate(X, reset=True)
+        self.mean_, self.scale_ = 0.0, 1.0
+        if self.method == "standard":
+            finite = X[np.isfinite(X)].astype(np.float64)
+            self.mean_ = float(finite.mean()) if finite.size else 0.0
+            self.scale_ = float(finite.std()) if finite.size and finite.std() > 0 else 1.0
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Scale cutouts; the output has the shape of the input.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+            Cutouts; NaN marks pixels without data.
+
+        Returns
+        -------
+        ndarray of float32
+            No NaN.
+        """
+        check_is_fitted(self)
+        X = self._validate(X, reset=False)
+        if self.method == "standard":
+            out = (X - np.float32(self.mean_)) / np.float32(self.scale_)
+        else:
+            out = self._star(as_cutouts(X)).reshape(X.shape)
+        return np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _star(self, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
+        sky, noise = sky_and_noise(cutouts)
+        out = cutouts - sky[:, None, None]
+        c = cutouts.shape[-1] // 2
+        core = np.nan_to_num(out[:, c - 1 : c + 2, c - 1 : c + 2], nan=-np.inf)
+        peak = core.reshape(len(out), -1).max(axis=1)
+        # Without a peak above the noise there is no star to scale by.
+        peak = np.where(np.isfinite(peak) & (peak > noise), peak, np.maximum(noise, 1e-20))
+        out /= (peak * np.float32(self.softening))[:, None, None]
+        np.arcsinh(out, out=out)
+        out /= np.float32(np.arcsinh(1.0 / self.softening))
+        return out
+
+    def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
+        return validate_data(
+            self, X, reset=reset, dtype=np.float32, allow_nd=True, ensure_all_finite="allow-nan"
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.three_d_array = False
+        return tags

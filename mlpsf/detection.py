@@ -1,0 +1,321 @@
+"""Sources of a frame: detection, positions, fluxes, sizes, and the FWHM of the frame's stars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sep
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from mlpsf.cutouts import extract_cutouts
+from mlpsf.errors import InputError, NoSourcesError
+from mlpsf.flags import Flag
+from mlpsf.frame import Frame
+from mlpsf.moments import Moments, gaussian_moments
+from mlpsf.stellar import any_within, stellar_profile
+
+__all__ = ["Background", "find_sources", "measure_background"]
+
+DETECTION_SIGMA = 5.0
+"""Detection threshold over the local noise, as in the ML-PSF study."""
+
+MINIMUM_AREA = 3
+"""Fewest connected pixels of a source, as in the ML-PSF study."""
+
+MESH = 64
+"""Side of a background mesh in pixels, as in the ML-PSF study."""
+
+_SEP_OBJECTS = 1_000_000  # room for globular clusters; sep's own default is a tenth
+_EDGE_FWHM = 1.5  # a source nearer the edge than this is cut off itself
+_CORE_FWHM = 1.5  # no saturated or masked pixel may lie within this radius
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """Sky level and noise of a frame.
+
+    Attributes
+    ----------
+    level, rms : ndarray of float32, shape (ny, nx)
+        ADU.
+    """
+
+    level: NDArray[np.float32]
+    rms: NDArray[np.float32]
+
+
+def measure_background(frame: Frame, mesh: int = MESH) -> Background:
+    """Measure the sky in meshes, as SExtractor does (Bertin & Arnouts 1996, A&AS 117, 393).
+
+    Parameters
+    ----------
+    frame : Frame
+    mesh : int
+        Side of a mesh in pixels.
+
+    Returns
+    -------
+    Background
+    """
+    sky = sep.Background(frame.data, mask=frame.mask, bw=mesh, bh=mesh)
+    rms = sky.rms()
+    if frame.variance is not None:
+        # The variance plane knows what a mesh can't see; the mesh sees correlated noise.
+        good = np.isfinite(frame.variance) & (frame.variance > 0)
+        rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
+    floor = max(float(sky.globalrms) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
+    return Background(sky.back(), np.maximum(rms, np.float32(floor)).astype(np.float32))
+
+
+def find_sources(
+    frame: Frame,
+    catalogue: Table | None = None,
+    *,
+    background: Background | None = None,
+    sigma: float = DETECTION_SIGMA,
+    minimum_area: int = MINIMUM_AREA,
+) -> Table:
+    """Detect and measure the sources of a frame.
+
+    Parameters
+    ----------
+    frame : Frame
+    catalogue : Table, optional
+        Columns x and y (0-based pixels): these sources are measured and none is detected. See
+        `mlpsf.catalogue.read_catalogue`.
+    background : Background, optional
+        As `measure_background` returns, to save measuring it again.
+    sigma : float
+        Detection threshold in units of the local noise.
+    minimum_area : int
+        Fewest connected pixels over the threshold.
+
+    Returns
+    -------
+    Table
+        One row a source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
+        ``y`` (windowed positions, 0-based pixels), ``ra``, ``dec`` (degrees; with a WCS),
+        ``flux`` (ADU, Kron aperture), ``snr``, ``peak`` (ADU above the sky), ``fwhm`` (pixels),
+        ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks what could not be
+        measured. ``meta`` holds the frame's ``fwhm``, ``ellipticity``, gain, saturation and where
+        they came from.
+
+    Raises
+    ------
+    NoSourcesError
+        Nothing was detected, or nothing from which the frame's FWHM can be found.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=10, fwhm=4.0, seed=1)
+    >>> sources = find_sources(sim.frame)
+    >>> round(sources.meta["fwhm"], 1)
+    4.0
+    """
+    if not sigma > 0:
+        raise InputError(f"The detection threshold 'sigma' must be positive. Got {sigma}.")
+    background = background or measure_background(frame)
+    pixels = frame.data - background.level
+    detected = catalogue is None
+    if catalogue is None:
+        raw, segments = _detect(frame, pixels, background, sigma, minimum_area)
+    else:
+        raw, segments = _as_detections(catalogue), None
+    x, y = _windowed_positions(frame, pixels, raw, free=detected)
+    moments = _moments(frame, background, x, y, raw)
+    saturated = frame.saturated
+    whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
+    profile = stellar_profile(frame, background.level, background.rms, x, y, moments, whole)
+    table = Table(
+        {
+            "id": np.arange(1, len(x) + 1) if detected else catalogue["id"].astype(np.int64),
+            "x": x,
+            "y": y,
+        }
+    )
+    if frame.wcs is not None:
+        table["ra"], table["dec"] = frame.wcs.all_pix2world(x, y, 0)
+        table["ra"].unit = table["dec"].unit = "deg"
+    flux, error = _kron_flux(frame, pixels, background, raw, x, y, profile.fwhm)
+    table["flux"] = flux
+    table["snr"] = flux / error
+    table["peak"] = raw["peak"] if detected else _peaks(pixels, x, y)
+    table["fwhm"] = moments.fwhm * profile.moment_ratio
+    table["ellipticity"] = moments.ellipticity
+    table["flags"] = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
+    table.meta.update(
+        {
+            "frame": frame.name,
+            "frame_sha256": frame.sha256,
+            "fwhm": profile.fwhm,
+            "ellipticity": profile.ellipticity,
+            "fwhm_n_stars": profile.n,
+            "gain": float(frame.gain),
+            "saturation": float(frame.saturation),
+            "read_noise": float(frame.read_noise),
+            **{f"{key}_from": text for key, text in frame.origin.items()},
+        }
+    )
+    for name in ("x", "y", "fwhm"):
+        table[name].unit = "pix"
+    for name in ("flux", "peak"):
+        table[name].unit = "adu"
+    return table
+
+
+def _detect(
+    frame: Frame,
+    pixels: NDArray[np.float32],
+    background: Background,
+    sigma: float,
+    minimum_area: int,
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    sep.set_extract_pixstack(max(1_000_000, pixels.size // 2))
+    sep.set_sub_object_limit(16384)
+    # Saturated cores stay in: masked out, a bright star would be found as a ring of fragments.
+    mask = frame.mask & ~frame.saturated
+    raw, segments = sep.extract(
+        pixels,
+        sigma,
+        err=background.rms,
+        mask=mask,
+        minarea=minimum_area,
+        segmentation_map=True,
+    )
+    if len(raw) == 0:
+        raise NoSourcesError(
+            f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "
+            f"is {np.median(background.rms):.4g} ADU and the highest pixel is "
+            f"{pixels[~frame.mask].max():.4g} above the sky. Try a lower 'sigma', or look whether "
+            "this is the right image of the file."
+        )
+    if len(raw) > _SEP_OBJECTS:
+        raise NoSourcesError(f"{len(raw)} detections: noise, not stars. Try a higher 'sigma'.")
+    return raw, segments
+
+
+def _as_detections(catalogue: Table) -> NDArray[Any]:
+    """Give catalogue positions the columns that the measurements need."""
+    raw = np.zeros(
+        len(catalogue),
+        dtype=[(k, float) for k in ("x", "y", "a", "b", "theta", "peak", "npix")] + [("flag", int)],
+    )
+    raw["x"], raw["y"] = catalogue["x"], catalogue["y"]
+    raw["a"] = raw["b"] = 2.0
+    raw["npix"] = 16
+    return raw
+
+
+def _windowed_positions(
+    frame: Frame, pixels: NDArray[np.float32], raw: NDArray[Any], *, free: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gaussian-windowed centroids; where they run off, the isophotal position is kept."""
+    x, y = raw["x"].astype(np.float64), raw["y"].astype(np.float64)
+    mask = frame.mask & ~frame.saturated
+    radius, _ = sep.flux_radius(
+        pixels, x, y, np.maximum(6.0 * raw["a"], 6.0), 0.5, mask=mask, subpix=5
+    )
+    radius = np.where(np.isfinite(radius), radius, 2.0)
+    sig = 2.0 / 2.35 * np.clip(radius, 1.0, 3.0 * np.maximum(raw["a"], 1.0))
+    xw, yw, flag = sep.winpos(pixels, x, y, sig, mask=mask)
+    moved = np.hypot(xw - x, yw - y)
+    limit = np.maximum(1.0, np.sqrt(raw["npix"] / np.pi)) if free else np.full(len(x), 2.0)
+    good = np.isfinite(xw) & np.isfinite(yw) & (flag == 0) & (moved <= limit)
+    return np.where(good, xw, x), np.where(good, yw, y)
+
+
+def _moments(
+    frame: Frame,
+    background: Background,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    raw: NDArray[Any],
+) -> Moments:
+    """Moments of all sources, in windows that fit them: small, middle and large ones apart."""
+    guess = 2.355 * np.sqrt(np.maximum(raw["a"] * raw["b"], 0.5))
+    parts: list[tuple[NDArray[np.intp], Moments]] = []
+    done = np.zeros(len(x), dtype=bool)
+    for limit, size in ((4.5, 25), (9.0, 49), (np.inf, 97)):
+        rows = np.flatnonzero(~done & (guess <= limit))
+        done[rows] = True
+        for start in range(0, len(rows), 2048):
+            block = rows[start : start + 2048]
+            cut = extract_cutouts(frame, x[block], y[block], size, background=background.level)
+            m = gaussian_moments(cut.data, np.clip(guess[block], 2.0, size / 4))
+            parts.append((block, m))
+    out = np.full((6, len(x)), np.nan)
+    ok = np.zeros(len(x), dtype=bool)
+    for block, m in parts:
+        out[:, block] = np.array(m[:6])
+        ok[block] = m.ok
+    return Moments(*out, ok)
+
+
+def _kron_flux(
+    frame: Frame,
+    pixels: NDArray[np.float32],
+    background: Background,
+    raw: NDArray[Any],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    fwhm: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, smallest radius 3.5."""
+    a, b = np.maximum(raw["a"], 0.3), np.maximum(raw["b"], 0.3)
+    theta = np.clip(raw["theta"], -np.pi / 2, np.pi / 2)
+    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0)
+    radius = np.where(np.isfinite(radius), radius, 0.0)
+    small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
+    gain = {"gain": frame.gain} if np.isfinite(frame.gain) and frame.gain > 0 else {}
+    flux, error, _ = sep.sum_ellipse(
+        pixels,
+        x,
+        y,
+        a,
+        b,
+        theta,
+        np.where(small, 0.1, 2.5 * radius),
+        err=background.rms,
+        subpix=1,
+        **gain,
+    )
+    round_flux, round_error, _ = sep.sum_circle(
+        pixels, x, y, max(3.5, 1.5 * fwhm), err=background.rms, subpix=1, **gain
+    )
+    flux, error = np.where(small, round_flux, flux), np.where(small, round_error, error)
+    return flux, np.where(error > 0, error, np.inf)
+
+
+def _peaks(
+    pixels: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    cut = extract_cutouts(pixels, x, y, 3).data
+    return np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)).astype(np.float64)
+
+
+def _flags(
+    frame: Frame,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    raw: NDArray[Any],
+    segments: NDArray[np.int32] | None,
+    saturated: NDArray[np.bool_],
+    fwhm: float,
+) -> NDArray[np.int32]:
+    flags = np.zeros(len(x), dtype=np.int32)
+    core = max(_CORE_FWHM * fwhm, 1.5)
+    hit = any_within(saturated, x, y, core)
+    if segments is not None and saturated.any():
+        # A large saturated star may have its centre farther than that from its clipped pixels.
+        hit |= np.bincount(segments[saturated], minlength=len(x) + 1)[1:] > 0
+    flags[hit] |= Flag.SATURATED
+    flags[any_within(frame.mask & ~saturated, x, y, core)] |= Flag.MASKED
+    flags[(raw["flag"] & sep.OBJ_MERGED) != 0] |= Flag.BLENDED
+    ny, nx = frame.data.shape
+    edge = _EDGE_FWHM * fwhm
+    flags[(x < edge) | (y < edge) | (x > nx - 1 - edge) | (y > ny - 1 - edge)] |= Flag.NEAR_EDGE
+    return flags

@@ -1,0 +1,63 @@
+"""Why a source was not taken: bit flags, defined once.
+
+>>> from mlpsf.flags import Flag, describe
+>>> describe(Flag.SATURATED | Flag.NEAR_EDGE)
+'saturated; near the edge'
+>>> describe(0)
+''
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+__all__ = ["NEVER_A_PSF_STAR", "Flag", "describe"]
+
+
+class Flag(IntFlag):
+    """The fate of a source, as bits of the ``flags`` column of a star table."""
+
+    SATURATED = 1, "saturated", "a pixel of its core is at or above the saturation level"
+    NEAR_EDGE = 2, "near the edge", "its cutout would reach over the edge of the frame"
+    MASKED = 4, "masked pixels", "its core holds masked, bad or non-finite pixels"
+    FAINT = 8, "faint", "its signal-to-noise ratio is under the limit for PSF stars"
+    BLENDED = 16, "blended", "its light was split from that of an overlapping source"
+    NOT_STELLAR_SIZE = 32, "not of stellar size", "far narrower or wider than the frame's stars"
+    OUT_OF_RANGE = 64, "outside the brightness range", "a pixel of its cutout is out of range"
+    FIT_FAILED = 128, "PSF fit failed", "the residual selector could fit no PSF to it"
+    BELOW_THRESHOLD = 256, "below the threshold", "its probability is under the threshold"
+    BEYOND_N_MAX = 512, "beyond n_max", "good enough, but enough better ones were taken"
+    RESERVED = 1024, "reserved", "chosen, and kept out of the PSF so that it can judge it"
+    RELAXED = 2048, "taken by relaxing", "under the threshold, taken for want of better ones"
+    VETOED = 4096, "vetoed", "left out by the user"
+
+    short: str
+    meaning: str
+
+    def __new__(cls, value: int, short: str = "", meaning: str = "") -> Flag:
+        """Attach the words to the bit."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.short = short
+        member.meaning = meaning
+        return member
+
+
+NEVER_A_PSF_STAR = Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.FAINT | Flag.VETOED
+"""Sources with any of these are not chosen whatever their probability."""
+
+
+def describe(flags: int) -> str:
+    """Say in words why a source was not taken, or that it was reserved or relaxed.
+
+    Parameters
+    ----------
+    flags : int
+        A value of the ``flags`` column.
+
+    Returns
+    -------
+    str
+        The meanings of its bits, joined by ``"; "``; empty for 0.
+    """
+    return "; ".join(flag.short for flag in Flag if flag & int(flags))

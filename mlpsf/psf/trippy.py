@@ -1,0 +1,679 @@
+"""The border to TRIPPy (Fraser et al. 2016, AJ 151, 158): the one module that touches it.
+
+On this side coordinates count from 0, the centre of the first pixel is (0, 0), and everything is
+float64. TRIPPy mixes two other origins (its fits count from 1; its ``plant``, ``remove`` and
+``LSfitter`` want the 0-based centre plus 0.5); they exist in this file only.
+
+TRIPPy 1.1.1 is used as released, but for what :func:`load_trippy` and :func:`new_psf` say. Nothing
+here prints, draws, or opens a display.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.signal import fftconvolve
+
+from mlpsf.errors import InputError, MissingPackageError, PSFError
+from mlpsf.psf.moments import centre_on_pixel, line_kernel, profile
+
+if TYPE_CHECKING:
+    from mlpsf.psf.effective import EffectivePSF
+    from mlpsf.psf.fitting import PSFFit
+
+__all__ = [
+    "build_table",
+    "fit_moffat",
+    "fit_one_by_one",
+    "load_trippy",
+    "lsfit",
+    "new_psf",
+    "plant",
+    "release_downsample",
+]
+
+FloatArray = NDArray[np.float64]
+
+#: What TRIPPy's author tested; its constructor raises for any other value.
+REP_FACTS = (3, 5, 10)
+
+#: Moffat parameters that every fit starts from: a fit that starts from the last star's result
+#: drags one bad star's profile through all that follow.
+START_ALPHA, START_BETA = 5.0, 3.0
+
+#: Sub-pixels of all the stars that one call of genLookupTable may hold (it keeps about five
+#: copies of them): 160 MB a copy.
+_BATCH_CELLS = 20_000_000
+
+_LOCK = threading.RLock()
+
+
+class _LazyPylab(ModuleType):
+    """Stands for pylab until TRIPPy first draws, so that importing it loads no matplotlib."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module("matplotlib.pylab"), name)
+
+
+def _stand_in_imp() -> ModuleType:
+    """Make the one function of the module imp (gone in Python 3.12) that TRIPPy calls."""
+    module = ModuleType("imp")
+
+    def find_module(name: str) -> None:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(name)
+
+    module.find_module = find_module  # type: ignore[attr-defined]
+    return module
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Put stand-ins where TRIPPy's import statements look, and take them away again."""
+    added = {}
+    for name, module in (("imp", _stand_in_imp()), ("pylab", _LazyPylab("pylab"))):
+        if name not in sys.modules:
+            added[name] = sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name, module in added.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def _downsample(a: FloatArray, factor: int) -> FloatArray:
+    """TRIPPy's downSample2d, the mean over blocks, as one reshape: 8 times faster fits."""
+    rows, columns = a.shape[0] // factor, a.shape[1] // factor
+    blocks = a[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def load_trippy() -> Any:
+    """Import TRIPPy, on any supported Python, without matplotlib and without a display.
+
+    For the moment of the import, the module ``imp`` (gone in Python 3.12) and ``pylab`` are
+    stand-ins; the second loads the real one if TRIPPy is ever asked to draw. A user's matplotlib
+    backend is not touched. Then ``trippy.psf.downSample2d`` becomes the same sum as one reshape.
+
+    Returns
+    -------
+    module
+        ``trippy``, with ``trippy.psf`` and ``trippy.MCMCfit.MCMCfit`` loaded.
+
+    Raises
+    ------
+    MissingPackageError
+        When TRIPPy, or emcee which its fitter imports, is not installed.
+
+    Examples
+    --------
+    >>> load_trippy().__version__
+    '1.1.1'
+    """
+    with _LOCK:
+        try:
+            with _stand_ins(), warnings.catch_warnings():
+                # Old spellings in TRIPPy's source; nothing that a user could act on.
+                warnings.simplefilter("ignore", SyntaxWarning)
+                warnings.simplefilter("ignore", DeprecationWarning)
+                package = importlib.import_module("trippy")
+                psf: Any = importlib.import_module("trippy.psf")
+                importlib.import_module("trippy.MCMCfit.MCMCfit")
+        except ImportError as error:
+            raise MissingPackageError(
+                f"the PSF is built with TRIPPy, which cannot be imported here ({error}); "
+                "try: pip install 'trippy[mcmcfit]==1.1.1'"
+            ) from error
+        if not hasattr(psf, "_release_downSample2d"):
+            psf._release_downSample2d = psf.downSample2d
+            psf.downSample2d = _downsample
+        return package
+
+
+@contextmanager
+def release_downsample() -> Iterator[None]:
+    """Give TRIPPy its own downSample2d back for a while, to time it as it was released.
+
+    Not for use from several threads at once.
+
+    Examples
+    --------
+    >>> with release_downsample():
+    ...     load_trippy().psf.downSample2d(np.ones((20, 20)), 10).shape
+    (2, 2)
+    """
+    psf = load_trippy().psf
+    psf.downSample2d = psf._release_downSample2d
+    try:
+        yield
+    finally:
+        psf.downSample2d = _downsample
+
+
+@cache
+def _model_class() -> Any:
+    """Make the subclass of trippy.psf.modelPSF that mends what cannot be worked around."""
+    base: Any = load_trippy().psf.modelPSF
+
+    class ModelPSF(base):  # type: ignore[misc]
+        """TRIPPy's modelPSF with a sky that can be given, an aligned PSF, unbroken trails."""
+
+        sky: float | None = None
+
+        @property
+        def bg(self) -> float:
+            return self._bg
+
+        @bg.setter
+        def bg(self, value: float) -> None:
+            self._bg = float(value) if self.sky is None else self.sky
+
+        def fitMoffat(self, *args: Any, **kwargs: Any) -> Any:
+            if self.sky is not None:
+                # The cheapest estimate of a value that the setter of bg drops.
+                kwargs.update(mode="median", bgRadius=-1.0)
+            return super().fitMoffat(*args, **kwargs)
+
+        def genPSF(self, A: float = 1.0) -> None:
+            self.moffProf = self.moffat(self.R - np.min(self.R))
+            light = profile(self.alpha, self.beta, self.lookupTable, self.repFact)
+            table, oversampling = centre_on_pixel(light, self.repFact)
+            self.fullPSF = _downsample(table, oversampling // self.repFact) * A
+            self.fullpsf = _downsample(self.fullPSF, self.repFact)
+
+        def line(
+            self,
+            rate: float,
+            angle: float,
+            dt: float,
+            pixScale: float = 0.2,
+            display: bool = False,  # noqa: ARG002
+            useLookupTable: bool = True,
+            verbose: bool = False,  # noqa: ARG002
+        ) -> None:
+            self.rate, self.angle, self.dt, self.pixScale = rate, angle, dt, pixScale
+            length = abs(rate * dt / pixScale)
+            self.line2d = line_kernel(length * self.repFact, angle)
+            table = self.lookupTable if useLookupTable else np.zeros_like(self.lookupTable)
+            # Light from outside the box trails into it; without the margin its edge is dark.
+            margin = int(np.ceil(length / 2)) + 1
+            light = profile(self.alpha, self.beta, table, self.repFact, margin)
+            light = fftconvolve(light, self.line2d, mode="same")
+            cut = margin * self.repFact
+            light = light[cut:-cut, cut:-cut]
+            full = profile(self.alpha, self.beta, table, self.repFact)
+            inside = centre_on_pixel(light, self.repFact)[0].sum()
+            light *= centre_on_pixel(full, self.repFact)[0].sum() / inside
+            self.trailed = light
+            # plant shifts this from the lower left corner of the middle pixel, as it does the
+            # lookup table, so both kinds of source take the same coordinates.
+            self.longPSF = light[self.repFact :, self.repFact :].copy()
+            self.longpsf = _downsample(self.longPSF, self.repFact)
+
+    return ModelPSF
+
+
+def new_psf(
+    size: int, alpha: float, beta: float, rep_fact: int = 10, table: ArrayLike | None = None
+) -> Any:
+    """Make a live TRIPPy PSF.
+
+    It is a ``trippy.psf.modelPSF`` with three things mended: `sky` fixes the background and turns
+    TRIPPy's estimator off; ``fullPSF`` and ``fullpsf`` are aligned, so that ``fullpsf.sum()`` is
+    the flux of amplitude 1; ``line`` draws trails without gaps at any angle.
+
+    Parameters
+    ----------
+    size : int
+        Odd, pixels.
+    alpha, beta : float
+        Moffat profile; alpha in pixels.
+    rep_fact : {3, 5, 10}
+        Sub-pixels to a pixel.
+    table : (size * rep_fact, size * rep_fact) array, optional
+        A finished lookup table: the PSF is then ready for plant, remove, line and psfStore.
+
+    Returns
+    -------
+    trippy.psf.modelPSF
+
+    Raises
+    ------
+    InputError
+        When a number is not one of those above.
+
+    Examples
+    --------
+    >>> new_psf(21, 3.0, 3.0, table=np.zeros((210, 210))).fullpsf.shape
+    (21, 21)
+    """
+    if size < 3 or size % 2 == 0:
+        raise InputError(f"the PSF's size must be an odd number of pixels, 3 or more; got {size}")
+    if rep_fact not in REP_FACTS:
+        raise InputError(f"rep_fact must be one of {REP_FACTS}; got {rep_fact}")
+    if not (alpha > 0 and beta > 1 and np.isfinite([alpha, beta]).all()):
+        raise InputError(
+            f"a Moffat profile needs alpha > 0 and beta > 1; got alpha {alpha}, beta {beta}"
+        )
+    axis = np.arange(size)
+    psf = _model_class()(axis, axis, alpha=float(alpha), beta=float(beta), repFact=int(rep_fact))
+    psf.psfStars = []
+    if table is not None:
+        psf.lookupTable = np.array(table, dtype=np.float64)
+        if psf.lookupTable.shape != (size * rep_fact, size * rep_fact):
+            raise InputError(
+                f"the lookup table of a {size} pixel PSF with rep_fact {rep_fact} must be "
+                f"{size * rep_fact} square; got shape {psf.lookupTable.shape}"
+            )
+        psf.boxSize = size // 2
+        psf.genPSF()
+        psf.fitted = True
+    return psf
+
+
+def _as_cutouts(
+    cutouts: ArrayLike, x: ArrayLike, y: ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Check cutouts and the places of the sources in them; all native float64."""
+    images = np.asarray(cutouts, dtype=np.float64)
+    xs, ys = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (x, y))
+    if images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise InputError(f"cutouts must have shape (n, size, size); got {images.shape}")
+    if not xs.shape == ys.shape == images.shape[:1]:
+        raise InputError(
+            f"one x and one y a cutout: {images.shape[0]} cutouts, x of shape {xs.shape}, "
+            f"y of shape {ys.shape}"
+        )
+    if not (np.isfinite(images).all() and np.isfinite(xs).all() and np.isfinite(ys).all()):
+        raise InputError("TRIPPy takes finite pixels and positions only; fill the masked ones")
+    return images, xs, ys
+
+
+def _check_room(images: FloatArray, x: FloatArray, y: FloatArray, reach: int) -> None:
+    """Raise when a source is too near its cutout's edge, where TRIPPy would drop it silently."""
+    limit = images.shape[1] - reach
+    close = [(np.floor(v + 0.5) < reach) | (np.floor(v + 0.5) + 1 > limit) for v in (x, y)]
+    bad = np.flatnonzero(close[0] | close[1])
+    if bad.size:
+        raise InputError(
+            f"{bad.size} of {x.size} sources are within {reach} pixels of the edge of their "
+            f"cutout (the first is number {bad[0]}, at ({x[bad[0]]:.1f}, {y[bad[0]]:.1f})); "
+            "cut wider, or leave them out"
+        )
+
+
+def fit_moffat(
+    cutouts: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    radius: int | None = None,
+    rep_fact: int = 10,
+    background: float | None = 0.0,
+    background_radius: float | None = None,
+    start: tuple[float, float] = (START_ALPHA, START_BETA),
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Fit a round Moffat profile to each star with TRIPPy's fitMoffat.
+
+    Every fit starts from `start`, whatever star came before.
+
+    Parameters
+    ----------
+    cutouts : (n, k, k) array
+        One star each.
+    x, y : (n,) arrays
+        Where it is in its cutout, from the centre of the lower left pixel.
+    radius : int, optional
+        Half width of the box that is fitted, pixels; as far as the cutout reaches if None.
+    rep_fact : {3, 5, 10}
+        Sub-pixels to a pixel.
+    background : float or None
+        What to take off every cutout. None for TRIPPy's own estimate at each star, which needs
+        cutouts whose mean is well above zero.
+    background_radius : float, optional
+        TRIPPy's estimate uses pixels farther out than this; `radius` - 1 if None.
+    start : (float, float)
+        alpha and beta to start from.
+
+    Returns
+    -------
+    alpha, beta, amplitude : (n,) arrays
+        NaN for a star that cannot be fitted.
+
+    Raises
+    ------
+    InputError
+        When shapes disagree, a value is not finite, or a star is too near its cutout's edge.
+
+    Examples
+    --------
+    >>> offset = np.arange(31) - 15.0
+    >>> star = (1 + (offset[:, None] ** 2 + offset**2) / 9.0) ** -3.0
+    >>> alpha, beta, _ = fit_moffat(star[None], [15.0], [15.0])
+    >>> bool(2.5 < alpha[0] < 3.2), bool(2.5 < beta[0] < 3.3)
+    (True, True)
+    """
+    images, xs, ys = _as_cutouts(cutouts, x, y)
+    if radius is None:
+        radius = int(
+            np.floor(min(xs.min(), ys.min(), *(images.shape[1] - 1 - v.max() for v in (xs, ys))))
+        )
+    _check_room(images, xs, ys, radius)
+    psf = new_psf(2 * radius + 1, *start, rep_fact)
+    psf.sky = background
+    # TRIPPy takes the profile at the lower left corner of each sub-pixel: asked for a star half a
+    # sub-pixel lower, it fits one that is centred.
+    origin = 1.0 - 0.5 / rep_fact
+    out = np.full((3, xs.size), np.nan)
+    for i, image in enumerate(images):
+        psf.alpha, psf.beta = start
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # leastsq steps to negative widths and TRIPPy answers with infinities, as intended.
+            warnings.simplefilter("ignore")
+            psf.fitMoffat(
+                image,
+                float(xs[i]) + origin,
+                float(ys[i]) + origin,
+                boxSize=radius,
+                bgRadius=radius - 1 if background_radius is None else background_radius,
+            )
+        values = (psf.alpha, psf.beta, psf.A)
+        if np.isfinite(values).all() and psf.alpha > 0 and psf.beta > 1 and psf.A > 0:
+            out[:, i] = values
+    return out[0], out[1], out[2]
+
+
+def build_table(
+    cutouts: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    alpha: float,
+    beta: float,
+    size: int,
+    rep_fact: int = 10,
+    background: float | None = 0.0,
+    background_radius: float | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Build the lookup table with TRIPPy's genLookupTable, from cutouts alone.
+
+    The cutouts go side by side into one small image, never the frame. Many stars go in several
+    calls, whose tables are averaged, so that memory stays bounded.
+
+    Parameters
+    ----------
+    cutouts, x, y, rep_fact, background, background_radius
+        As for :func:`fit_moffat`; a star needs ``size // 2 + 2`` pixels on every side.
+    alpha, beta : float
+        The Moffat profile under the table.
+    size : int
+        Of the PSF, odd, pixels.
+
+    Returns
+    -------
+    table : (size * rep_fact, size * rep_fact) array
+        Light that the Moffat profile lacks, for an amplitude of 1.
+    amplitude : (n,) array
+        TRIPPy's amplitude of each star; NaN for a star that was not used because it is not
+        positive.
+
+    Raises
+    ------
+    InputError
+        When shapes disagree, a value is not finite, or a star is too near its cutout's edge.
+    PSFError
+        When no star has a positive amplitude.
+
+    Examples
+    --------
+    >>> offset = np.arange(31) - 15.0
+    >>> star = (1 + (offset[:, None] ** 2 + offset**2) / 9.0) ** -3.0
+    >>> table, _ = build_table(star[None], [15.0], [15.0], alpha=3.0, beta=3.0, size=21)
+    >>> table.shape
+    (210, 210)
+    """
+    images, xs, ys = _as_cutouts(cutouts, x, y)
+    _check_room(images, xs, ys, size // 2 + 2)
+    psf = new_psf(size, alpha, beta, rep_fact)
+    psf.sky = background
+    side = images.shape[1]
+    step = max(8, _BATCH_CELLS // (size * rep_fact) ** 2)
+    tables, weights, amplitude = [], [], np.full(xs.size, np.nan)
+    for start in range(0, xs.size, step):
+        part = slice(start, min(start + step, xs.size))
+        strip = np.hstack(list(images[part]))
+        along = side * np.arange(part.stop - part.start)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            psf.genLookupTable(
+                strip,
+                xs[part] + along + 1.0,
+                ys[part] + 1.0,
+                bgRadius=size // 2 - 1 if background_radius is None else background_radius,
+            )
+        amplitude[part] = [star[2] for star in psf.psfStars]
+        tables.append(psf.lookupTable)
+        weights.append(part.stop - part.start)
+    good = amplitude > 0
+    if not good.all():
+        if not good.any():
+            raise PSFError(
+                f"none of the {xs.size} stars has a positive flux at its position; are x and y "
+                "0-based, and was the background taken off?"
+            )
+        # Its 1 / amplitude has already spoilt the mean: once more without it.
+        table, rest = build_table(
+            images[good],
+            xs[good],
+            ys[good],
+            alpha=alpha,
+            beta=beta,
+            size=size,
+            rep_fact=rep_fact,
+            background=background,
+            background_radius=background_radius,
+        )
+        amplitude[~good] = np.nan
+        amplitude[good] = rest
+        return table, amplitude
+    return np.average(tables, axis=0, weights=weights), amplitude
+
+
+def plant(
+    psf: Any,
+    image: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    flux: ArrayLike,
+    *,
+    trailed: bool = False,
+) -> FloatArray:
+    """Add sources to an image with TRIPPy's own plant, which rounds positions to a sub-pixel.
+
+    Parameters
+    ----------
+    psf : trippy.psf.modelPSF
+        From :func:`new_psf`, or the `trippy` attribute of a PSFModel.
+    image : (ny, nx) array
+        Is not changed.
+    x, y, flux : float or (n,) arrays
+        Centres, 0-based, on the image, and fluxes in the image's unit.
+    trailed : bool
+        Plant the trail that ``psf.line`` made.
+
+    Returns
+    -------
+    (ny, nx) array
+        float64.
+
+    Raises
+    ------
+    InputError
+        When a source is off the image.
+
+    Examples
+    --------
+    >>> psf = new_psf(21, 3.0, 3.0, table=np.zeros((210, 210)))
+    >>> float(plant(psf, np.zeros((40, 40)), 20.0, 20.0, 100.0).sum().round(6))
+    100.0
+    """
+    out = np.array(image, dtype=np.float64)
+    xs, ys, fluxes = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(v, float)) for v in (x, y, flux))
+    )
+    ny, nx = out.shape
+    off = ~((xs >= -0.5) & (xs < nx - 0.5) & (ys >= -0.5) & (ys < ny - 0.5))
+    if off.any():
+        raise InputError(
+            f"TRIPPy plants only on the image: {off.sum()} of {off.size} sources are off the "
+            f"{nx} x {ny} pixels; PSFModel.render clips them instead"
+        )
+    unit = float(psf.fullpsf.sum())
+    for xi, yi, fi in zip(xs, ys, fluxes, strict=True):
+        out = psf.plant(
+            float(xi) + 0.5,
+            float(yi) + 0.5,
+            float(fi) / unit,
+            out,
+            addNoise=False,
+            useLinePSF=trailed,
+        )
+    return out
+
+
+def lsfit(
+    psf: Any,
+    cutouts: ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    flux: ArrayLike,
+    *,
+    fit_width: int = 7,
+    use_trail: bool = False,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Fit position and flux source by source with TRIPPy's LSfitter: the classical method.
+
+    Slow, on purpose: it is what faster fits are compared with. Wrap it in
+    :func:`release_downsample` for the speed of the release.
+
+    Parameters
+    ----------
+    psf : trippy.psf.modelPSF
+        From :func:`new_psf`, or the `trippy` attribute of a PSFModel.
+    cutouts : (n, k, k) array
+        Background taken off.
+    x, y, flux : (n,) arrays
+        Where to start: centres in the cutout, 0-based, and fluxes.
+    fit_width : int
+        Half width of the box that is fitted, pixels.
+    use_trail : bool
+        Fit the trail that ``psf.line`` made.
+
+    Returns
+    -------
+    x, y, flux : (n,) arrays
+        NaN for a source whose fit ran out of its cutout.
+
+    Raises
+    ------
+    InputError
+        When shapes disagree, a value is not finite, or `fit_width` exceeds the PSF or cutout.
+
+    Examples
+    --------
+    >>> psf = new_psf(21, 3.0, 3.0, table=np.zeros((210, 210)))
+    >>> image = plant(psf, np.zeros((31, 31)), 15.2, 14.9, 100.0)
+    >>> x, y, flux = lsfit(psf, image[None], [15.0], [15.0], [90.0])
+    >>> bool(abs(x[0] - 15.2) < 0.1), round(flux[0])
+    (True, 100)
+    """
+    images, xs, ys = _as_cutouts(cutouts, x, y)
+    fluxes = np.broadcast_to(np.asarray(flux, dtype=np.float64), xs.shape)
+    if fit_width > psf.boxSize:
+        raise InputError(
+            f"fit_width must be at most half the PSF, {psf.boxSize} pixels; got {fit_width}"
+        )
+    _check_room(images, xs, ys, fit_width)
+    fitter: Any = load_trippy().MCMCfit.MCMCfit.LSfitter
+    unit = float(psf.fullpsf.sum())
+    # Every plant copies imData, which genLookupTable leaves behind.
+    psf.imData = None
+    out = np.full((3, xs.size), np.nan)
+    for i, image in enumerate(images):
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                fit = fitter(psf, image).fitWithModelPSF(
+                    xs[i] + 0.5,
+                    ys[i] + 0.5,
+                    fluxes[i] / unit,
+                    fitWidth=fit_width,
+                    bg=0.0,
+                    useLinePSF=use_trail,
+                )
+        except (ValueError, OverflowError, IndexError):
+            # The trial position left the cutout and TRIPPy's slices no longer match.
+            continue
+        out[:, i] = fit[0] - 0.5, fit[1] - 0.5, fit[2] * unit
+    return out[0], out[1], out[2]
+
+
+def fit_one_by_one(data: NDArray[np.floating], psf: EffectivePSF, half_width: int) -> PSFFit:
+    """Fit an effective PSF source by source with TRIPPy's LSfitter.
+
+    Parameters
+    ----------
+    data : (n, k, k) array
+        Sky-subtracted cutouts, sources at their centres. TRIPPy knows no missing pixels: NaN
+        counts as sky.
+    psf : EffectivePSF
+        Becomes the lookup table of a TRIPPy PSF.
+    half_width : int
+        Of the window of the fit, pixels; at most the reach of the PSF and of the cutouts.
+
+    Returns
+    -------
+    PSFFit
+
+    Examples
+    --------
+    >>> from mlpsf.psf.effective import EffectivePSF
+    >>> u = np.arange(-100, 101) / 10
+    >>> psf = EffectivePSF(np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 2.25) / (2.25 * 2 * np.pi))
+    >>> star = 500 * psf.stamps(np.array([0.3]), np.array([-0.2]), 21)
+    >>> fit = fit_one_by_one(star, psf, 7)
+    >>> [round(float(v[0]), 1) for v in (fit.dx, fit.dy)]
+    [0.3, -0.2]
+    """
+    from mlpsf.psf.fitting import PSFFit
+
+    light = psf.to_table()
+    rep, size = 10, light.shape[0] // 10
+    alpha = beta = 3.0  # any will do: the table holds all that the profile lacks
+    moffat = centre_on_pixel(profile(alpha, beta, np.zeros_like(light), rep), rep)[0] / rep**2
+    table = np.roll(light * moffat.sum() - moffat, (-rep // 2, -rep // 2), axis=(0, 1))
+    live = new_psf(size, alpha, beta, rep, table)
+    images = np.nan_to_num(np.asarray(data, dtype=np.float64), nan=0.0)
+    centre = images.shape[-1] // 2
+    width = min(half_width, size // 2, centre)
+    window = slice(centre - width, centre + width + 1)
+    start = images[:, window, window].sum(axis=(1, 2))
+    middle = np.full(len(images), float(centre))
+    x, y, flux = lsfit(live, images, middle, middle, start, fit_width=width)
+    dx, dy = x - centre, y - centre
+    ok = np.isfinite(flux) & (flux > 0) & (np.maximum(np.abs(dx), np.abs(dy)) < 3.0)
+    return PSFFit(np.nan_to_num(dx), np.nan_to_num(dy), np.nan_to_num(flux), ok)

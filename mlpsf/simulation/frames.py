@@ -1,0 +1,432 @@
+"""One simulated exposure: the steps from a field to pixels, in a row, and the truth about it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table, vstack
+from astropy.wcs import WCS
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from mlpsf.errors import OutputError
+from mlpsf.frame import Frame
+from mlpsf.simulation import detector, objects
+from mlpsf.simulation.detector import Defect
+from mlpsf.simulation.parameters import Seed, check_parameters, root_of, seed_words
+from mlpsf.simulation.psfs import TruePSF, make_psf
+
+__all__ = ["SimulatedFrame", "simulate_frame"]
+
+_CUT_OFF = 0.1  # of the sky noise per pixel: where the light of an object is cut off
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedFrame:
+    """A simulated exposure and the truth about it.
+
+    Attributes
+    ----------
+    frame : Frame
+        The exposure, sky included, as a telescope's would be: nothing in it but its header tells
+        that it is simulated. Its mask is true only where there are no data.
+    truth : Table
+        A row an object: ``id``; ``x``, ``y``, the centre in pixels, 0-based, (0, 0) the centre of
+        the first pixel; ``flux``, ADU out to infinity; ``kind``, 'star' or 'galaxy';
+        ``half_light_radius``, pixels before the PSF, 0 for stars; ``pair_id``, shared by the two
+        stars of a deliberate pair, else -1; ``saturated``, whether a pixel within a FWHM is at
+        the saturation level; ``fwhm``, ``e1``, ``e2``, the effective PSF there.
+    defects : ndarray of uint8, shape (ny, nx)
+        :class:`Defect` bits.
+    sky : ndarray of float32, shape (ny, nx)
+        The noiseless background in ADU, ghosts left out.
+    psf : TruePSF
+        The PSF that the objects were drawn with. Brighter-fatter comes on top of it.
+    """
+
+    frame: Frame
+    truth: Table
+    defects: NDArray[np.uint8]
+    sky: NDArray[np.float32]
+    psf: TruePSF
+
+    def write(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write a FITS file, whole or not at all.
+
+        The primary unit is the exposure, NaN where there are no data; the extensions are TRUTH
+        (a table), DEFECTS and SKY.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to.
+        overwrite : bool
+            Whether to replace a file that is there.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written there, or is there and must not be replaced.
+        """
+        target = Path(path)
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} exists: try overwrite=True, or another name.")
+        data = self.frame.data.copy()
+        data[(self.defects & Defect.NO_DATA) > 0] = np.nan
+        defects = fits.ImageHDU(self.defects, name="DEFECTS")
+        for name, flag in Defect.__members__.items():
+            defects.header[name[:8]] = (int(flag), f"bit of {name}")
+        units = fits.HDUList(
+            [
+                fits.PrimaryHDU(data, header=self.frame.header),
+                fits.BinTableHDU(self.truth, name="TRUTH"),
+                defects,
+                fits.ImageHDU(self.sky, name="SKY"),
+            ]
+        )
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
+            with os.fdopen(handle, "wb") as stream:
+                units.writeto(stream)
+            Path(temporary).replace(target)
+        except BaseException as error:
+            if temporary is not None:
+                with contextlib.suppress(OSError):
+                    Path(temporary).unlink()
+            if isinstance(error, OSError):
+                raise OutputError(f"cannot write {target}: {error}") from error
+            raise
+
+
+def simulate_frame(
+    *,
+    shape: tuple[int, int] = (4176, 2048),
+    psf: str = "moffat",
+    fwhm: float = 4.0,
+    beta: float = 3.0,
+    e1: float = 0.0,
+    e2: float = 0.0,
+    trail: float = 0.0,
+    trail_angle: float = 0.0,
+    psf_variation: float = 0.0,
+    optics: Mapping[str, float] | None = None,
+    pixel_scale: float = 0.168,
+    centre: tuple[float, float] = (150.0, 2.2),
+    n_stars: int = 1500,
+    n_galaxies: int = 4000,
+    n_pairs: int | None = None,
+    flux_range: tuple[float, float] | None = None,
+    star_slope: float = 0.7,
+    galaxy_flux_range: tuple[float, float] | None = None,
+    galaxy_slope: float = 1.0,
+    galaxy_radius: float = 2.0,
+    clustering: float = 0.0,
+    cluster_radius: float = 200.0,
+    stars: ArrayLike | None = None,
+    sky: float = 200.0,
+    sky_gradient: float = 0.05,
+    sky_step: float = 0.0,
+    vignetting: float = 0.0,
+    subtract_sky: bool = False,
+    gain: float = 3.0,
+    read_noise: float = 4.5,
+    saturation: float = 60000.0,
+    bleeding: bool = True,
+    brighter_fatter: float = 0.0,
+    resampling: float = 0.0,
+    cosmic_rays: int = 100,
+    cosmic_ray_length: float = 8.0,
+    bad_columns: int = 4,
+    hot_pixels: int = 100,
+    ghosts: int = 0,
+    edge: int = 0,
+    holes: int = 0,
+    integer: bool = False,
+    seed: Seed = None,
+) -> SimulatedFrame:
+    """Draw one exposure with known truth.
+
+    The defaults are about those of one Hyper Suprime-Cam detector. Every part has its random
+    numbers to itself: with one seed, switching cosmic rays off changes nothing but them.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    psf : {'moffat', 'kolmogorov', 'gaussian', 'optical'}
+        Profile of the PSF. 'optical' is a telescope's, with its obstruction and aberrations,
+        convolved with Kolmogorov seeing, and centred on its Gaussian-weighted centroid.
+    fwhm : float
+        FWHM in pixels of a star as seen in the pixels, pixel response, trail and optics included,
+        geometric mean of the axes; good to 0.1 percent. At least 1.3: a pixel alone has 1.13.
+    beta : float
+        Exponent of the Moffat profile.
+    e1, e2 : float
+        Shear of the light before trail and pixel: (a - b) / (a + b) along x and the diagonal.
+    trail : float
+        Length in pixels of a trail, as of a telescope that drifts.
+    trail_angle : float
+        Its direction in degrees from +x towards +y.
+    psf_variation : float
+        Peak-to-peak change of the FWHM over the frame, as a share of it; e1 and e2 change by half
+        as much.
+    optics : mapping, optional
+        For 'optical': ``diffraction`` (lambda / D as a share of the seeing), ``obscuration``,
+        ``nstruts``, ``strut_thick``, ``strut_angle`` (degrees), and in waves ``defocus``,
+        ``astig1``, ``astig2``, ``coma1``, ``coma2``, ``trefoil1``, ``trefoil2``, ``spher``.
+    pixel_scale : float
+        Arcseconds per pixel, for the WCS.
+    centre : (float, float)
+        Right ascension and declination of the frame's centre, degrees.
+    n_stars, n_galaxies : int
+        Objects in the frame.
+    n_pairs : int, optional
+        Stars that get a close companion, which comes in addition. One in 40 if not given.
+    flux_range : (float, float), optional
+        Lowest and highest flux of the stars, ADU. If not given, from five times the noise of a
+        point source to five times what saturates.
+    star_slope : float
+        Stars brighter than F number as F**-star_slope.
+    galaxy_flux_range : (float, float), optional
+        The same of the galaxies. If not given, from five times the noise of a point source to 0.3
+        of what saturates.
+    galaxy_slope : float
+        Slope of their counts.
+    galaxy_radius : float
+        Median half-light radius in pixels of the faintest galaxies, before the PSF.
+    clustering : float
+        Share of the stars that belong to one cluster.
+    cluster_radius : float
+        Its half-number radius in pixels.
+    stars : array_like of shape (n, 3), optional
+        Stars to draw, as x, y, flux, in place of random ones and of pairs.
+    sky : float
+        Level of the sky, ADU.
+    sky_gradient : float
+        Its change over the diagonal of the frame, as a share of it.
+    sky_step : float
+        Standard deviation of the offsets of four amplifiers, ADU.
+    vignetting : float
+        Share of all light, sky and objects, that is lost in the corners. The truth has the flux
+        that was drawn.
+    subtract_sky : bool
+        Subtract the median sky, and with it lower the saturation level, as in a finished stack.
+    gain : float
+        Electrons per ADU.
+    read_noise : float
+        Electrons.
+    saturation : float
+        ADU, sky included: no pixel is above it.
+    bleeding : bool
+        Whether charge above the saturation level spills along the columns.
+    brighter_fatter : float
+        Boundary shift per electron, about 1e-7; 0 for none.
+    resampling : float
+        Shift in pixels, 0 to 0.5, of a bilinear resampling that has correlated the noise.
+    cosmic_rays, bad_columns, hot_pixels : int
+        How many.
+    cosmic_ray_length : float
+        Mean length of their tracks, pixels.
+    ghosts : int
+        How many of the brightest stars have a ghost.
+    edge : int
+        Width in pixels of a border without data.
+    holes : int
+        Discs without data.
+    integer : bool
+        Whether pixel values are whole numbers, as from an analogue-to-digital converter.
+    seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
+        The same seed gives the same frame to the bit. The header has the seed.
+
+    Returns
+    -------
+    SimulatedFrame
+
+    Raises
+    ------
+    InputError
+        A parameter is not what it must be.
+    MissingPackageError
+        GalSim is not installed.
+
+    Examples
+    --------
+    >>> simulated = simulate_frame(shape=(64, 64), stars=[(31.5, 30, 1e4)], n_galaxies=0, seed=3)
+    >>> simulated.truth["x", "y", "flux", "kind"].pformat()[-1].split()
+    ['31.5', '30.0', '10000.0', 'star']
+    """
+    given = dict(locals())
+    check_parameters(given)
+    root = root_of(seed)
+    rng = dict(
+        zip(
+            ("psf", "stars", "galaxies", "sky", "noise", "rays", "columns", "hot", "holes"),
+            (np.random.default_rng(child) for child in root.spawn(9)),
+            strict=True,
+        )
+    )
+
+    noise = math.sqrt(sky / gain + (read_noise / gain) ** 2 + 1e-6)
+    point_noise = noise * math.sqrt(4 * math.pi) * fwhm / 2.3548
+    peak = 0.7 / fwhm**2  # near enough, to set limits by
+    saturating = saturation / peak
+    star_fluxes = flux_range or (5 * point_noise, max(5 * saturating, 10 * point_noise))
+    galaxy_fluxes = galaxy_flux_range or (5 * point_noise, max(0.3 * saturating, 10 * point_noise))
+    if stars is None:
+        field_stars = objects.place_stars(
+            rng["stars"], shape, n_stars, star_fluxes, star_slope, clustering, cluster_radius
+        )
+    else:
+        field_stars = objects.stars_from(stars)
+    brightest = max(field_stars["flux"], default=1.0)
+    level = _CUT_OFF * noise
+    true_psf = make_psf(
+        shape,
+        kind=psf,
+        fwhm=fwhm,
+        beta=beta,
+        e1=e1,
+        e2=e2,
+        trail=trail,
+        trail_angle=trail_angle,
+        variation=psf_variation,
+        optics=optics,
+        contrast=level / brightest,
+        rng=rng["psf"],
+    )
+    if stars is None:
+        n_pairs = n_stars // 40 if n_pairs is None else n_pairs
+        field_stars = objects.add_pairs(rng["stars"], field_stars, n_pairs, true_psf)
+    galaxies = objects.place_galaxies(
+        rng["galaxies"], shape, n_galaxies, galaxy_fluxes, galaxy_slope, galaxy_radius
+    )
+    throughput = detector.vignetting_map(shape, vignetting) if vignetting else None
+    for table in (field_stars, galaxies):
+        if throughput is not None:
+            table["flux"] *= _at(throughput, table)
+
+    # Light, in ADU.
+    defects = np.zeros(shape, np.uint8)
+    background = detector.sky_level(shape, sky, sky_gradient, sky_step, rng["sky"])
+    if throughput is not None:
+        background *= throughput
+    image = background.copy()
+    objects.draw_stars(image, field_stars, true_psf, level)
+    objects.draw_galaxies(image, galaxies, true_psf, level)
+    if ghosts:
+        order = np.argsort(field_stars["flux"])[::-1][:ghosts]
+        bright = np.column_stack([field_stars[name][order] for name in ("x", "y", "flux")])
+        radius = max(10 * fwhm, 0.06 * min(shape))
+        detector.add_ghosts(image, defects, bright, radius, 0.01, 0.3 * noise)
+
+    # Charge, in electrons.
+    full_well = saturation * gain
+    image *= np.float32(gain)
+    if brighter_fatter:
+        detector.brighter_fatter(image, brighter_fatter, full_well)
+    detector.add_noise(image, read_noise, resampling, rng["noise"])
+    detector.add_cosmic_rays(image, defects, cosmic_rays, cosmic_ray_length, rng["rays"])
+    detector.add_hot_pixels(image, defects, hot_pixels, full_well, rng["hot"])
+    detector.add_bad_columns(image, defects, bad_columns, rng["columns"])
+    if bleeding:
+        detector.bleed(image, defects, full_well)
+
+    # Numbers, in ADU.
+    image /= np.float32(gain)
+    if integer:
+        np.rint(image, out=image)
+    top = np.float32(saturation)
+    defects[image >= top] |= np.uint8(Defect.SATURATED)
+    np.minimum(image, top, out=image)
+    if subtract_sky:
+        median = np.median(background)
+        background -= median
+        image -= median
+        top = np.float32(top - median)
+    detector.cut_out(defects, edge, holes, rng["holes"])
+    no_data = (defects & Defect.NO_DATA) > 0
+    image[no_data] = 0
+    defects[no_data] &= ~np.uint8(Defect.SATURATED)
+
+    truth = _truth(field_stars, galaxies, true_psf, defects)
+    given |= {"n_pairs": n_pairs, "seed": seed_words(seed, root)}
+    header, wcs = _header(given, float(top), centre)
+    frame = Frame(
+        data=image,
+        mask=no_data,
+        gain=float(gain),
+        saturation=float(top),
+        read_noise=float(read_noise),
+        variance=None,
+        saturated_plane=None,
+        wcs=wcs,
+        header=header,
+        name="simulated",
+        sha256=hashlib.sha256(image.astype("<f4", copy=False).tobytes()).hexdigest(),
+        origin=dict.fromkeys(("gain", "saturation", "read_noise"), "simulation"),
+    )
+    return SimulatedFrame(frame, truth, defects, background, true_psf)
+
+
+def _at(image: NDArray[np.float32], table: Table) -> NDArray[np.float32]:
+    """Give the pixel under each object, the nearest for those off the frame."""
+    row, column = (
+        np.clip(np.rint(table[name]).astype(int), 0, size - 1)
+        for name, size in zip(("y", "x"), image.shape, strict=True)
+    )
+    return np.asarray(image[row, column])
+
+
+def _truth(stars: Table, galaxies: Table, psf: TruePSF, defects: NDArray[np.uint8]) -> Table:
+    """Put stars and galaxies into one table, with what is known only after drawing."""
+    wanted = ["x", "y", "flux", "kind", "half_light_radius", "pair_id"]
+    truth = vstack([stars[wanted], galaxies[wanted]], metadata_conflicts="silent")
+    truth.add_column(np.arange(len(truth)), name="id", index=0)
+    truth["fwhm"], truth["e1"], truth["e2"] = psf.shape_at(truth["x"], truth["y"])
+    truth["saturated"] = np.zeros(len(truth), bool)
+    clipped = np.argwhere(defects & Defect.SATURATED)
+    if len(clipped) and len(truth):
+        distance, _ = cKDTree(clipped).query(np.column_stack([truth["y"], truth["x"]]))
+        truth["saturated"] = distance <= np.maximum(truth["fwhm"], 1.5)
+    return truth
+
+
+def _header(
+    given: Mapping[str, Any], saturation: float, centre: tuple[float, float]
+) -> tuple[fits.Header, WCS]:
+    """Make the header, which says what made the frame, and its WCS."""
+    ny, nx = given["shape"]
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = centre
+    wcs.wcs.crpix = [(nx + 1) / 2, (ny + 1) / 2]
+    wcs.wcs.cdelt = [-given["pixel_scale"] / 3600, given["pixel_scale"] / 3600]
+    header = wcs.to_header()
+    try:
+        release = version("mlpsf")
+    except PackageNotFoundError:
+        release = "not installed"
+    header["ORIGIN"] = ("mlpsf", "simulated with mlpsf.simulation")
+    header["SIMVER"] = (release, "version of mlpsf")
+    header["BUNIT"] = "adu"
+    header["GAIN"] = (float(given["gain"]), "electrons per ADU")
+    header["RDNOISE"] = (float(given["read_noise"]), "electrons")
+    header["SATURATE"] = (saturation, "ADU")
+    header["PIXSCALE"] = (float(given["pixel_scale"]), "arcsec per pixel")
+    for name, value in given.items():
+        if name == "stars" and value is not None:
+            value = f"{len(np.asarray(value))} given stars"
+        header.add_history(f"simulate_frame {name} = {value}")
+    return header, wcs

@@ -1,0 +1,436 @@
+"""The light of a point source: from a profile to its image in the pixels.
+
+Everything here is the *effective* PSF: the profile convolved with the square pixel, so that its
+value at an offset is the share of a star's light that a pixel centred there takes. It is kept on
+an oversampled grid as the coefficients of a quintic spline, which makes a star at any sub-pixel
+position a weighted sum of six rows and six columns, good to 1e-4 of the peak. Far out, where
+little changes within a pixel or over the frame, a second grid of whole pixels holds the wings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import BSpline
+from scipy.ndimage import map_coordinates, spline_filter
+
+from mlpsf.errors import InputError
+from mlpsf.simulation.profiles import (
+    base_profile,
+    centre_of,
+    draw,
+    load_galsim,
+    match_fwhm,
+    tabulated,
+)
+
+__all__ = ["TruePSF", "make_psf"]
+
+_NODES = 4  # nodes a side of the grid on which a varying PSF is known
+_SAMPLES_PER_FWHM = 6.0  # of the core's grid; the quintic spline then errs by under 1e-4
+_CORE_RADIUS = 8.0  # in FWHM
+_MAX_WING_RADIUS = 700  # pixels
+_QUINTIC = BSpline.basis_element(np.arange(-3.0, 4.0), extrapolate=False)
+_TAPS = np.arange(-2, 4)
+
+
+@dataclass(frozen=True)
+class _Node:
+    """The core of the PSF at one place of the frame."""
+
+    samples: NDArray[np.float32]
+    coefficients: NDArray[np.float32]
+    fwhm: float
+    e1: float
+    e2: float
+
+
+@dataclass(frozen=True, eq=False)
+class TruePSF:
+    """The PSF that a simulated frame was drawn with, pixel response included.
+
+    Between the nodes of a grid over the frame the PSF is interpolated linearly, and that is
+    no approximation to it but what it is: the stars were drawn so.
+
+    Attributes
+    ----------
+    fwhm : float
+        FWHM in pixels at the centre of the frame: the diameter of the circle with the area inside
+        the contour at half maximum, which for an ellipse is the geometric mean of its axes.
+    e1, e2 : float
+        Ellipticity of that contour at the centre of the frame, as the reduced shear
+        (a - b) / (a + b) along x and along the diagonal (GalSim's g1 and g2).
+    """
+
+    fwhm: float = field(init=False)
+    e1: float = field(init=False)
+    e2: float = field(init=False)
+    _frame_shape: tuple[int, int]
+    _oversampling: int
+    _core_radius: int
+    _nodes: tuple[_Node, ...]
+    _wing: NDArray[np.float32]
+    _envelope: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        ny, nx = self._frame_shape
+        shape = self.shape_at((nx - 1) / 2, (ny - 1) / 2)
+        for name, value in zip(("fwhm", "e1", "e2"), shape, strict=True):
+            object.__setattr__(self, name, float(value))
+
+    @property
+    def peak(self) -> float:
+        """Share of a star's light in the pixel it is centred on, at the frame's centre."""
+        ny, nx = self._frame_shape
+        return float(self.stamp((nx - 1) / 2, (ny - 1) / 2, size=1)[0, 0])
+
+    @property
+    def oversampling(self) -> int:
+        """Samples per pixel of the grid that the core is kept on."""
+        return self._oversampling
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of places at which the PSF was drawn: 1, or a square."""
+        return len(self._nodes)
+
+    @property
+    def max_radius(self) -> int:
+        """Radius in pixels out to which the wings are known."""
+        return max(self._core_radius, len(self._wing) // 2 - 4)
+
+    def shape_at(
+        self, x: ArrayLike, y: ArrayLike
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Give FWHM (pixels), e1 and e2 at places of the frame.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Pixel positions, 0-based.
+
+        Returns
+        -------
+        fwhm, e1, e2 : ndarray
+            Of the shape of `x` and `y`.
+        """
+        table = np.array([(n.fwhm, n.e1, n.e2) for n in self._nodes])
+        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+        indices, weights = self._blend(x, y)
+        fwhm, e1, e2 = np.moveaxis((weights[..., None] * table[indices]).sum(axis=-2), -1, 0)
+        return fwhm, e1, e2
+
+    def stamp(
+        self,
+        x: float,
+        y: float,
+        size: int = 51,
+        oversample: int = 1,
+        offset: tuple[float, float] = (0.0, 0.0),
+    ) -> NDArray[np.float64]:
+        """Draw the effective PSF of a star at (x, y), centred on the middle of the stamp.
+
+        Parameters
+        ----------
+        x, y : float
+            Where on the frame, in pixels, 0-based. Only which PSF it is depends on it, not how
+            the star falls on the pixels: `offset` is for that.
+        size : int
+            Side of the stamp in (oversampled) pixels, odd.
+        oversample : int
+            Samples per pixel. The pixel response is that of the frame's pixels all the same.
+        offset : (float, float)
+            Where the star is, in frame pixels from the centre of the middle pixel, as (dx, dy).
+
+        Returns
+        -------
+        ndarray of float64, shape (size, size)
+            The PSF of a star of unit flux out to infinity, divided by ``oversample**2``: the sum
+            is the share of the light within the stamp, whatever the oversampling.
+        """
+        if size < 1 or size % 2 == 0:
+            raise InputError(f"size must be odd and positive. Got {size!r} instead.")
+        if oversample < 1 or oversample != int(oversample):
+            raise InputError(f"oversample must be a whole number >= 1. Got {oversample!r} instead.")
+        step = (np.arange(size) - size // 2) / oversample
+        at = np.array(np.meshgrid(step - offset[1], step - offset[0], indexing="ij"))
+        image = np.zeros((size, size))
+        for index, weight in self.blend(x, y):
+            grid = self._nodes[index].coefficients
+            where = at * self._oversampling + len(grid) // 2
+            image += weight * map_coordinates(grid, where, order=5, prefilter=False)
+        if self._wing.size:
+            image += map_coordinates(
+                self._wing, at + len(self._wing) // 2, order=5, prefilter=False
+            )
+        return image / oversample**2
+
+    def draw(self, x: float, y: float, radius: int) -> tuple[NDArray[np.float32], int, int]:
+        """Draw a star of unit flux where it falls on the frame's pixels.
+
+        Parameters
+        ----------
+        x, y : float
+            Its centre.
+        radius : int
+            Half the side of the stamp; cut down to `max_radius`.
+
+        Returns
+        -------
+        stamp : ndarray of float32, shape (2 * radius + 1, 2 * radius + 1)
+        row, column : int
+            The frame pixel that its first pixel falls on.
+        """
+        radius = min(radius, self.max_radius)
+        column, row = round(x), round(y)
+        dx, dy = x - column, y - row
+        inner = min(radius, self._core_radius)
+        core = np.zeros((2 * inner + 1, 2 * inner + 1), np.float32)
+        for index, weight in self.blend(x, y):
+            grid = self._nodes[index].coefficients
+            core += np.float32(weight) * _sample(grid, self._oversampling, dx, dy, inner)
+        if radius <= 0.7 * self._core_radius or not self._wing.size:
+            return core, row - inner, column - inner
+        image = _sample(self._wing, 1, dx, dy, radius)
+        middle = slice(radius - inner, radius + inner + 1)
+        image[middle, middle] += core
+        return image, row - radius, column - radius
+
+    def radius_for(self, contrast: ArrayLike) -> NDArray[np.int64]:
+        """Give the radius beyond which a star of unit flux stays under a level.
+
+        Parameters
+        ----------
+        contrast : array_like
+            Light per pixel, as a share of the star's.
+
+        Returns
+        -------
+        ndarray of int
+            Radius in pixels, at most `max_radius`.
+        """
+        # The envelope only falls, so its mirror image is sorted.
+        rank = np.searchsorted(self._envelope[::-1], np.asarray(contrast, float))
+        radius = len(self._envelope) - rank + 1
+        return np.clip(radius, 3, self.max_radius).astype(np.int64)
+
+    def transform(self, size: int, node: int) -> NDArray[np.complex64]:
+        """Fourier transform of one node's PSF on a stamp, scaled to hold all of the light.
+
+        Parameters
+        ----------
+        size : int
+            Side of the stamp in frame pixels.
+        node : int
+            Which node.
+
+        Returns
+        -------
+        ndarray of complex64, shape (size * s, size * s // 2 + 1)
+            With s the oversampling, as ``numpy.fft.rfft2`` orders it.
+        """
+        samples = self._nodes[node].samples
+        side, middle = size * self._oversampling, len(samples) // 2
+        half = min(middle, (side - 1) // 2)
+        cut = samples[middle - half : middle + half + 1, middle - half : middle + half + 1]
+        stamp = np.zeros((side, side), np.float32)
+        stamp[: 2 * half + 1, : 2 * half + 1] = cut * (self._oversampling**2 / cut.sum())
+        return np.fft.rfft2(np.roll(stamp, (-half, -half), (0, 1))).astype(np.complex64)
+
+    def blend(self, x: float, y: float) -> list[tuple[int, float]]:
+        """Give the nodes that make the PSF at one place, with their weights."""
+        indices, weights = self._blend(np.asarray(x), np.asarray(y))
+        return [(i, w) for i, w in zip(indices.tolist(), weights.tolist(), strict=True) if w]
+
+    def _blend(
+        self, x: NDArray[Any], y: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Give the four nodes around each place, and their weights."""
+        n = math.isqrt(len(self._nodes))
+        if n == 1:
+            return np.zeros((*x.shape, 1), np.int64), np.ones((*x.shape, 1))
+        ny, nx = self._frame_shape
+        u = np.clip((x + 0.5) / nx, 0, 1) * (n - 1)
+        v = np.clip((y + 0.5) / ny, 0, 1) * (n - 1)
+        i, j = np.minimum(u.astype(int), n - 2), np.minimum(v.astype(int), n - 2)
+        u, v = u - i, v - j
+        first = j * n + i
+        indices = np.stack([first, first + 1, first + n, first + n + 1], axis=-1)
+        weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], axis=-1)
+        return indices, weights
+
+
+def _sample(
+    grid: NDArray[np.float32], oversampling: int, dx: float, dy: float, radius: int
+) -> NDArray[np.float32]:
+    """Evaluate the spline at every pixel of a stamp, all of which share one sub-pixel phase."""
+    middle, s = len(grid) // 2, oversampling
+
+    def taps(shift: float) -> tuple[int, NDArray[np.float32]]:
+        start = middle - (radius + shift) * s
+        first = int(math.floor(start))
+        return first, np.nan_to_num(_QUINTIC(start - first - _TAPS)).astype(np.float32)
+
+    length = 2 * radius * s + 1
+    (row, row_weights), (column, column_weights) = taps(dy), taps(dx)
+    strip = grid[:, column - 2 : column + 3 + length]
+    lines = np.zeros((2 * radius + 1, strip.shape[1]), np.float32)
+    for tap, weight in zip(_TAPS, row_weights, strict=True):
+        lines += weight * strip[row + tap : row + tap + length : s]
+    stamp = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
+    for tap, weight in enumerate(column_weights):
+        stamp += weight * lines[:, tap : tap + length : s]
+    return stamp
+
+
+def make_psf(
+    frame_shape: tuple[int, int],
+    *,
+    kind: str,
+    fwhm: float,
+    beta: float,
+    e1: float,
+    e2: float,
+    trail: float,
+    trail_angle: float,
+    variation: float,
+    optics: Mapping[str, float] | None,
+    contrast: float,
+    rng: np.random.Generator,
+) -> TruePSF:
+    """Make the PSF of a frame; :func:`~mlpsf.simulation.simulate_frame` says what the words mean.
+
+    Parameters
+    ----------
+    frame_shape : (int, int)
+        Rows and columns.
+    kind, fwhm, beta, e1, e2, trail, trail_angle, variation, optics
+        As ``psf``, ``fwhm``, ..., ``psf_variation`` and ``optics`` there.
+    contrast : float
+        Light per pixel, as a share of a star's, down to which the wings are wanted.
+    rng : numpy.random.Generator
+        Draws how the PSF varies.
+
+    Returns
+    -------
+    TruePSF
+    """
+    galsim = load_galsim()
+    base = base_profile(galsim, kind, beta, optics)
+    near = tabulated(galsim, base) if kind == "optical" else base
+    smear = [galsim.Pixel(1.0)]
+    if trail > 0:
+        # A trail has no width of its own; a box needs one, and 0.01 pixels is not seen.
+        smear.append(galsim.Box(trail, 0.01).rotate(trail_angle * galsim.degrees))
+
+    def profile(light: Any, scale: float, g1: float, g2: float) -> Any:
+        return galsim.Convolve([light.dilate(scale).shear(g1=g1, g2=g2), *smear])
+
+    oversampling = math.ceil(_SAMPLES_PER_FWHM / fwhm)
+    core_radius = max(12, math.ceil(_CORE_RADIUS * fwhm))
+    scale, last = fwhm, fwhm
+    fitted: list[tuple[Any, float, float, float]] = []
+    wide: list[Any] = []
+    for size, g1, g2 in _variation(fwhm, e1, e2, variation, rng):
+        start = scale * size / last
+        scale, shape = match_fwhm(partial(profile, near, g1=g1, g2=g2), size, start)
+        last = size
+        light, far = profile(near, scale, g1, g2), profile(base, scale, g1, g2)
+        if kind == "optical":
+            shift = centre_of(light, size)
+            light, far = light.shift(*shift), far.shift(*shift)
+        fitted.append((light, *shape))
+        wide.append(far)
+
+    half = math.ceil((core_radius + 1) * oversampling) + 4
+    offset = np.hypot(*np.ogrid[-half : half + 1, -half : half + 1]) / oversampling
+    taper = _taper(offset, core_radius).astype(np.float32)
+    cores = [
+        draw(light, 2 * half + 1, 1 / oversampling) * taper * oversampling**2
+        for light, *_ in fitted
+    ]
+    sums = [float(core.sum(dtype=float)) / oversampling**2 for core in cores]
+    wing, share = _draw_wing(galsim, kind, wide[len(wide) // 2], beta, fwhm, contrast, core_radius)
+    # Wings are the same all over the frame; the cores are scaled so that all light is there.
+    middle = 1 - float(np.mean(sums)) if share else 0.0
+    cores = [
+        core * np.float32((1 - middle) / total) for core, total in zip(cores, sums, strict=True)
+    ]
+    nodes = tuple(
+        _Node(core, spline_filter(core, order=5, output=np.float32), *shape)
+        for core, (_, *shape) in zip(cores, fitted, strict=True)
+    )
+    envelope = _envelope(cores[len(cores) // 2], oversampling, core_radius, wing)
+    if wing.size:
+        wing = spline_filter(wing, order=5, output=np.float32)
+    return TruePSF(frame_shape, oversampling, core_radius, nodes, wing, envelope)
+
+
+def _variation(
+    fwhm: float, e1: float, e2: float, variation: float, rng: np.random.Generator
+) -> list[tuple[float, float, float]]:
+    """Give FWHM and shear at every node: smooth quadratics over the frame."""
+    if variation == 0:
+        return [(fwhm, e1, e2)]
+    v, u = np.mgrid[-1 : 1 : _NODES * 1j, -1 : 1 : _NODES * 1j]
+    terms = np.stack([u, v, u * v, u**2, v**2])
+    fields = np.tensordot(rng.normal(size=(3, 5)), terms, axes=1)
+    fields -= fields.mean(axis=(1, 2), keepdims=True)
+    fields *= variation / np.ptp(fields, axis=(1, 2), keepdims=True)
+    size, g1, g2 = fwhm * (1 + fields[0]), e1 + fields[1] / 2, e2 + fields[2] / 2
+    return [
+        (float(s), float(a), float(b)) for s, a, b in zip(size.flat, g1.flat, g2.flat, strict=True)
+    ]
+
+
+def _taper(offset: NDArray[np.float64], core_radius: float) -> NDArray[np.float64]:
+    """Fall smoothly from 1 to 0 over the outer quarter of the core."""
+    t = np.clip((offset / core_radius - 0.75) / 0.25, 0, 1)
+    return 1 - t * t * (3 - 2 * t)
+
+
+def _draw_wing(
+    galsim: Any,
+    kind: str,
+    light: Any,
+    beta: float,
+    fwhm: float,
+    contrast: float,
+    core_radius: int,
+) -> tuple[NDArray[np.float32], bool]:
+    """Draw what the core leaves out, whole pixels apart; empty where no star is bright enough."""
+    if kind == "gaussian":
+        return np.empty((0, 0), np.float32), False
+    r = np.geomspace(core_radius, _MAX_WING_RADIUS, 60)
+    # Trail and shear make wings longer one way; the margin below is for them.
+    law = base_profile(galsim, kind if kind == "moffat" else "kolmogorov", beta, None)
+    law = law.dilate(fwhm)
+    level = np.array([law.xValue(float(q), 0.0) for q in r]) * (3 if kind == "optical" else 1)
+    bright = r[level > contrast]
+    if not bright.size:
+        return np.empty((0, 0), np.float32), True
+    half = math.ceil(min(bright[-1] * 1.2, _MAX_WING_RADIUS)) + 5
+    offset = np.hypot(*np.ogrid[-half : half + 1, -half : half + 1])
+    wing = draw(light, 2 * half + 1, 1.0) * (1 - _taper(offset, core_radius))
+    return wing.astype(np.float32), True
+
+
+def _envelope(
+    core: NDArray[np.float32], oversampling: int, core_radius: int, wing: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Give the highest value of the PSF at any radius of that many pixels or more."""
+    length = max(core_radius + 2, len(wing) // 2 + 1)
+    highest = np.zeros(length)
+    for image, spacing in ((core, 1 / oversampling), (wing, 1.0)):
+        if image.size:
+            middle = len(image) // 2
+            r = np.hypot(*np.ogrid[-middle : len(image) - middle, -middle : len(image) - middle])
+            index = np.minimum((r * spacing).astype(int), length - 1)
+            np.maximum.at(highest, index, image)
+    return np.maximum.accumulate(highest[::-1])[::-1]

@@ -1,0 +1,145 @@
+"""Random telescopes, skies and fields, to train on more than one of each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+__all__ = ["random_parameters"]
+
+
+def random_parameters(
+    rng: np.random.Generator, shape: tuple[int, int] = (1024, 1024)
+) -> dict[str, Any]:
+    """Draw the parameters of a frame from a random telescope.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    shape : (int, int)
+        Rows and columns of the frame.
+
+    Returns
+    -------
+    dict
+        What :func:`~mlpsf.simulation.simulate_frame` takes, `shape` included, `seed` not.
+
+    Examples
+    --------
+    >>> parameters = random_parameters(np.random.default_rng(5), shape=(128, 128))
+    >>> 1.5 <= parameters["fwhm"] <= 12
+    True
+    """
+    parameters: dict[str, Any] = {"shape": shape}
+    parameters |= _psf(rng)
+    parameters |= _detector(rng)
+    parameters |= _defects(rng, shape)
+    parameters |= _field(rng, shape, parameters["fwhm"], parameters["pixel_scale"])
+    return parameters
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def _sometimes(rng: np.random.Generator, chance: float, value: float) -> float:
+    """Give the value with that chance, else 0; takes the same random numbers either way."""
+    return value if rng.random() < chance else 0.0
+
+
+def _psf(rng: np.random.Generator) -> dict[str, Any]:
+    """Seeing, optics and guiding."""
+    kind = str(rng.choice(["moffat", "kolmogorov", "gaussian", "optical"], p=[0.4, 0.2, 0.1, 0.3]))
+    fwhm = _log_uniform(rng, 1.5, 12)
+    # Half of the telescopes are round to a few percent, some are as bad as 0.3.
+    e = min(rng.exponential(0.04), 0.3) if rng.random() < 0.7 else rng.uniform(0, 0.3)
+    angle = rng.uniform(0, 2 * np.pi)
+    trail = rng.uniform(0.2, 0.8) * fwhm
+    parameters: dict[str, Any] = {
+        "psf": kind,
+        "fwhm": fwhm,
+        "beta": float(rng.uniform(2, 5)),
+        "e1": float(e * np.cos(angle)),
+        "e2": float(e * np.sin(angle)),
+        # Pixel and trail must leave room for the seeing.
+        "trail": _sometimes(rng, 0.15, float(trail)) if fwhm > 2 else 0.0,
+        "trail_angle": float(rng.uniform(0, 180)),
+        # A FWHM under 1.3 pixels, anywhere on the frame, would be that of the pixel.
+        "psf_variation": _sometimes(
+            rng, 0.6, min(float(rng.exponential(0.08)), 0.3, fwhm / 1.35 - 1)
+        ),
+    }
+    if kind == "optical":
+        waves = rng.normal(0, _log_uniform(rng, 0.01, 0.07), 7)
+        names = ("defocus", "astig1", "astig2", "coma1", "coma2", "trefoil1", "spher")
+        parameters["optics"] = {
+            "diffraction": _log_uniform(rng, 0.1, 0.8),
+            "obscuration": float(rng.uniform(0, 0.45)),
+            "nstruts": int(rng.choice([0, 3, 4])),
+            "strut_thick": float(rng.uniform(0.01, 0.05)),
+            "strut_angle": float(rng.uniform(0, 90)),
+            **dict(zip(names, waves.tolist(), strict=True)),
+        }
+    return parameters
+
+
+def _detector(rng: np.random.Generator) -> dict[str, Any]:
+    """Camera and sky."""
+    gain = _log_uniform(rng, 0.5, 10)
+    sky = _log_uniform(rng, 20, 5000)
+    full_well = _log_uniform(rng, 4e4, 3e5)
+    return {
+        "pixel_scale": _log_uniform(rng, 0.1, 4),
+        "gain": gain,
+        "read_noise": float(rng.uniform(1.5, 15)),
+        "sky": sky,
+        "saturation": float(max(min(full_well / gain, 65535.0), 4 * sky)),
+        "bleeding": bool(rng.random() < 0.6),
+        "sky_gradient": _sometimes(rng, 0.7, float(rng.exponential(0.08))),
+        "sky_step": _sometimes(rng, 0.2, float(rng.uniform(0.1, 1.5) * math.sqrt(sky / gain))),
+        "vignetting": _sometimes(rng, 0.3, float(rng.uniform(0.02, 0.25))),
+        "subtract_sky": bool(rng.random() < 0.35),
+        "brighter_fatter": _sometimes(rng, 0.5, _log_uniform(rng, 2e-8, 3e-7)),
+        "resampling": _sometimes(rng, 0.3, float(rng.uniform(0.1, 0.5))),
+        "integer": bool(rng.random() < 0.3),
+    }
+
+
+def _defects(rng: np.random.Generator, shape: tuple[int, int]) -> dict[str, Any]:
+    """Spoil pixels, in numbers that go with the area of the frame."""
+    area = shape[0] * shape[1] / 1024**2
+    return {
+        "cosmic_rays": int(rng.poisson(_sometimes(rng, 0.7, _log_uniform(rng, 2, 300)) * area)),
+        "cosmic_ray_length": _log_uniform(rng, 2, 30),
+        "hot_pixels": int(rng.poisson(_sometimes(rng, 0.6, _log_uniform(rng, 3, 500)) * area)),
+        "bad_columns": int(rng.poisson(_sometimes(rng, 0.4, 4.0) * shape[1] / 1024)),
+        "ghosts": int(_sometimes(rng, 0.2, float(rng.integers(1, 4)))),
+        "edge": int(_sometimes(rng, 0.25, float(rng.integers(1, max(2, min(shape) // 20))))),
+        "holes": int(_sometimes(rng, 0.2, float(rng.integers(1, 6)))),
+    }
+
+
+def _field(
+    rng: np.random.Generator, shape: tuple[int, int], fwhm: float, pixel_scale: float
+) -> dict[str, Any]:
+    """Stars from few to a globular cluster, galaxies from few to many."""
+    # Density counts in areas of FWHM**2: a frame is as crowded as its stars are wide.
+    beams = shape[0] * shape[1] / fwhm**2
+    few = 40 * math.sqrt(shape[0] * shape[1] / 1024**2)
+    n_stars = int(np.clip(_log_uniform(rng, 5e-4, 2e-2) * beams, few, 6000))
+    n_galaxies = int(min(_log_uniform(rng, 2e-5, 1e-2) * beams, 3000))
+    # Galaxies that a frame can see are larger, in arcseconds, where its pixels are large: such
+    # frames are shallow. But never so small that all are points.
+    radius = max(0.35 * max(pixel_scale / 0.17, 1) ** 0.3 / pixel_scale, 0.25 * fwhm)
+    return {
+        "n_stars": n_stars,
+        "n_galaxies": n_galaxies,
+        "n_pairs": n_stars // int(rng.integers(10, 80)),
+        "star_slope": float(rng.uniform(0.3, 0.9)),
+        "galaxy_slope": float(rng.uniform(0.7, 1.4)),
+        "galaxy_radius": float(np.clip(radius * rng.lognormal(0, 0.3), 0.3, 2 * fwhm)),
+        "clustering": _sometimes(rng, 0.2, float(rng.uniform(0.3, 0.95))),
+        "cluster_radius": float(rng.uniform(0.05, 0.3) * min(shape)),
+    }

@@ -1,0 +1,173 @@
+"""The image of a frame's stars: their common size and shape, found among all its sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+from numpy.typing import NDArray
+
+from mlpsf.cutouts import extract_cutouts
+from mlpsf.errors import NoSourcesError
+from mlpsf.frame import Frame
+from mlpsf.moments import FWHM_PER_SIGMA, Moments
+from mlpsf.psf.effective import OVERSAMPLING, stack_stars
+from mlpsf.psf.fitting import fit_psf
+
+__all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
+
+_PROFILE_STARS = 30  # the brightest members: more would only be fainter
+
+
+@dataclass(frozen=True)
+class StellarProfile:
+    """The image of a frame's stars, as measured from the brightest compact sources.
+
+    Attributes
+    ----------
+    fwhm : float
+        Full width at half maximum in pixels, pixel included, the geometric mean of both axes.
+    ellipticity : float
+        ``1 - b / a``.
+    n : int
+        Stars it was measured on.
+    moment_ratio : float
+        FWHM over that of the moments, by which other sources' moments are scaled.
+    """
+
+    fwhm: float
+    ellipticity: float
+    n: int
+    moment_ratio: float
+
+
+def stellar_profile(
+    frame: Frame,
+    sky: NDArray[np.float32],
+    rms: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    moments: Moments,
+    whole: NDArray[np.bool_],
+) -> StellarProfile:
+    """Find the frame's FWHM from its brightest compact sources.
+
+    Stars share one size and galaxies do not, so among bright, unblended, unsaturated, roundish
+    sources the stars are the densest cluster in size, and, where several clusters stand out, the
+    one of the smallest size (cosmic rays are narrower still, but no two alike). Its brightest
+    members are stacked on a grid of tenths of pixels, and the FWHM is read off their mean image.
+
+    Parameters
+    ----------
+    frame : Frame
+    sky, rms : ndarray, shape (ny, nx)
+        Level and noise of the background, ADU.
+    x, y : ndarray, shape (n,)
+        Positions of the sources, 0-based pixels.
+    moments : Moments
+        Of the same sources.
+    whole : ndarray of bool, shape (n,)
+        Sources that the detection neither split from others nor found cut off.
+
+    Returns
+    -------
+    StellarProfile
+
+    Raises
+    ------
+    NoSourcesError
+        Not one source could be a star.
+    """
+    r = np.maximum(1.0 * np.nan_to_num(moments.fwhm, nan=3.0), 1.5)
+    core_bad = any_within(frame.saturated | frame.mask, x, y, r)
+    noise = rms[
+        np.clip(np.rint(y).astype(int), 0, frame.data.shape[0] - 1),
+        np.clip(np.rint(x).astype(int), 0, frame.data.shape[1] - 1),
+    ]
+    # S/N within the matched Gaussian, whose effective area is 4 pi sigma^2.
+    snr = moments.flux / (noise * np.sqrt(4 * np.pi) * moments.fwhm / FWHM_PER_SIGMA)
+    usable = moments.ok & ~core_bad & (moments.ellipticity < 0.6) & (snr > 5)
+    if (usable & whole).sum() >= 5:
+        usable &= whole
+    if not usable.any():
+        raise NoSourcesError(
+            f"None of the {len(x)} sources of {frame.name} could be an unsaturated star, so the "
+            "frame's FWHM cannot be found. Is the saturation level "
+            f"({frame.saturation:.6g} ADU) right?"
+        )
+    rows = np.flatnonzero(usable)
+    rows = rows[np.argsort(-snr[rows])]
+    bright = rows[: max(50, int((snr[rows] > 30).sum()))][:600]
+    size = stellar_size(moments.fwhm[bright], moments.ellipticity[bright])
+    members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
+    # Twice narrowed: the members' own median is steadier than the mode.
+    for width in (0.07, 0.07):
+        size = float(np.median(moments.fwhm[members]))
+        members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < width]
+    members = members[:_PROFILE_STARS]
+    e1, e2 = (float(np.median(v[members])) for v in (moments.e1, moments.e2))
+    fwhm = _half_maximum(frame, sky, x[members], y[members], moments.flux[members], size)
+    e = min(np.hypot(e1, e2), 0.99)
+    return StellarProfile(
+        fwhm=fwhm,
+        ellipticity=float(1.0 - np.sqrt((1 - e) / (1 + e))),
+        n=len(members),
+        moment_ratio=fwhm / float(np.median(moments.fwhm[members])),
+    )
+
+
+def stellar_size(
+    fwhm: NDArray[np.float64], ellipticity: NDArray[np.float64]
+) -> float:
+    """Mode of the sizes: the first (smallest) peak that is at least half as high as the best."""
+    log_size = np.log(fwhm)
+    if len(log_size) < 5:
+        return float(np.exp(np.median(log_size)))
+    grid = np.arange(log_size.min() - 0.1, log_size.max() + 0.1, 0.01)
+    # Sources as round as most count more: stars share a shape too.
+    weight = np.where(ellipticity <= np.median(ellipticity) + 0.1, 1.0, 0.3)
+    width = 0.035
+    density = (weight * np.exp(-0.5 * ((grid[:, None] - log_size) / width) ** 2)).sum(axis=1)
+    inner = density[1:-1]
+    peaks = 1 + np.flatnonzero((inner >= density[:-2]) & (inner > density[2:]))
+    high = peaks[density[peaks] >= 0.5 * density.max()]
+    return float(np.exp(grid[high[0]]))
+
+
+def _half_maximum(
+    frame: Frame,
+    sky: NDArray[np.float32],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    size: float,
+) -> float:
+    """FWHM of the stars' mean image: of the circle with the area above half of its maximum."""
+    half = int(np.ceil(1.6 * size)) + 2
+    cut = extract_cutouts(frame, x, y, 2 * half + 1, background=sky)
+    dx, dy = x - cut.x0, y - cut.y0
+    psf = stack_stars(cut.data, dx, dy, flux, half)
+    # Once more, with positions and fluxes that fit what was found.
+    fit = fit_psf(cut.data, psf, dx=dx, dy=dy, half_width=max(3, int(size)))
+    if fit.ok.sum() >= min(3, len(x)):
+        ok = fit.ok
+        psf = stack_stars(cut.data[ok], fit.dx[ok], fit.dy[ok], fit.flux[ok], half)
+    area = (psf.grid > 0.5 * psf.grid.max()).sum() / OVERSAMPLING**2
+    return float(2.0 * np.sqrt(area / np.pi))
+
+
+def any_within(
+    bad: NDArray[np.bool_],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    radius: float | NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Whether any bad pixel lies within a radius of each source."""
+    if not bad.any():
+        return np.zeros(len(x), dtype=bool)
+    count, _, _ = sep.sum_circle(bad.astype(np.float32), x, y, radius, subpix=5)
+    touched: NDArray[np.bool_] = count > 0
+    return touched
+
+
