@@ -205,13 +205,13 @@ def _resample(
     raw[missing] = 0.0
     wx = _cubic_weights(x - col, size, half_in, scale, width)
     wy = _cubic_weights(y - row, size, half_in, scale, width)
-    out = wy @ raw @ np.swapaxes(wx, 1, 2)
+    # A transposed view would keep numpy from handing the product to BLAS.
+    wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
+    out: NDArray[np.float32] = wy @ (raw @ wx)
     some = missing.any(axis=(1, 2))
     if some.any():
         # A stamp pixel counts as missing when a quarter of its (absolute) weight is.
-        lost = np.abs(wy[some]) @ missing[some].astype(np.float32) @ np.abs(
-            np.swapaxes(wx[some], 1, 2)
-        )
+        lost = np.abs(wy[some]) @ (missing[some].astype(np.float32) @ np.abs(wx[some]))
         stamp = out[some]
         stamp[lost > 0.25] = np.nan
         out[some] = stamp

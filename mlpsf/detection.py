@@ -125,8 +125,8 @@ def find_sources(
         raw, segments = _detect(frame, pixels, background, sigma, minimum_area)
     else:
         raw, segments = _as_detections(catalogue), None
-    x, y = _windowed_positions(frame, pixels, raw, free=detected)
-    moments = _moments(frame, background, x, y, raw)
+    moments = _moments(frame, background, raw)
+    x, y = _windowed_positions(raw, moments, free=detected)
     saturated = frame.saturated
     whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
     profile = stellar_profile(frame, background.level, background.rms, x, y, moments, whole)
@@ -211,34 +211,24 @@ def _as_detections(catalogue: Table) -> NDArray[Any]:
 
 
 def _windowed_positions(
-    frame: Frame, pixels: NDArray[np.float32], raw: NDArray[Any], *, free: bool
+    raw: NDArray[Any], moments: Moments, *, free: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gaussian-windowed centroids; where they run off, the isophotal position is kept."""
+    limit = np.maximum(1.0, np.sqrt(raw["npix"] / np.pi)) if free else np.full(len(raw), 2.0)
+    with np.errstate(invalid="ignore"):
+        good = moments.ok & (np.hypot(moments.dx, moments.dy) <= limit)
     x, y = raw["x"].astype(np.float64), raw["y"].astype(np.float64)
-    mask = frame.mask & ~frame.saturated
-    radius, _ = sep.flux_radius(
-        pixels, x, y, np.maximum(6.0 * raw["a"], 6.0), 0.5, mask=mask, subpix=5
-    )
-    radius = np.where(np.isfinite(radius), radius, 2.0)
-    sig = 2.0 / 2.35 * np.clip(radius, 1.0, 3.0 * np.maximum(raw["a"], 1.0))
-    xw, yw, flag = sep.winpos(pixels, x, y, sig, mask=mask)
-    moved = np.hypot(xw - x, yw - y)
-    limit = np.maximum(1.0, np.sqrt(raw["npix"] / np.pi)) if free else np.full(len(x), 2.0)
-    good = np.isfinite(xw) & np.isfinite(yw) & (flag == 0) & (moved <= limit)
-    return np.where(good, xw, x), np.where(good, yw, y)
+    return np.where(good, np.rint(x) + moments.dx, x), np.where(good, np.rint(y) + moments.dy, y)
 
 
 def _moments(
-    frame: Frame,
-    background: Background,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    raw: NDArray[Any],
+    frame: Frame, background: Background, raw: NDArray[Any]
 ) -> Moments:
     """Moments of all sources, in windows that fit them: small, middle and large ones apart."""
+    x, y = raw["x"], raw["y"]
     guess = 2.355 * np.sqrt(np.maximum(raw["a"] * raw["b"], 0.5))
     parts: list[tuple[NDArray[np.intp], Moments]] = []
-    done = np.zeros(len(x), dtype=bool)
+    done = np.zeros(len(raw), dtype=bool)
     for limit, size in ((4.5, 25), (9.0, 49), (np.inf, 97)):
         rows = np.flatnonzero(~done & (guess <= limit))
         done[rows] = True
@@ -247,8 +237,8 @@ def _moments(
             cut = extract_cutouts(frame, x[block], y[block], size, background=background.level)
             m = gaussian_moments(cut.data, np.clip(guess[block], 2.0, size / 4))
             parts.append((block, m))
-    out = np.full((6, len(x)), np.nan)
-    ok = np.zeros(len(x), dtype=bool)
+    out = np.full((6, len(raw)), np.nan)
+    ok = np.zeros(len(raw), dtype=bool)
     for block, m in parts:
         out[:, block] = np.array(m[:6])
         ok[block] = m.ok

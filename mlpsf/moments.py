@@ -99,7 +99,7 @@ def gaussian_moments(
         wx = _weighted_powers(grid, dx[todo], s)
         wy = _weighted_powers(grid, dy[todo], s)
         # m[:, j, i] is the sum of light * weight * y**j * x**i
-        m = np.swapaxes(wy, 1, 2) @ (pixels[todo] @ wx)
+        m = np.ascontiguousarray(np.swapaxes(wy, 1, 2)) @ (pixels[todo] @ wx)
         m = m.astype(np.float64)
         light = m[:, 0, 0]
         good = light > 0

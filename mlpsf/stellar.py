@@ -18,6 +18,7 @@ from mlpsf.psf.fitting import fit_psf
 __all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
 
 _PROFILE_STARS = 30  # the brightest members: more would only be fainter
+_WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,31 @@ def _half_maximum(
     size: float,
 ) -> float:
     """FWHM of the stars' mean image: of the circle with the area above half of its maximum."""
-    half = int(np.ceil(1.6 * size)) + 2
-    cut = extract_cutouts(frame, x, y, 2 * half + 1, background=sky)
-    dx, dy = x - cut.x0, y - cut.y0
-    psf = stack_stars(cut.data, dx, dy, flux, half)
-    # Once more, with positions and fluxes that fit what was found.
-    fit = fit_psf(cut.data, psf, dx=dx, dy=dy, half_width=max(3, int(size)))
-    if fit.ok.sum() >= min(3, len(x)):
+    # Wide stars are brought to a FWHM of 6 first: as exact to 0.4 %, at a cost that stays.
+    scale = max(size / _WIDEST, 1.0)
+    half = int(np.ceil(1.6 * size / scale)) + 2
+    cut = extract_cutouts(
+        frame,
+        x,
+        y,
+        2 * half + 1,
+        fwhm=size if scale > 1 else None,
+        reference_fwhm=size / scale,
+        background=sky,
+    )
+    dx, dy = (x - cut.x0) / scale, (y - cut.y0) / scale
+    # Blur by interpolation and by wrong positions is what matters when undersampled.
+    rounds = 3 if size > 2.5 else 6
+    psf = stack_stars(cut.data, dx, dy, flux, half, n_iter=rounds)
+    for _ in range(1 if size > 2.5 else 3):
+        fit = fit_psf(cut.data, psf, dx=dx, dy=dy, half_width=max(3, int(size / scale)))
         ok = fit.ok
-        psf = stack_stars(cut.data[ok], fit.dx[ok], fit.dy[ok], fit.flux[ok], half)
+        if ok.sum() < min(3, len(x)):
+            break
+        dx, dy = np.where(ok, fit.dx, dx), np.where(ok, fit.dy, dy)
+        psf = stack_stars(cut.data[ok], dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
     area = (psf.grid > 0.5 * psf.grid.max()).sum() / OVERSAMPLING**2
-    return float(2.0 * np.sqrt(area / np.pi))
+    return float(2.0 * np.sqrt(area / np.pi)) * scale
 
 
 def any_within(

@@ -222,16 +222,18 @@ def stack_stars(
     half = min(half, size // 2)
     normalised = (cutouts / flux[:, None, None]).astype(np.float32)
     grid = np.zeros((2 * half * OVERSAMPLING + 1,) * 2)
-    wx, wy = (_to_grid(d, half, size) for d in (dx, dy))
+    wx, wy = _to_grid(dx, half, size), _to_grid(dy, half, size)
+    # A transposed view would keep numpy from handing the product to BLAS.
+    wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
     for _ in range(n_iter):
         residual = normalised - EffectivePSF(grid).stamps(dx, dy, size)
         missing = ~np.isfinite(residual)
-        stars = wy @ np.where(missing, np.float32(0), residual) @ np.swapaxes(wx, 1, 2)
+        stars = wy @ (np.where(missing, np.float32(0), residual) @ wx)
         lost = np.zeros(stars.shape, dtype=bool)
         some = missing.any(axis=(1, 2))
         if some.any():
             share = np.abs(wy[some]) @ missing[some].astype(np.float32)
-            lost[some] = share @ np.abs(np.swapaxes(wx[some], 1, 2)) > 0.1
+            lost[some] = share @ np.abs(wx[some]) > 0.1
         grid = grid + _clipped_mean(stars, lost, flux, clip)
     total = grid[::OVERSAMPLING, ::OVERSAMPLING].sum()
     if not (np.isfinite(total) and total > 0):
@@ -258,10 +260,18 @@ def _clipped_mean(
     """Flux-weighted mean over stars of each grid point, outliers and lost points left out."""
     keep = ~lost
     if len(stars) >= 4:
-        median = np.median(stars, axis=0)
-        spread = 1.4826 * np.median(np.abs(stars - median), axis=0)
-        keep &= np.abs(stars - median) <= clip * spread + 1e-7
+        median = _median(stars)
+        off = np.abs(stars - median)
+        keep &= off <= clip * 1.4826 * _median(off) + 1e-7
     weight = keep * (flux / flux.max()).astype(np.float32)[:, None, None]
     total = weight.sum(axis=0)
     mean = (weight * stars).sum(axis=0) / np.where(total > 0, total, 1.0)
     return mean.astype(np.float64)
+
+
+def _median(stars: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median over the first axis: sorting short rows is several times faster than np.median."""
+    n = len(stars)
+    ordered = np.sort(np.ascontiguousarray(np.moveaxis(stars, 0, -1)), axis=-1)
+    middle: NDArray[np.float32] = np.float32(0.5) * (ordered[..., (n - 1) // 2] + ordered[..., n // 2])
+    return middle

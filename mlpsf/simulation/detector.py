@@ -89,7 +89,7 @@ def sky_level(
     angle, offsets = rng.uniform(0, 2 * np.pi), rng.normal(size=4) * step
     v, u = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     tilt = np.cos(angle) * u + (np.sin(angle) * v)[:, None]
-    image = (sky * (1 + gradient * tilt)).astype(np.float32)
+    image: Image = (sky * (1 + gradient * tilt)).astype(np.float32)
     for strip, offset in zip(np.array_split(np.arange(shape[1]), 4), offsets, strict=True):
         image[:, strip] += np.float32(offset)
     np.maximum(image, 0, out=image)

@@ -70,8 +70,14 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             what = "a whole number" if whole else "a number"
             raise InputError(f"{name} must be {what} from {low} to {high}. Got {value!r} instead.")
-    if math.hypot(given["e1"], given["e2"]) + given["psf_variation"] > 0.85:
+    if math.hypot(given["e1"], given["e2"]) + given["psf_variation"] > 0.8:
         raise InputError("e1, e2 and psf_variation together give no usable PSF: try smaller ones.")
+    centre = np.asarray(given["centre"], float)
+    if centre.shape != (2,) or not np.isfinite(centre).all() or abs(centre[1]) > 90:
+        raise InputError(
+            "centre must be right ascension and declination in degrees. "
+            f"Got {given['centre']!r} instead."
+        )
     for name in ("flux_range", "galaxy_flux_range"):
         limits = given[name]
         if limits is not None and not (len(limits) == 2 and 0 < limits[0] < limits[1] < math.inf):

@@ -153,7 +153,7 @@ def match_fwhm(
     for _ in range(25):
         in_samples, e1, e2 = half_maximum_shape(draw(profile(math.sqrt(square)), 73, step))
         measured = (in_samples * step) ** 2
-        if abs(measured / fwhm**2 - 1) < 1e-3:
+        if abs(measured / fwhm**2 - 1) < 3e-4:
             return math.sqrt(square), (in_samples * step, e1, e2)
         # Pixel and trail add to the width about as squares do: a secant in squares.
         slope = max(measured - 1, 0.1 * measured) / square
@@ -161,7 +161,7 @@ def match_fwhm(
             slope = (measured - last[1]) / (square - last[0])
         last = square, measured
         square = float(np.clip(square + (fwhm**2 - measured) / slope, 0.1 * square, 10 * square))
-        if square < (0.01 * fwhm) ** 2:
+        if square < (0.1 * fwhm) ** 2:
             break
     raise InputError(
         f"no profile has a FWHM of {fwhm:.2f} pixels in the pixels: pixel and trail alone are as "

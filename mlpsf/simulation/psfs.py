@@ -274,7 +274,7 @@ def _sample(
 
     def taps(shift: float) -> tuple[int, NDArray[np.float32]]:
         start = middle - (radius + shift) * s
-        first = int(math.floor(start))
+        first = math.floor(start)
         return first, np.nan_to_num(_QUINTIC(start - first - _TAPS)).astype(np.float32)
 
     length = 2 * radius * s + 1
@@ -284,8 +284,8 @@ def _sample(
     for tap, weight in zip(_TAPS, row_weights, strict=True):
         lines += weight * strip[row + tap : row + tap + length : s]
     stamp = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
-    for tap, weight in enumerate(column_weights):
-        stamp += weight * lines[:, tap : tap + length : s]
+    for first, weight in enumerate(column_weights):
+        stamp += weight * lines[:, first : first + length : s]
     return stamp
 
 

@@ -1,0 +1,400 @@
+"""The command line: every command calls one public function and writes what it returns."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlpsf import __version__
+from mlpsf.errors import MlpsfError, TooFewStarsError
+
+__all__ = ["app", "main"]
+
+EXIT_ERROR = 1
+EXIT_TOO_FEW = 3
+
+app = typer.Typer(
+    name="mlpsf",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Choose the stars of an astronomical image that make the best point spread function, "
+        "and make it.\n\n"
+        "    mlpsf simulate --out frame.fits            a frame to try it on\n\n"
+        "    mlpsf select frame.fits --out stars.ecsv   its PSF stars\n\n"
+        "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
+        "Exit codes: 0 done; 1 something is wrong with an input or an output, said in one line; "
+        "2 the command was mistyped; 3 too few stars (the star table is written all the same)."
+    ),
+)
+
+
+class SelectorName(StrEnum):
+    """Names of selectors on the command line."""
+
+    cnn = "cnn"
+    residual = "residual"
+
+
+FrameArgument = Annotated[
+    Path, typer.Argument(metavar="FRAME", help="FITS file, plain, .gz or .fz.", show_default=False)
+]
+HduOption = Annotated[
+    str | None,
+    typer.Option(
+        help="HDU of the image: its number, or NAME, or NAME,VERSION. Default: the first image.",
+        show_default=False,
+    ),
+]
+SelectorOption = Annotated[
+    SelectorName,
+    typer.Option(help="cnn: the network that ships. residual: the classical rule."),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(help="A model of your own (.keras), instead of the one that ships."),
+]
+CatalogueOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Judge these sources instead of detecting: a table with x, y (from 0), X_IMAGE, "
+        "Y_IMAGE (from 1) or ra, dec; SExtractor's LDAC too."
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Least probability of a chosen star. Default: 0.9 (cnn), or 0: the best (residual).",
+        show_default=False,
+        min=0.0,
+        max=1.0,
+    ),
+]
+NMaxOption = Annotated[int, typer.Option(min=1, help="At most so many stars for the PSF.")]
+NMinOption = Annotated[int, typer.Option(min=0, help="Fewer is an error (exit code 3).")]
+ReserveOption = Annotated[
+    float, typer.Option(min=0.0, max=0.9, help="Share of good stars kept to judge the PSF.")
+]
+RelaxOption = Annotated[
+    bool, typer.Option("--relax", help="Too few: take the best there are, and say so.")
+]
+SnrOption = Annotated[float, typer.Option(help="Least signal-to-noise ratio of a chosen star.")]
+GainOption = Annotated[
+    float | None,
+    typer.Option(help="Electrons per ADU. Default: from header or noise.", show_default=False),
+]
+SaturationOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Saturation level in ADU. Default: from header or histogram.", show_default=False
+    ),
+]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option(help="FITS image of the frame's shape, not 0 where a pixel is bad."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"mlpsf {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def select(
+    frame: FrameArgument,
+    out: Annotated[
+        Path, typer.Option(help="Star table: .ecsv, .fits, .csv or .reg (DS9), by its ending.")
+    ] = Path("stars.ecsv"),
+    hdu: HduOption = None,
+    selector: SelectorOption = SelectorName.cnn,
+    model: ModelOption = None,
+    catalogue: CatalogueOption = None,
+    threshold: ThresholdOption = None,
+    n_max: NMaxOption = 25,
+    n_min: NMinOption = 10,
+    reserve: ReserveOption = 0.0,
+    relax: RelaxOption = False,
+    snr_min: SnrOption = 50.0,
+    gain: GainOption = None,
+    saturation: SaturationOption = None,
+    mask: MaskOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose the PSF stars of FRAME and write the table of all its sources.
+
+    Every source is in the table, with its probability of being a good PSF star, whether it was
+    selected or reserved, and the reason if it was not.
+
+    Examples:
+
+        mlpsf select frame.fits --out stars.ecsv
+
+        mlpsf select mosaic.fits --hdu 3 --out stars.reg --n-min 5 --relax
+
+        mlpsf select frame.fits --selector residual --catalogue sextractor.cat
+    """
+    from mlpsf.export import check_star_path, write_stars
+
+    check_star_path(out)
+    with _Progress(quiet) as progress:
+        options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
+        progress("reading")
+        image = _read(frame, hdu, mask, gain, saturation)
+        try:
+            table = _select(image, options, snr_min, progress)
+        except TooFewStarsError as error:
+            if error.table is not None:
+                write_stars(error.table, out)
+                progress.note(f"The table of all {len(error.table)} sources is in {out}.")
+            raise
+        write_stars(table, out)
+        progress.note(_summary(table, out))
+
+
+@app.command()
+def psf(
+    frame: FrameArgument,
+    out: Annotated[Path, typer.Option(help="PSF, as TRIPPy's FITS file.")] = Path("psf.fits"),
+    stars: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the star table goes. Default: beside the PSF, ending in _stars.ecsv.",
+            show_default=False,
+        ),
+    ] = None,
+    hdu: HduOption = None,
+    selector: SelectorOption = SelectorName.cnn,
+    model: ModelOption = None,
+    catalogue: CatalogueOption = None,
+    threshold: ThresholdOption = None,
+    n_max: NMaxOption = 25,
+    n_min: NMinOption = 10,
+    reserve: ReserveOption = 0.0,
+    relax: RelaxOption = False,
+    snr_min: SnrOption = 50.0,
+    gain: GainOption = None,
+    saturation: SaturationOption = None,
+    mask: MaskOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose the PSF stars of FRAME, make its PSF with TRIPPy, and write both.
+
+    The file is the one that TRIPPy writes and reads (version 2): a look-up table on tenths of
+    pixels, with the stars and what made it in the header.
+
+    Examples:
+
+        mlpsf psf frame.fits --out psf.fits
+
+        mlpsf psf mosaic.fits --hdu SCI,2 --out amp2.fits --n-max 40
+    """
+    from mlpsf.export import check_star_path, write_stars
+    from mlpsf.files import check_folder
+    from mlpsf.psf import build_psf
+
+    check_folder(out)
+    table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
+    with _Progress(quiet) as progress:
+        options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
+        progress("reading")
+        image = _read(frame, hdu, mask, gain, saturation)
+        try:
+            table = _select(image, options, snr_min, progress)
+        except TooFewStarsError as error:
+            if error.table is not None:
+                write_stars(error.table, table_path)
+                progress.note(f"The table of all {len(error.table)} sources is in {table_path}.")
+            raise
+        write_stars(table, table_path)
+        progress("making the PSF")
+        made = build_psf(image, table)
+        made.save(out)
+        progress.note(_summary(table, table_path))
+        progress.note(
+            f"PSF of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} in {out}."
+        )
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="FITS file; the truth goes into its extensions.")] = (
+        Path("frame.fits")
+    ),
+    nx: Annotated[int, typer.Option(min=64, help="Width in pixels.")] = 1024,
+    ny: Annotated[int, typer.Option(min=64, help="Height in pixels.")] = 1024,
+    fwhm: Annotated[float, typer.Option(help="FWHM of the stars in pixels.")] = 4.0,
+    stars: Annotated[int, typer.Option(min=0, help="Number of stars.")] = 400,
+    galaxies: Annotated[int, typer.Option(min=0, help="Number of galaxies.")] = 600,
+    profile: Annotated[
+        str, typer.Option(help="moffat, kolmogorov, gaussian or optical.")
+    ] = "moffat",
+    e1: Annotated[float, typer.Option(help="Shear of the PSF along x.")] = 0.02,
+    e2: Annotated[float, typer.Option(help="Shear of the PSF along the diagonal.")] = 0.0,
+    variation: Annotated[float, typer.Option(help="Change of the PSF over the frame.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same frame.")] = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw a frame whose stars, galaxies and PSF are known, with GalSim.
+
+    The image is in the primary HDU; the truth table and the map of defects follow it. Needs
+    the extra: pip install 'mlpsf[simulation]'.
+
+    Example:
+
+        mlpsf simulate --out frame.fits --fwhm 5 --stars 1000 --seed 7
+    """
+    from mlpsf.files import check_folder
+    from mlpsf.simulation import simulate_frame
+
+    check_folder(out)
+    with _Progress(quiet) as progress:
+        progress("drawing")
+        drawn = simulate_frame(
+            shape=(ny, nx),
+            fwhm=fwhm,
+            n_stars=stars,
+            n_galaxies=galaxies,
+            psf=profile,
+            e1=e1,
+            e2=e2,
+            psf_variation=variation,
+            seed=seed,
+        )
+        drawn.write(out)
+        progress.note(
+            f"{nx} x {ny} pixels with {stars} stars and {galaxies} galaxies of FWHM {fwhm:g} "
+            f"in {out}."
+        )
+
+
+def main() -> None:
+    """Run the command line; errors of mlpsf end in one line and an exit code, not a traceback."""
+    warnings.showwarning = _one_line
+    try:
+        app()
+    except TooFewStarsError as error:
+        _fail(error, EXIT_TOO_FEW)
+    except MlpsfError as error:
+        _fail(error, EXIT_ERROR)
+    except KeyboardInterrupt:
+        print("mlpsf: stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _fail(error: MlpsfError, code: int) -> None:
+    typer.echo(f"mlpsf: {' '.join(str(error).split())}", err=True)
+    sys.exit(code)
+
+
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001 - the signature of warnings.showwarning
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: Any = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    typer.echo(f"mlpsf: warning: {' '.join(str(message).split())}", err=True)
+
+
+def _read(
+    path: Path, hdu: str | None, mask: Path | None, gain: float | None, saturation: float | None
+) -> Any:
+    from mlpsf.frame import read_frame
+
+    number = int(hdu) if hdu is not None and hdu.lstrip("-").isdigit() else hdu
+    return read_frame(path, hdu=number, mask=mask, gain=gain, saturation=saturation)
+
+
+def _selection(
+    selector: SelectorName,
+    model: Path | None,
+    catalogue: Path | None,
+    threshold: float | None,
+    n_max: int,
+    n_min: int,
+    reserve: float,
+    relax: bool,
+) -> dict[str, Any]:
+    estimator: Any = selector.value
+    if model is not None:
+        from mlpsf.selectors import PSFStarSelector
+
+        estimator = PSFStarSelector.load(model)
+    if threshold is None:
+        # The classical rule takes the best of a frame, whatever they are.
+        threshold = 0.0 if estimator == "residual" else 0.9
+    return {
+        "selector": estimator,
+        "catalogue": catalogue,
+        "threshold": threshold,
+        "n_max": n_max,
+        "n_min": n_min,
+        "reserve": reserve,
+        "relax": relax,
+    }
+
+
+def _select(image: Any, options: dict[str, Any], snr_min: float, progress: Any) -> Any:
+    from mlpsf.pipeline import select_stars
+
+    return select_stars(image, snr_min=snr_min, progress=progress, **options)
+
+
+def _summary(table: Any, path: Path) -> str:
+    meta = table.meta
+    relaxed = " (relaxed: some are under the threshold)" if meta["relaxed"] else ""
+    reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
+    return (
+        f"{meta['n_selected']} of {meta['n_sources']} sources selected{relaxed}{reserved}; "
+        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}."
+    )
+
+
+class _Progress:
+    """Say on a terminal which step is at work; say results unless quiet; nothing on stdout."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = not quiet and sys.stderr.isatty()
+        self.start = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    def __call__(self, step: str) -> None:
+        if self.live:
+            self._clear()
+            seconds = time.monotonic() - self.start
+            typer.echo(f"[{seconds:4.1f} s] {step} ...", err=True, nl=False)
+
+    def note(self, text: str) -> None:
+        """Print a line of result on stderr."""
+        if not self.quiet:
+            self._clear()
+            typer.echo(text, err=True)
+
+    def _clear(self) -> None:
+        if self.live:
+            typer.echo("\r\x1b[K", err=True, nl=False)
+
+
+if __name__ == "__main__":
+    main()

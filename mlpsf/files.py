@@ -1,0 +1,71 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlpsf.errors import OutputError
+
+__all__ = ["check_folder", "whole_file"]
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the path if its folder exists and can be written to.
+
+    Raises
+    ------
+    OutputError
+        It does not, or cannot.
+    """
+    path = Path(path)
+    folder = path.parent
+    if not folder.is_dir():
+        raise OutputError(f"Cannot write {path}: the folder {folder} does not exist. Make it first.")
+    if path.is_dir():
+        raise OutputError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"Cannot write {path}: no permission to write in {folder}.")
+    return path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name with the same ending; it becomes `path` when the block ends well.
+
+    Raises
+    ------
+    OutputError
+        The folder does not exist or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with whole_file(folder / "a.txt") as temporary:
+    ...     _ = temporary.write_text("all of it")
+    >>> [p.name for p in folder.iterdir()]
+    ['a.txt']
+    """
+    path = check_folder(path)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.stem}-", suffix="".join(path.suffixes[-2:]), dir=path.parent
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; the user's own mask decides for the final one.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"Cannot write {path}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,234 @@
+"""The steps in a row: from a frame to its stars, nothing else."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+import mlpsf
+from mlpsf.catalogue import read_catalogue
+from mlpsf.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
+from mlpsf.detection import Background, find_sources, measure_background
+from mlpsf.errors import InputError, NoSourcesError
+from mlpsf.flags import Flag
+from mlpsf.frame import Frame, FrameSource, read_frame
+from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, choose
+
+__all__ = ["SNR_MIN", "judge_sources", "select_stars"]
+
+SNR_MIN = 50.0
+"""Least S/N of a PSF star. The ML-PSF study took 200, on deep frames full of stars."""
+
+Progress = Callable[[str], None]
+
+
+def select_stars(
+    frame: FrameSource,
+    *,
+    selector: Any = "cnn",
+    catalogue: Table | str | os.PathLike[str] | None = None,
+    threshold: float = THRESHOLD,
+    n_max: int = N_MAX,
+    n_min: int = N_MIN,
+    reserve: float = 0.0,
+    relax: bool = False,
+    snr_min: float = SNR_MIN,
+    cutout_size: int | None = None,
+    veto: list[int] | None = None,
+    progress: Progress | None = None,
+) -> Table:
+    """Choose the PSF stars of a frame.
+
+    Parameters
+    ----------
+    frame : Frame or anything that `read_frame` takes
+    selector : {"cnn", "residual"} or an estimator
+        ``"cnn"`` is the network that ships; ``"residual"`` the classical rule. An estimator with
+        ``predict_proba`` is used as it is when fitted, and fitted to the frame's own cutouts when
+        it is a `ResidualSelector` that is not.
+    catalogue : Table or path, optional
+        Sources to judge, taken instead of detection; see `mlpsf.catalogue.read_catalogue`.
+    threshold, n_max, n_min, reserve, relax
+        As in `mlpsf.choose`.
+    snr_min : float
+        Least signal-to-noise ratio of a chosen star.
+    cutout_size : int, optional
+        Side of the residual selector's cutouts in pixels; 111, as published, or 12 FWHM where
+        that is less, unless given.
+    veto : list of int, optional
+        Values of ``id`` that must not be chosen.
+    progress : callable, optional
+        Called with the name of each step before it starts.
+
+    Returns
+    -------
+    Table
+        Every source, with the columns ``id x y [ra dec] flux snr peak fwhm ellipticity
+        probability selected reserved flags reason``; metadata say frame, selector, parameters,
+        versions.
+
+    Raises
+    ------
+    TooFewStarsError
+        Fewer than `n_min` good stars; the whole table is its ``table``.
+    NoSourcesError, FrameError, CatalogueError, InputError
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> sim = simulate_frame(shape=(400, 400), n_stars=60, n_galaxies=20, fwhm=4.0, seed=2)
+    >>> stars = select_stars(sim.frame, selector="residual", threshold=0.5, n_min=1)
+    >>> "probability" in stars.colnames and stars.meta["n_selected"] >= 1
+    True
+    """
+    say = progress or _silent
+    if not isinstance(frame, Frame):
+        say("reading")
+        frame = read_frame(frame)
+    estimator, name = _selector(selector)
+    listed = None if catalogue is None else read_catalogue(catalogue, frame)
+    say("finding sources")
+    background = measure_background(frame)
+    sources = find_sources(frame, listed, background=background)
+    flags = np.array(sources["flags"])
+    flags[~(sources["snr"] >= snr_min)] |= Flag.FAINT
+    if veto is not None:
+        unknown = sorted(set(veto) - set(sources["id"].tolist()))
+        if unknown:
+            raise InputError(f"No source has the id to veto: {unknown[:5]}.")
+        flags[np.isin(sources["id"], veto)] |= Flag.VETOED
+    sources["flags"] = flags
+    say("judging sources")
+    sources, probability = judge_sources(
+        frame, background, sources, estimator, cutout_size=cutout_size
+    )
+    sources.meta.update(_provenance(estimator, name))
+    sources.meta["snr_min"] = float(snr_min)
+    return choose(
+        sources,
+        probability,
+        threshold=threshold,
+        n_max=n_max,
+        n_min=n_min,
+        reserve=reserve,
+        relax=relax,
+    )
+
+
+def judge_sources(
+    frame: Frame,
+    background: Background,
+    sources: Table,
+    estimator: Any,
+    *,
+    cutout_size: int | None = None,
+) -> tuple[Table, NDArray[np.float64]]:
+    """Cut out the sources as the selector wants them and ask it for probabilities.
+
+    Parameters
+    ----------
+    frame : Frame
+    background : Background
+    sources : Table
+        As `find_sources` returns.
+    estimator : estimator
+    cutout_size : int, optional
+        As in `select_stars`.
+
+    Returns
+    -------
+    sources : Table
+        A copy with `Flag.NEAR_EDGE` set where the cutout reaches over the edge.
+    probability : ndarray, shape (n,)
+        NaN where the source could not be judged.
+    """
+    fwhm = float(sources.meta["fwhm"])
+    reference = getattr(estimator, "reference_fwhm_", None)
+    size = getattr(estimator, "cutout_size_", None)
+    classical = _learns_from_frame(estimator)
+    if size is None:
+        odd = 2 * int(round(6 * fwhm)) + 1
+        size = cutout_size or int(np.clip(odd, 31, PUBLISHED_SIZE))
+    flags = np.array(sources["flags"])
+    # The classical rule compares the sources of a frame: faint ones would set its scale.
+    rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED) == 0) if classical else None
+    rows = np.arange(len(sources)) if rows is None else rows
+    probability = np.full(len(sources), np.nan)
+    x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
+    step = len(rows) if classical else 1024
+    for start in range(0, len(rows), max(step, 1)):
+        block = rows[start : start + step]
+        cut = extract_cutouts(
+            frame,
+            x[block],
+            y[block],
+            size,
+            fwhm=None if reference is None else fwhm,
+            reference_fwhm=reference or REFERENCE_FWHM,
+            background=background.level,
+        )
+        flags[block[cut.near_edge]] |= Flag.NEAR_EDGE
+        if classical:
+            whole = ~cut.near_edge
+            if whole.sum() < 5:
+                raise NoSourcesError(
+                    f"Only {int(whole.sum())} sources of {frame.name} are bright, unsaturated and "
+                    f"{size // 2} pixels from the edge; the residual selector needs 5 at least. "
+                    "Try a lower snr_min, a smaller cutout_size, or the cnn selector."
+                )
+            probability[block[whole]] = estimator.fit(cut.data[whole]).predict_proba(
+                cut.data[whole]
+            )[:, 1]
+        else:
+            probability[block] = estimator.predict_proba(cut.data)[:, 1]
+    out = sources.copy()
+    out["flags"] = flags
+    return out, probability
+
+
+def _learns_from_frame(estimator: Any) -> bool:
+    """Whether a selector is one that is fitted to the frame's own cutouts, and is not yet."""
+    from mlpsf.selectors.residual import ResidualSelector
+
+    return isinstance(estimator, ResidualSelector) and not hasattr(estimator, "psf_")
+
+
+def _selector(selector: Any) -> tuple[Any, str]:
+    if not isinstance(selector, str):
+        if not hasattr(selector, "predict_proba"):
+            raise InputError(
+                "A selector is 'cnn', 'residual', or an estimator with predict_proba. "
+                f"Got a {type(selector).__name__}."
+            )
+        return selector, type(selector).__name__
+    if selector == "cnn":
+        from mlpsf.selectors.cnn import PSFStarSelector
+
+        return PSFStarSelector.from_pretrained(), "cnn"
+    if selector == "residual":
+        from mlpsf.selectors.residual import ResidualSelector
+
+        return ResidualSelector(), "residual"
+    raise InputError(f"A selector is 'cnn', 'residual' or an estimator. Got {selector!r}.")
+
+
+def _provenance(estimator: Any, name: str) -> dict[str, Any]:
+    """Return what made a table: selector, versions."""
+    out = {"selector": name, "mlpsf_version": mlpsf.__version__}
+    for key in ("model_name_", "model_sha256_"):
+        if hasattr(estimator, key):
+            out[key.strip("_")] = getattr(estimator, key)
+    out["python_version"] = platform.python_version()
+    out.update({f"{p}_version": version(p) for p in ("numpy", "astropy", "sep")})
+    return out
+
+
+def _silent(step: str) -> None:
+    """Say nothing."""

@@ -1,0 +1,180 @@
+"""From probabilities to a list of stars: threshold, at most n, at least m, reserve stars."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError, TooFewStarsError
+from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
+
+__all__ = ["N_MAX", "N_MIN", "THRESHOLD", "choose"]
+
+THRESHOLD = 0.9
+"""Least probability of a chosen star, as in the ML-PSF study."""
+
+N_MAX = 25
+"""Most stars that make a PSF, as in the ML-PSF study."""
+
+N_MIN = 10
+"""Fewest stars that make a PSF worth having."""
+
+
+def choose(
+    sources: Table,
+    probability: ArrayLike,
+    *,
+    threshold: float = THRESHOLD,
+    n_max: int = N_MAX,
+    n_min: int = N_MIN,
+    reserve: float = 0.0,
+    relax: bool = False,
+) -> Table:
+    """Choose the PSF stars among sources with probabilities.
+
+    Parameters
+    ----------
+    sources : Table
+        With a column ``flags``; those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are not
+        chosen. Equal probabilities are ordered by a column ``snr`` if there is one.
+    probability : array_like, shape (n,)
+        Of being a good PSF star; NaN is never chosen.
+    threshold : float
+        Least probability.
+    n_max, n_min : int
+        At most and at least so many stars for the PSF.
+    reserve : float
+        Share of the good stars kept out of the PSF to judge it, spread evenly down the ranking;
+        never so many that fewer than `n_min` are left.
+    relax : bool
+        When fewer than `n_min` reach the threshold, take the best that there are instead of
+        raising; they get the flag ``RELAXED``.
+
+    Returns
+    -------
+    Table
+        A copy with the columns ``probability``, ``selected``, ``reserved``, ``flags`` and
+        ``reason`` (in words, why a source was not taken) set.
+
+    Raises
+    ------
+    TooFewStarsError
+        Fewer than `n_min` stars; its ``table`` holds what would have been returned.
+    InputError
+        A parameter is out of its range.
+
+    Examples
+    --------
+    >>> sources = Table({"flags": [0, 0, 1]})
+    >>> stars = choose(sources, [0.95, 0.4, 0.99], n_min=1)
+    >>> stars["selected"].tolist(), stars["reason"].tolist()
+    ([True, False, False], ['', 'below the threshold', 'saturated'])
+    """
+    _check(threshold, n_max, n_min, reserve)
+    p = np.asarray(probability, dtype=np.float64)
+    if p.shape != (len(sources),):
+        raise InputError(
+            f"There must be one probability a source: shape ({len(sources)},). Got {p.shape}."
+        )
+    own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
+    flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
+    possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
+    snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(p))
+    # Best first; a stable order, so that the same table always gives the same stars.
+    order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(p)))
+    order = order[possible[order]]
+    n_good = int((p[order] >= threshold).sum())
+    relaxed = relax and n_good < n_min
+    good = order[: n_min if relaxed else n_good]
+    reserved_rows = _reserve(good, reserve, n_max, n_min)
+    kept = good[~np.isin(good, reserved_rows)]
+    chosen = kept[:n_max]
+    below = possible & (p < threshold)
+    flags[below] |= Flag.BELOW_THRESHOLD
+    flags[kept[n_max:]] |= Flag.BEYOND_N_MAX
+    flags[reserved_rows] |= Flag.RESERVED
+    if relaxed:
+        taken = good[p[good] < threshold]
+        flags[taken] = flags[taken] & ~np.int32(Flag.BELOW_THRESHOLD) | Flag.RELAXED
+    out = sources.copy()
+    out["probability"] = p
+    out["selected"] = np.isin(np.arange(len(p)), chosen)
+    out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
+    out["flags"] = flags
+    out["reason"] = np.array([describe(f) for f in flags], dtype=str)
+    out.meta.update(
+        {
+            "threshold": float(threshold),
+            "n_max": int(n_max),
+            "n_min": int(n_min),
+            "reserve": float(reserve),
+            "relaxed": bool(relaxed),
+            "n_sources": len(p),
+            "n_above_threshold": n_good,
+            "n_selected": len(chosen),
+            "n_reserved": len(reserved_rows),
+        }
+    )
+    if len(chosen) < n_min and not (relaxed and len(chosen)):
+        raise _too_few(out, p[order], n_good, threshold, n_min)
+    return out
+
+
+def _reserve(
+    good: NDArray[np.intp], reserve: float, n_max: int, n_min: int
+) -> NDArray[np.intp]:
+    """Every so many-th of the stars that would be used, from the ranking's whole length."""
+    if reserve == 0:
+        return good[:0]
+    used = min(len(good), int(np.ceil(n_max / (1.0 - reserve))))
+    n = min(int(np.rint(used * reserve)), max(used - n_min, 0))
+    return good[np.floor((np.arange(n) + 0.5) * used / max(n, 1)).astype(int)]
+
+
+def _check(threshold: float, n_max: int, n_min: int, reserve: float) -> None:
+    rules = (
+        (0 <= threshold <= 1, "threshold", "in [0, 1]", threshold),
+        (n_max >= 1, "n_max", "1 or more", n_max),
+        (0 <= n_min <= n_max, "n_min", f"from 0 to n_max = {n_max}", n_min),
+        (0 <= reserve < 1, "reserve", "in [0, 1)", reserve),
+    )
+    for holds, name, wanted, got in rules:
+        if not holds:
+            raise InputError(f"The {name!r} parameter of choose must be {wanted}. Got {got}.")
+
+
+def _too_few(
+    table: Table, ranked: NDArray[np.float64], found: int, threshold: float, wanted: int
+) -> TooFewStarsError:
+    enough_at = float(ranked[wanted - 1]) if len(ranked) >= wanted else float("nan")
+    if np.isfinite(enough_at):
+        # Rounded down, so that the threshold printed does give enough.
+        shown = np.floor(enough_at * 1000) / 1000
+        hint = (
+            f"the {wanted}th best has {enough_at:.3f}. A threshold of {shown:.3f} gives enough; "
+            "relax (--relax) takes the best there are"
+        )
+    else:
+        hint = (
+            f"only {len(ranked)} of {len(table)} sources could be judged at all (the others: "
+            f"{_commonest(table)}). A lower n_min, or relax (--relax), takes what there is"
+        )
+    plural = "star" if found == 1 else "stars"
+    return TooFewStarsError(
+        f"{found} {plural} at or above {threshold:.2f}, {wanted} wanted: {hint}.",
+        found=found,
+        wanted=wanted,
+        threshold=threshold,
+        enough_at=enough_at,
+        table=table,
+    )
+
+
+def _commonest(table: Table) -> str:
+    flags = np.asarray(table["flags"])
+    counts = {
+        flag.short: int(((flags & flag) != 0).sum()) for flag in Flag if flag & NEVER_A_PSF_STAR
+    }
+    top = sorted(counts.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{n} {name}" for name, n in top if n) or "no probability"

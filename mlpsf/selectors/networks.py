@@ -1,0 +1,135 @@
+"""The Keras networks: the published one, to the letter, and a compact one for resampled stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from mlpsf.errors import InputError
+
+__all__ = ["ARCHITECTURES", "RandomSymmetry", "build_network"]
+
+
+@keras.saving.register_keras_serializable(package="mlpsf")
+class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
+    """Turn and mirror each training image at random, one of the square's eight symmetries.
+
+    A star is as good upside down. At inference the layer does nothing.
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return the images, turned when training; shape (n, size, size, channels)."""
+        if not training:
+            return inputs
+        ops = keras.ops
+        shape = (ops.shape(inputs)[0], 1, 1, 1)
+        out = inputs
+        for turn in (
+            lambda t: ops.flip(t, axis=1),
+            lambda t: ops.flip(t, axis=2),
+            lambda t: ops.transpose(t, (0, 2, 1, 3)),
+        ):
+            out = ops.where(keras.random.uniform(shape, seed=self.generator) < 0.5, turn(out), out)
+        return out
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what recreates the layer."""
+        return {**super().get_config(), "seed": self.seed}
+
+
+def _published(
+    size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
+) -> Any:
+    """The network of the ML-PSF study; 189,218 parameters on 111 x 111 pixels."""
+    first, second = filters or (16, 16)
+    rate = 0.2 if dropout is None else dropout
+    layers = keras.layers
+    return [
+        layers.Conv2D(first, 3, padding="same", activation="relu"),
+        layers.Dropout(rate, seed=seed),
+        layers.MaxPooling2D(2),
+        layers.BatchNormalization(),
+        layers.Conv2D(second, 3, padding="same", activation="relu"),
+        layers.Dropout(rate, seed=seed),
+        layers.MaxPooling2D(2),
+        layers.Flatten(),
+        layers.Dense(16, activation="sigmoid"),
+    ]
+
+
+def _compact(
+    size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
+) -> Any:
+    """Convolutions with pooling until 5 pixels a side are left; 45,000 parameters on 41 x 41."""
+    layers = keras.layers
+    stack: list[Any] = [RandomSymmetry(seed=seed)]
+    widths = tuple(filters or (16, 24, 32, 32))
+    for i, width in enumerate(widths):
+        stack.append(layers.Conv2D(width, 3, padding="same", activation="relu"))
+        if size >= 10 and i < len(widths) - 1:
+            stack.append(layers.MaxPooling2D(2))
+            size //= 2
+    stack.append(layers.Flatten())
+    if dropout is None or dropout > 0:
+        stack.append(layers.Dropout(0.2 if dropout is None else dropout, seed=seed))
+    stack.append(layers.Dense(32, activation="relu", name="embedding"))
+    return stack
+
+
+ARCHITECTURES: dict[str, Callable[..., Any]] = {"compact": _compact, "published": _published}
+"""Networks by name: functions of (size, filters, dropout, seed) that return hidden layers."""
+
+
+def build_network(
+    size: int,
+    architecture: str = "compact",
+    filters: Sequence[int] | None = None,
+    dropout: float | None = None,
+    seed: int | None = None,
+) -> Any:
+    """Build an uncompiled network that takes (n, size, size, 1) and gives two probabilities.
+
+    Parameters
+    ----------
+    size : int
+        Side of the cutouts in pixels.
+    architecture : {"compact", "published"}
+    filters : sequence of int, optional
+        Filters of each convolution; the architecture's own unless given.
+    dropout : float, optional
+        Share of values dropped in training; 0.2 unless given.
+    seed : int, optional
+        Of dropout and random symmetries.
+
+    Returns
+    -------
+    keras.Model
+
+    Raises
+    ------
+    InputError
+        There is no such architecture.
+
+    Examples
+    --------
+    >>> build_network(111, "published").count_params()
+    189218
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"The 'architecture' parameter must be one of {sorted(ARCHITECTURES)}. "
+            f"Got {architecture!r} instead."
+        )
+    inputs = keras.Input((size, size, 1))
+    out = inputs
+    for layer in ARCHITECTURES[architecture](size, filters, dropout, seed):
+        out = layer(out)
+    out = keras.layers.Dense(2, activation="softmax")(out)
+    return keras.Model(inputs, out, name=architecture)

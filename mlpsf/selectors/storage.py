@@ -1,0 +1,135 @@
+"""Selectors in files: a Keras archive with one more entry that says how to use the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+import mlpsf
+from mlpsf.cutouts import CutoutScaler
+from mlpsf.errors import ModelFileError
+from mlpsf.files import whole_file
+
+__all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
+
+_ENTRY = "mlpsf.json"
+_FORMAT = 1
+Selector = TypeVar("Selector")
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def pretrained_path(name: str = "compact") -> Path:
+    """Return the file of a model that ships with mlpsf.
+
+    Raises
+    ------
+    ModelFileError
+        There is none of that name.
+    """
+    folder = Path(str(resources.files("mlpsf.selectors") / "pretrained"))
+    path = folder / f"{name}.keras"
+    if not path.is_file():
+        there = sorted(p.stem for p in folder.glob("*.keras"))
+        raise ModelFileError(f"No pretrained model is called {name!r}. There are: {there}.")
+    return path
+
+
+def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a fitted `PSFStarSelector`; see its ``save``."""
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(selector, "model_")
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise ModelFileError(f"A model file ends in .keras. Got {path.name!r}.")
+    parameters = selector.get_params(deep=False)
+    state = {
+        "format": _FORMAT,
+        "mlpsf": mlpsf.__version__,
+        "kind": type(selector).__name__,
+        # Callbacks and random states are no plain values, and no use to a trained network.
+        "parameters": {
+            k: v
+            for k, v in parameters.items()
+            if isinstance(v, str | int | float | bool | list | tuple | type(None))
+            and k != "callbacks"
+        },
+        "classes": selector.classes_.tolist(),
+        "classes_dtype": selector.classes_.dtype.str,
+        "calibration": list(selector.calibration_),
+        "cutout_size": selector.cutout_size_,
+        "reference_fwhm": selector.reference_fwhm_,
+        "n_features_in": selector.n_features_in_,
+        "history": selector.history_,
+        "scaler": None
+        if selector.scaler_ is None
+        else {
+            "parameters": selector.scaler_.get_params(),
+            "mean": selector.scaler_.mean_,
+            "scale": selector.scaler_.scale_,
+            "n_features_in": selector.scaler_.n_features_in_,
+        },
+    }
+    with whole_file(path) as temporary:
+        selector.model_.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(_ENTRY, json.dumps(state, indent=1))
+    return path
+
+
+def load_selector(cls: type[Selector], path: str | os.PathLike[str]) -> Selector:
+    """Read a selector of class `cls`; see its ``load``."""
+    path = Path(path)
+    state = _read_state(path)
+    if state.get("kind") != cls.__name__ or state.get("format") != _FORMAT:
+        raise ModelFileError(
+            f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
+            f"expected a {cls.__name__} of format {_FORMAT}."
+        )
+    import keras
+
+    from mlpsf.selectors import networks  # noqa: F401 - registers the layers
+
+    selector: Any = cls(**state["parameters"])
+    try:
+        selector.model_ = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path.name} cannot be read as a Keras model: {error}") from error
+    selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
+    selector.calibration_ = tuple(state["calibration"])
+    selector.cutout_size_ = state["cutout_size"]
+    selector.reference_fwhm_ = state["reference_fwhm"]
+    selector.n_features_in_ = state["n_features_in"]
+    selector.history_ = state["history"]
+    selector.scaler_ = None
+    if state["scaler"] is not None:
+        scaler = CutoutScaler(**state["scaler"]["parameters"])
+        scaler.mean_, scaler.scale_ = state["scaler"]["mean"], state["scaler"]["scale"]
+        scaler.n_features_in_ = state["scaler"]["n_features_in"]
+        selector.scaler_ = scaler
+    return selector
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelFileError(f"There is no model file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            state: dict[str, Any] = json.loads(archive.read(_ENTRY))
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        raise ModelFileError(
+            f"{path.name} is no mlpsf model: expected a .keras file that PSFStarSelector.save "
+            f"wrote ({type(error).__name__}). Train one with PSFStarSelector.fit."
+        ) from error
+    return state
