@@ -30,6 +30,7 @@ MESH = 64
 
 _SEP_OBJECTS = 1_000_000  # room for globular clusters; sep's own default is a tenth
 _EDGE_FWHM = 1.5  # a source nearer the edge than this is cut off itself
+_NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may lie within this radius
 
 
@@ -146,7 +147,10 @@ def find_sources(
     table["peak"] = raw["peak"] if detected else _peaks(pixels, x, y)
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
-    table["flags"] = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
+    flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
+    # No light that came through the telescope is that much narrower than its stars.
+    flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
+    table["flags"] = flags
     table.meta.update(
         {
             "frame": frame.name,

@@ -22,7 +22,7 @@ class Flag(IntFlag):
     MASKED = 4, "masked pixels", "its core holds masked, bad or non-finite pixels"
     FAINT = 8, "faint", "its signal-to-noise ratio is under the limit for PSF stars"
     BLENDED = 16, "blended", "its light was split from that of an overlapping source"
-    NOT_STELLAR_SIZE = 32, "not of stellar size", "far narrower or wider than the frame's stars"
+    TOO_NARROW = 32, "narrower than a star", "far narrower than the frame's stars, or of no measurable size"
     OUT_OF_RANGE = 64, "outside the brightness range", "a pixel of its cutout is out of range"
     FIT_FAILED = 128, "PSF fit failed", "the residual selector could fit no PSF to it"
     BELOW_THRESHOLD = 256, "below the threshold", "its probability is under the threshold"
@@ -43,7 +43,9 @@ class Flag(IntFlag):
         return member
 
 
-NEVER_A_PSF_STAR = Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.FAINT | Flag.VETOED
+NEVER_A_PSF_STAR = (
+    Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.FAINT | Flag.TOO_NARROW | Flag.VETOED
+)
 """Sources with any of these are not chosen whatever their probability."""
 
 

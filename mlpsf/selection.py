@@ -101,6 +101,7 @@ def choose(
     out["probability"] = p
     out["selected"] = np.isin(np.arange(len(p)), chosen)
     out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
+    out.remove_column("flags")
     out["flags"] = flags
     out["reason"] = np.array([describe(f) for f in flags], dtype=str)
     out.meta.update(

@@ -140,7 +140,8 @@ def residual_figures(
         `variance`: the weighted mean square of (residual - its mean) with weights
         ``1 / (|model| + 1)``, times the number of pixels, over the model's flux. `peak`: the
         second-highest absolute residual over the highest of the central 3 x 3 pixels. Both are
-        inf where there is no light or no pixel to judge.
+        inf where there is no light, no pixel to judge, or a peak twice as high as the model's (a
+        hot pixel or cosmic ray, no star).
     """
     n, size = residual.shape[0], residual.shape[-1]
     flat = residual.reshape(n, -1)
@@ -158,5 +159,8 @@ def residual_figures(
     top = core.reshape(n, -1).max(axis=1).astype(np.float64)
     second = np.partition(np.abs(values), -2, axis=1)[:, -2].astype(np.float64)
     good = (flux > 0) & (top > 0) & np.isfinite(top) & (count > 1)
+    # The second-highest pixel forgives one hot pixel; not when the source is nothing else.
+    explained = model[:, c - 1 : c + 2, c - 1 : c + 2].reshape(n, -1).max(axis=1)
+    good &= explained > 0.5 * top
     variance = np.where(good, mean_square * count / np.where(good, flux, 1.0), np.inf)
     return variance, np.where(good, second / np.where(good, top, 1.0), np.inf)
