@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlpsf.cutouts import CutoutScaler as CutoutScaler
     from mlpsf.cutouts import Cutouts as Cutouts
+    from mlpsf.cutouts import CutoutScaler as CutoutScaler
     from mlpsf.cutouts import extract_cutouts as extract_cutouts
     from mlpsf.detection import find_sources as find_sources
     from mlpsf.errors import MlpsfError as MlpsfError
@@ -59,7 +59,7 @@ _HOME = {
     "write_stars": "export",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names resolved by __getattr__
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

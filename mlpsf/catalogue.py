@@ -123,7 +123,7 @@ def _read(path: Path) -> Table:
 
 
 def _ldac_hdu(path: Path) -> int | None:
-    """Number of the first LDAC_OBJECTS table of a FITS file."""
+    """Find the number of the first LDAC_OBJECTS table of a FITS file."""
     if not fits.util.fileobj_is_binary(path) and path.suffix.lower() not in (
         ".fits",
         ".fit",

@@ -146,7 +146,7 @@ def select(
         mlpsf select mosaic.fits --hdu 3 --out stars.reg --n-min 5 --relax
 
         mlpsf select frame.fits --selector residual --catalogue sextractor.cat
-    """
+    """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.export import check_star_path, write_stars
 
     check_star_path(out)
@@ -201,7 +201,7 @@ def psf(
         mlpsf psf frame.fits --out psf.fits
 
         mlpsf psf mosaic.fits --hdu SCI,2 --out amp2.fits --n-max 40
-    """
+    """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.export import check_star_path, write_stars
     from mlpsf.files import check_folder
     from mlpsf.psf import build_psf

@@ -140,9 +140,7 @@ def extract_cutouts(
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
 
 
-def _check_positions(
-    x: ArrayLike, y: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     x = np.atleast_1d(np.asarray(x, dtype=np.float64))
     y = np.atleast_1d(np.asarray(y, dtype=np.float64))
     if x.shape != y.shape or x.ndim != 1:
@@ -179,7 +177,7 @@ def _gather(
     cols, rows = col[:, None] + offset, row[:, None] + offset
     inside = ((rows >= 0) & (rows < ny))[:, :, None] & ((cols >= 0) & (cols < nx))[:, None, :]
     index = (np.clip(rows, 0, ny - 1)[:, :, None], np.clip(cols, 0, nx - 1)[:, None, :])
-    data = pixels[index].astype(np.float32)
+    data: NDArray[np.float32] = pixels[index].astype(np.float32)
     data -= background[index] if isinstance(background, np.ndarray) else np.float32(background)
     if bad is not None:
         inside &= ~bad[index]
@@ -227,7 +225,7 @@ def _cubic_weights(
     near, far = u < 1, (u >= 1) & (u < 2)
     weight = np.where(near, (1.5 * u - 2.5) * u * u + 1.0, 0.0)
     weight += np.where(far, ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0, 0.0)
-    return (weight / weight.sum(axis=2, keepdims=True)).astype(np.float32)
+    return np.asarray(weight / weight.sum(axis=2, keepdims=True), dtype=np.float32)
 
 
 def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
@@ -247,7 +245,7 @@ def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
         if X.shape[1] != X.shape[2]:
             raise InputError(f"Cutouts must be square. Got {X.shape[1]} x {X.shape[2]} pixels.")
         return X
-    size = int(round(float(X.shape[1]) ** 0.5))
+    size = round(float(X.shape[1]) ** 0.5)
     if size * size != X.shape[1]:
         raise InputError(
             f"Flattened cutouts must have a square number of pixels. Got {X.shape[1]}; "
@@ -313,7 +311,7 @@ def _row_median(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(count > 0, middle, np.float32(0.0)).astype(np.float32)
 
 
-class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Bring the pixel values of cutouts to what a network likes.
 
     Parameters
@@ -392,11 +390,14 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             out = (X - np.float32(self.mean_)) / np.float32(self.scale_)
         else:
             out = self._star(as_cutouts(X)).reshape(X.shape)
-        return np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        filled: NDArray[np.float32] = np.nan_to_num(
+            out, copy=False, nan=0.0, posinf=0.0, neginf=0.0
+        )
+        return filled
 
     def _star(self, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
         sky, noise = sky_and_noise(cutouts)
-        out = cutouts - sky[:, None, None]
+        out: NDArray[np.float32] = cutouts - sky[:, None, None]
         c = cutouts.shape[-1] // 2
         core = np.nan_to_num(out[:, c - 1 : c + 2, c - 1 : c + 2], nan=-np.inf)
         peak = core.reshape(len(out), -1).max(axis=1)
@@ -408,9 +409,10 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return out
 
     def _validate(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
-        return validate_data(
+        checked: NDArray[np.float32] = validate_data(
             self, X, reset=reset, dtype=np.float32, allow_nd=True, ensure_all_finite="allow-nan"
         )
+        return checked
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -133,7 +133,9 @@ def find_sources(
     profile = stellar_profile(frame, background.level, background.rms, x, y, moments, whole)
     table = Table(
         {
-            "id": np.arange(1, len(x) + 1) if detected else catalogue["id"].astype(np.int64),
+            "id": np.arange(1, len(x) + 1)
+            if catalogue is None
+            else catalogue["id"].astype(np.int64),
             "x": x,
             "y": y,
         }
@@ -225,9 +227,7 @@ def _windowed_positions(
     return np.where(good, np.rint(x) + moments.dx, x), np.where(good, np.rint(y) + moments.dy, y)
 
 
-def _moments(
-    frame: Frame, background: Background, raw: NDArray[Any]
-) -> Moments:
+def _moments(frame: Frame, background: Background, raw: NDArray[Any]) -> Moments:
     """Moments of all sources, in windows that fit them: small, middle and large ones apart."""
     x, y = raw["x"], raw["y"]
     guess = 2.355 * np.sqrt(np.maximum(raw["a"] * raw["b"], 0.5))
@@ -246,7 +246,7 @@ def _moments(
     for block, m in parts:
         out[:, block] = np.array(m[:6])
         ok[block] = m.ok
-    return Moments(*out, ok)
+    return Moments._make([*out, ok])
 
 
 def _kron_flux(
@@ -288,7 +288,7 @@ def _peaks(
     pixels: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     cut = extract_cutouts(pixels, x, y, 3).data
-    return np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)).astype(np.float64)
+    return np.asarray(np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)), dtype=np.float64)
 
 
 def _flags(

@@ -24,7 +24,9 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     folder = path.parent
     if not folder.is_dir():
-        raise OutputError(f"Cannot write {path}: the folder {folder} does not exist. Make it first.")
+        raise OutputError(
+            f"Cannot write {path}: the folder {folder} does not exist. Make it first."
+        )
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
     if not os.access(folder, os.W_OK):

@@ -22,7 +22,11 @@ class Flag(IntFlag):
     MASKED = 4, "masked pixels", "its core holds masked, bad or non-finite pixels"
     FAINT = 8, "faint", "its signal-to-noise ratio is under the limit for PSF stars"
     BLENDED = 16, "blended", "its light was split from that of an overlapping source"
-    TOO_NARROW = 32, "narrower than a star", "far narrower than the frame's stars, or of no measurable size"
+    TOO_NARROW = (
+        32,
+        "narrower than a star",
+        "far narrower than the frame's stars, or of no measurable size",
+    )
     OUT_OF_RANGE = 64, "outside the brightness range", "a pixel of its cutout is out of range"
     FIT_FAILED = 128, "PSF fit failed", "the residual selector could fit no PSF to it"
     BELOW_THRESHOLD = 256, "below the threshold", "its probability is under the threshold"

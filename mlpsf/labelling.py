@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 from sklearn.utils import check_random_state
 
 from mlpsf.errors import InputError
@@ -21,6 +22,7 @@ __all__ = [
     "in_range",
     "residual_distance",
     "split_frames",
+    "truth_labels",
 ]
 
 N_BEST = 25
@@ -28,6 +30,9 @@ N_BEST = 25
 
 BRIGHTNESS_RANGE = (-200.0, 32768.0)
 """No pixel of a good source's cutout may lie outside, in ADU above the sky (ML-PSF study)."""
+
+AMBIGUOUS = -1
+"""Label of sources that are neither clearly good nor clearly not."""
 
 
 def residual_distance(
@@ -100,7 +105,7 @@ def in_range(
         raise InputError(f"A brightness range must rise. Got {limits}.")
     flat = cutouts.reshape(len(cutouts), -1)
     out = (flat < low) | (flat > high)  # NaN compares false
-    return ~out.any(axis=1)
+    return np.asarray(~out.any(axis=1))
 
 
 def best_labels(
@@ -227,6 +232,89 @@ def split_frames(
     for i in range(len(ends) - 1, -1, -1):
         ends[i] = min(ends[i], len(frames) - (len(ends) - 1 - i))
     starts = np.concatenate([[0], ends[:-1]])
-    return [
-        np.flatnonzero(np.isin(groups, frames[a:b])) for a, b in zip(starts, ends, strict=True)
-    ]
+    return [np.flatnonzero(np.isin(groups, frames[a:b])) for a, b in zip(starts, ends, strict=True)]
+
+
+def truth_labels(
+    x: ArrayLike,
+    y: ArrayLike,
+    true_x: ArrayLike,
+    true_y: ArrayLike,
+    true_flux: ArrayLike,
+    is_star: ArrayLike,
+    *,
+    fwhm: float,
+    defects: NDArray[Any] | None = None,
+    clean: float = 0.005,
+    spoiled: float = 0.02,
+) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+    """Label detections by what is known of a simulated frame.
+
+    Good is a star, with no saturated or defective pixel within 1.5 FWHM, in whose surroundings
+    all other objects' flux, those within 4 FWHM in full and those from 4 to 6 FWHM at 15 %, is
+    under `clean` of its own.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+        Detections, 0-based pixels.
+    true_x, true_y, true_flux : array_like, shape (m,)
+        Objects of the simulation.
+    is_star : array_like of bool, shape (m,)
+        Which of them are stars.
+    fwhm : float
+        Of the frame, in pixels.
+    defects : ndarray, shape (ny, nx), optional
+        Not 0 where a pixel is saturated, struck or bad.
+    clean, spoiled : float
+        Contamination under which a star is good (1) and from which it is not (0); between them it
+        is ambiguous (-1).
+
+    Returns
+    -------
+    labels : ndarray of int, shape (n,)
+    contamination : ndarray of float64, shape (n,)
+        Others' flux over its own; inf where no object lies within a FWHM.
+
+    Examples
+    --------
+    >>> labels, dirt = truth_labels(
+    ...     [10, 50, 90], [10, 10, 10], [10, 50, 55, 90], [10, 10, 10, 10],
+    ...     [100, 100, 1, 100], [True, True, True, False], fwhm=4)
+    >>> labels.tolist(), dirt.tolist()
+    ([1, -1, 0], [0.0, 0.01, 0.0])
+    """
+    at = np.column_stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
+    true = np.column_stack([np.asarray(true_x, dtype=float), np.asarray(true_y, dtype=float)])
+    flux, is_star = np.asarray(true_flux, dtype=float), np.asarray(is_star, dtype=bool)
+    n = len(at)
+    contamination = np.full(n, np.inf)
+    star = np.zeros(n, dtype=bool)
+    if len(true):
+        tree = cKDTree(true)
+        for i, members in enumerate(tree.query_ball_point(at, 6.0 * fwhm)):
+            rows = np.asarray(members, dtype=int)
+            distance = np.hypot(*(true[rows] - at[i]).T)
+            own = rows[distance <= max(fwhm, 1.5)]
+            if own.size == 0:
+                continue
+            own_row = own[np.argmax(flux[own])]  # the brightest there is what was detected
+            weight = np.where(distance <= 4.0 * fwhm, 1.0, 0.15) * (rows != own_row)
+            contamination[i] = float((weight * flux[rows]).sum() / flux[own_row])
+            star[i] = is_star[own_row]
+    labels = np.full(n, AMBIGUOUS)
+    labels[contamination < clean] = 1
+    labels[(contamination >= spoiled) | ~star] = 0
+    if defects is not None:
+        labels[_any_bad(defects != 0, at, 1.5 * fwhm)] = 0
+    return labels, contamination
+
+
+def _any_bad(bad: NDArray[np.bool_], at: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+    """Whether a bad pixel's centre lies within a radius of each position."""
+    rows, columns = np.nonzero(bad)
+    if rows.size == 0:
+        return np.zeros(len(at), dtype=bool)
+    distance, _ = cKDTree(np.column_stack([columns, rows])).query(at)
+    near: NDArray[np.bool_] = distance <= radius
+    return near

@@ -140,7 +140,7 @@ def gaussian_moments(
     ok &= ~at_bound
     out = np.array([dx, dy, FWHM_PER_SIGMA * det**0.25, e1, e2, flux])
     out[:, ~ok] = np.nan
-    return Moments(*out, ok)
+    return Moments._make([*out, ok])
 
 
 def _weighted_powers(

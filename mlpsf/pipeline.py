@@ -154,11 +154,15 @@ def judge_sources(
     size = getattr(estimator, "cutout_size_", None)
     classical = _learns_from_frame(estimator)
     if size is None:
-        odd = 2 * int(round(6 * fwhm)) + 1
+        odd = 2 * round(6 * fwhm) + 1
         size = cutout_size or int(np.clip(odd, 31, PUBLISHED_SIZE))
     flags = np.array(sources["flags"])
     # The classical rule compares the sources of a frame: faint ones would set its scale.
-    rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0) if classical else None
+    rows = (
+        np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
+        if classical
+        else None
+    )
     rows = np.arange(len(sources)) if rows is None else rows
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])

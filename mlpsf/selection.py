@@ -122,15 +122,14 @@ def choose(
     return out
 
 
-def _reserve(
-    good: NDArray[np.intp], reserve: float, n_max: int, n_min: int
-) -> NDArray[np.intp]:
+def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> NDArray[np.intp]:
     """Every so many-th of the stars that would be used, from the ranking's whole length."""
     if reserve == 0:
         return good[:0]
     used = min(len(good), int(np.ceil(n_max / (1.0 - reserve))))
     n = min(int(np.rint(used * reserve)), max(used - n_min, 0))
-    return good[np.floor((np.arange(n) + 0.5) * used / max(n, 1)).astype(int)]
+    reserved: NDArray[np.intp] = good[np.floor((np.arange(n) + 0.5) * used / max(n, 1)).astype(int)]
+    return reserved
 
 
 def _check(threshold: float, n_max: int, n_min: int, reserve: float) -> None:

@@ -9,7 +9,7 @@ import sep
 from numpy.typing import NDArray
 
 from mlpsf.cutouts import extract_cutouts
-from mlpsf.errors import NoSourcesError
+from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frame import Frame
 from mlpsf.moments import FWHM_PER_SIGMA, Moments
 from mlpsf.psf.effective import OVERSAMPLING, stack_stars
@@ -100,7 +100,7 @@ def stellar_profile(
     rows = np.flatnonzero(usable)
     rows = rows[np.argsort(-snr[rows])]
     bright = rows[: max(50, int((snr[rows] > 30).sum()))][:600]
-    size = stellar_size(moments.fwhm[bright], moments.ellipticity[bright])
+    size = stellar_size(moments.fwhm[bright], moments.e1[bright], moments.e2[bright])
     members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
     # Twice narrowed: the members' own median is steadier than the mode.
     for width in (0.07, 0.07):
@@ -108,7 +108,10 @@ def stellar_profile(
         members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < width]
     members = members[:_PROFILE_STARS]
     e1, e2 = (float(np.median(v[members])) for v in (moments.e1, moments.e2))
-    fwhm = _half_maximum(frame, sky, x[members], y[members], moments.flux[members], size)
+    try:
+        fwhm = _half_maximum(frame, sky, x[members], y[members], moments.flux[members], size)
+    except PSFError:  # so few and faint that their mean image is no use
+        fwhm = size
     e = min(np.hypot(e1, e2), 0.99)
     return StellarProfile(
         fwhm=fwhm,
@@ -119,21 +122,40 @@ def stellar_profile(
 
 
 def stellar_size(
-    fwhm: NDArray[np.float64], ellipticity: NDArray[np.float64]
+    fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
 ) -> float:
-    """Mode of the sizes: the first (smallest) peak that is at least half as high as the best."""
+    """Find the size that the stars among bright sources share.
+
+    Stars share a size and a shape: they crowd in (log size, e1, e2), where galaxies, blends and
+    cosmic rays are strewn. Where several crowds are at least half as dense as the densest, the
+    one of the smallest sources is the stars'.
+
+    Parameters
+    ----------
+    fwhm, e1, e2 : ndarray, shape (n,)
+        Of the sources' moments.
+
+    Returns
+    -------
+    float
+        In the unit of `fwhm`.
+    """
     log_size = np.log(fwhm)
     if len(log_size) < 5:
         return float(np.exp(np.median(log_size)))
-    grid = np.arange(log_size.min() - 0.1, log_size.max() + 0.1, 0.01)
-    # Sources as round as most count more: stars share a shape too.
-    weight = np.where(ellipticity <= np.median(ellipticity) + 0.1, 1.0, 0.3)
-    width = 0.035
-    density = (weight * np.exp(-0.5 * ((grid[:, None] - log_size) / width) ** 2)).sum(axis=1)
-    inner = density[1:-1]
-    peaks = 1 + np.flatnonzero((inner >= density[:-2]) & (inner > density[2:]))
-    high = peaks[density[peaks] >= 0.5 * density.max()]
-    return float(np.exp(grid[high[0]]))
+    # Widths of the crowd: errors of moments at S/N 30 and the change over a frame.
+    apart = ((log_size[:, None] - log_size) / 0.035) ** 2
+    apart += ((e1[:, None] - e1) ** 2 + (e2[:, None] - e2) ** 2) / 0.08**2
+    near = np.exp(-0.5 * apart)
+    density = near.sum(axis=1)
+    dense = np.flatnonzero(density >= 0.5 * density.max())
+    smallest = dense[np.argmin(log_size[dense])]
+    # From the rim of the smallest dense crowd to its middle.
+    for _ in range(5):
+        crowd = dense[near[smallest, dense] > 0.3]
+        smallest = crowd[np.argmax(density[crowd])]
+    weight = near[smallest]
+    return float(np.exp((weight * log_size).sum() / weight.sum()))
 
 
 def _half_maximum(
@@ -184,5 +206,3 @@ def any_within(
     count, _, _ = sep.sum_circle(bad.astype(np.float32), x, y, radius, subpix=5)
     touched: NDArray[np.bool_] = count > 0
     return touched
-
-

@@ -8,17 +8,13 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpsf.calibration import (
+from mlpsf.calibration import find_gain, find_read_noise, find_saturation
+from mlpsf.estimation import find_pile_up, gain_lower_bound, measure_sky_noise
+from mlpsf.keywords import (
     GAIN_KEYWORDS,
     READ_NOISE_KEYWORDS,
     SATURATION_KEYWORDS,
-    find_gain,
-    find_pile_up,
-    find_read_noise,
-    find_saturation,
-    gain_lower_bound,
     header_number,
-    measure_sky_noise,
 )
 
 UINT16 = np.dtype(np.uint16)

@@ -261,7 +261,7 @@ def test_pixels_are_those_of_galsim():
 def test_galaxies_are_those_of_galsim():
     galsim = pytest.importorskip("galsim")
     from mlpsf.simulation.objects import draw_galaxies
-    from mlpsf.simulation.psfs import make_psf
+    from mlpsf.simulation.psf_making import make_psf
 
     psf = make_psf(
         (81, 81),

@@ -82,8 +82,8 @@ def first_psf(
             "expected sky-subtracted stars at their centres."
         )
     rows = np.flatnonzero(usable)
-    rows = rows[np.argsort(-snr[rows], kind="stable")][: max(50, len(rows) // 2)]
-    fwhm = stellar_size(m.fwhm[rows], m.ellipticity[rows])
+    rows = rows[np.argsort(-snr[rows], kind="stable")][: int(np.clip(len(rows) // 2, 50, 600))]
+    fwhm = stellar_size(m.fwhm[rows], m.e1[rows], m.e2[rows])
     near = rows[np.abs(m.fwhm[rows] / fwhm - 1) < 0.1]
     fwhm = float(np.median(m.fwhm[near]))
     e1, e2 = np.median(m.e1[near]), np.median(m.e2[near])

@@ -16,7 +16,7 @@ from mlpsf.errors import InputError
 __all__ = ["CutoutClassifier"]
 
 
-class CutoutClassifier(ClassifierMixin, BaseEstimator):
+class CutoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A binary classifier of cutouts, shape (n, size, size) or (n, size * size).
 
     Subclasses implement ``fit`` and ``_probability_of_good``.
@@ -26,10 +26,10 @@ class CutoutClassifier(ClassifierMixin, BaseEstimator):
 
     def _validate_cutouts(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
         """Return cutouts as native float32, shape (n, size, size)."""
-        X = validate_data(
+        pixels: NDArray[np.float32] = validate_data(
             self, X, reset=reset, dtype=np.float32, allow_nd=True, ensure_all_finite="allow-nan"
         )
-        cutouts: NDArray[np.float32] = as_cutouts(X)
+        cutouts: NDArray[np.float32] = as_cutouts(pixels)
         size = cutouts.shape[-1]
         if size % 2 == 0:
             raise InputError(
@@ -82,7 +82,8 @@ class CutoutClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray, shape (n,)
         """
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        label: NDArray[Any] = self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        return label
 
     def _probability_of_good(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
         raise NotImplementedError

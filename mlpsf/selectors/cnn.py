@@ -169,9 +169,7 @@ class PSFStarSelector(CutoutClassifier):
             self.calibrate(cutouts[held], y=self.classes_[encoded[held]])
         return self
 
-    def calibrate(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> Self:
+    def calibrate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit Platt's scaling of the log-odds to labelled cutouts that were not trained on.
 
         Parameters
@@ -189,7 +187,7 @@ class PSFStarSelector(CutoutClassifier):
         cutouts = self._validate_cutouts(X, reset=False)
         score = _log_odds(self._forward(cutouts))[:, None]
         good = np.asarray(y) == self.classes_[1]
-        model = LogisticRegression(C=1e4).fit(score, good, sample_weight=sample_weight)
+        model = LogisticRegression(C=10.0).fit(score, good, sample_weight=sample_weight)
         self.calibration_ = (max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
         return self
 
@@ -200,10 +198,10 @@ class PSFStarSelector(CutoutClassifier):
 
     def embed(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the activations of the last hidden layer, shape (n, width)."""
-        import keras
+        from mlpsf.selectors.networks import keras
 
         cutouts = self._validate_cutouts(X, reset=False)
-        inner = keras.Model(self.model_.inputs, self.model_.layers[-1].input)
+        inner = keras.Model(self.model_.inputs[0], self.model_.layers[-1].input)
         return self._run(inner, cutouts)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -318,10 +316,9 @@ class PSFStarSelector(CutoutClassifier):
         return train, held
 
     def _make_estimator(self, size: int, seed: int) -> Any:
-        import keras
-        from scikeras.wrappers import KerasClassifier
+        from mlpsf.selectors.networks import build_network, keras
 
-        from mlpsf.selectors.networks import build_network
+        from scikeras.wrappers import KerasClassifier  # isort: skip - keras is set up first
 
         callbacks = list(self.callbacks or [])
         if self.early_stopping:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
+# TensorFlow tells stderr about every accelerator it does not find, unless it is told not to.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from mlpsf.errors import InputError
+import keras  # noqa: E402 - the environment comes first
+
+from mlpsf.errors import InputError  # noqa: E402
 
 __all__ = ["ARCHITECTURES", "RandomSymmetry", "build_network"]
 
@@ -31,11 +35,12 @@ class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
         ops = keras.ops
         shape = (ops.shape(inputs)[0], 1, 1, 1)
         out = inputs
-        for turn in (
+        turns: tuple[Callable[[Any], Any], ...] = (
             lambda t: ops.flip(t, axis=1),
             lambda t: ops.flip(t, axis=2),
             lambda t: ops.transpose(t, (0, 2, 1, 3)),
-        ):
+        )
+        for turn in turns:
             out = ops.where(keras.random.uniform(shape, seed=self.generator) < 0.5, turn(out), out)
         return out
 
@@ -45,9 +50,9 @@ class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
 
 
 def _published(
-    size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
+    _size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
 ) -> Any:
-    """The network of the ML-PSF study; 189,218 parameters on 111 x 111 pixels."""
+    """Give the layers of the ML-PSF study's network; 189,218 parameters on 111 x 111 pixels."""
     first, second = filters or (16, 16)
     rate = 0.2 if dropout is None else dropout
     layers = keras.layers

@@ -153,9 +153,7 @@ class ResidualSelector(CutoutClassifier):
             self._calibrate(encoded, sample_weight)
         return self
 
-    def predict_proba(
-        self, X: ArrayLike, groups: ArrayLike | None = None
-    ) -> NDArray[np.float64]:
+    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
         """Probability of each class.
 
         Parameters
@@ -182,11 +180,10 @@ class ResidualSelector(CutoutClassifier):
 
     def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
         """Label of each cutout: the more probable class, shape (n,)."""
-        return self.classes_[np.argmax(self.predict_proba(X, groups), axis=1)]
+        label: NDArray[Any] = self.classes_[np.argmax(self.predict_proba(X, groups), axis=1)]
+        return label
 
-    def distances(
-        self, X: ArrayLike, groups: ArrayLike | None = None
-    ) -> NDArray[np.float64]:
+    def distances(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
         """Distance by which sources are ranked, shape (n,): the smaller the better."""
         check_is_fitted(self)
         cutouts = self._validate_cutouts(X, reset=False)

@@ -8,7 +8,7 @@ import os
 import zipfile
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -97,9 +97,7 @@ def load_selector(cls: type[Selector], path: str | os.PathLike[str]) -> Selector
             f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
             f"expected a {cls.__name__} of format {_FORMAT}."
         )
-    import keras
-
-    from mlpsf.selectors import networks  # noqa: F401 - registers the layers
+    from mlpsf.selectors.networks import keras  # the import registers the layers too
 
     selector: Any = cls(**state["parameters"])
     try:
@@ -112,13 +110,15 @@ def load_selector(cls: type[Selector], path: str | os.PathLike[str]) -> Selector
     selector.reference_fwhm_ = state["reference_fwhm"]
     selector.n_features_in_ = state["n_features_in"]
     selector.history_ = state["history"]
+    selector.model_name_ = path.stem
+    selector.model_sha256_ = file_hash(path)
     selector.scaler_ = None
     if state["scaler"] is not None:
         scaler = CutoutScaler(**state["scaler"]["parameters"])
         scaler.mean_, scaler.scale_ = state["scaler"]["mean"], state["scaler"]["scale"]
         scaler.n_features_in_ = state["scaler"]["n_features_in"]
         selector.scaler_ = scaler
-    return selector
+    return cast("Selector", selector)
 
 
 def _read_state(path: Path) -> dict[str, Any]:

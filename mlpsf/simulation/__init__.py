@@ -3,10 +3,12 @@
 :func:`simulate_frame` draws one exposure, :func:`random_parameters` draws the telescope to take
 it with. The rooms, in the order in which light passes them:
 
-- ``psfs``: the light of a point source, from the profile to its image in the pixels;
+- ``profiles``, ``psf_making``, ``psfs``: the light of a point source, from the profile to its
+  image in the pixels;
 - ``objects``: the stars and galaxies of a field, and how they are drawn;
 - ``detector``: sky, noise, and everything that a camera does to an image, a function each;
-- ``frames``: the steps in a row, and the result with its truth;
+- ``frames``: the steps in a row;
+- ``results``: the exposure with its truth, and its file;
 - ``telescopes``: random telescopes, skies and fields, for training.
 
 GalSim is needed (``pip install 'mlpsf[simulation]'``) and is loaded when a frame is drawn.
@@ -20,8 +22,9 @@ Examples
 """
 
 from mlpsf.simulation.detector import Defect
-from mlpsf.simulation.frames import SimulatedFrame, simulate_frame
+from mlpsf.simulation.frames import simulate_frame
 from mlpsf.simulation.psfs import TruePSF
+from mlpsf.simulation.results import SimulatedFrame
 from mlpsf.simulation.telescopes import random_parameters
 
 __all__ = ["Defect", "SimulatedFrame", "TruePSF", "random_parameters", "simulate_frame"]

@@ -1,113 +1,25 @@
-"""One simulated exposure: the steps from a field to pixels, in a row, and the truth about it."""
+"""One simulated exposure: the steps from a field to pixels, in a row."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from astropy.io import fits
-from astropy.table import Table, vstack
-from astropy.wcs import WCS
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
-from mlpsf.errors import OutputError
 from mlpsf.frame import Frame
 from mlpsf.simulation import detector, objects
 from mlpsf.simulation.detector import Defect
 from mlpsf.simulation.parameters import Seed, check_parameters, root_of, seed_words
-from mlpsf.simulation.psfs import TruePSF, make_psf
+from mlpsf.simulation.psf_making import make_psf
+from mlpsf.simulation.results import SimulatedFrame, make_header, make_truth
 
-__all__ = ["SimulatedFrame", "simulate_frame"]
+__all__ = ["simulate_frame"]
 
 _CUT_OFF = 0.1  # of the sky noise per pixel: where the light of an object is cut off
-
-
-@dataclass(frozen=True, eq=False)
-class SimulatedFrame:
-    """A simulated exposure and the truth about it.
-
-    Attributes
-    ----------
-    frame : Frame
-        The exposure, sky included, as a telescope's would be: nothing in it but its header tells
-        that it is simulated. Its mask is true only where there are no data.
-    truth : Table
-        A row an object: ``id``; ``x``, ``y``, the centre in pixels, 0-based, (0, 0) the centre of
-        the first pixel; ``flux``, ADU out to infinity; ``kind``, 'star' or 'galaxy';
-        ``half_light_radius``, pixels before the PSF, 0 for stars; ``pair_id``, shared by the two
-        stars of a deliberate pair, else -1; ``saturated``, whether a pixel within a FWHM is at
-        the saturation level; ``fwhm``, ``e1``, ``e2``, the effective PSF there.
-    defects : ndarray of uint8, shape (ny, nx)
-        :class:`Defect` bits.
-    sky : ndarray of float32, shape (ny, nx)
-        The noiseless background in ADU, ghosts left out.
-    psf : TruePSF
-        The PSF that the objects were drawn with. Brighter-fatter comes on top of it.
-    """
-
-    frame: Frame
-    truth: Table
-    defects: NDArray[np.uint8]
-    sky: NDArray[np.float32]
-    psf: TruePSF
-
-    def write(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Write a FITS file, whole or not at all.
-
-        The primary unit is the exposure, NaN where there are no data; the extensions are TRUTH
-        (a table), DEFECTS and SKY.
-
-        Parameters
-        ----------
-        path : path-like
-            Where to.
-        overwrite : bool
-            Whether to replace a file that is there.
-
-        Raises
-        ------
-        OutputError
-            It cannot be written there, or is there and must not be replaced.
-        """
-        target = Path(path)
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target} exists: try overwrite=True, or another name.")
-        data = self.frame.data.copy()
-        data[(self.defects & Defect.NO_DATA) > 0] = np.nan
-        defects = fits.ImageHDU(self.defects, name="DEFECTS")
-        for name, flag in Defect.__members__.items():
-            defects.header[name[:8]] = (int(flag), f"bit of {name}")
-        units = fits.HDUList(
-            [
-                fits.PrimaryHDU(data, header=self.frame.header),
-                fits.BinTableHDU(self.truth, name="TRUTH"),
-                defects,
-                fits.ImageHDU(self.sky, name="SKY"),
-            ]
-        )
-        temporary = None
-        try:
-            handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
-            with os.fdopen(handle, "wb") as stream:
-                units.writeto(stream)
-            Path(temporary).replace(target)
-        except BaseException as error:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    Path(temporary).unlink()
-            if isinstance(error, OSError):
-                raise OutputError(f"cannot write {target}: {error}") from error
-            raise
 
 
 def simulate_frame(
@@ -360,9 +272,9 @@ def simulate_frame(
     image[no_data] = 0
     defects[no_data] &= ~np.uint8(Defect.SATURATED)
 
-    truth = _truth(field_stars, galaxies, true_psf, defects)
+    truth = make_truth(field_stars, galaxies, true_psf, defects)
     given |= {"n_pairs": n_pairs, "seed": seed_words(seed, root)}
-    header, wcs = _header(given, float(top), centre)
+    header, wcs = make_header(given, float(top), centre)
     frame = Frame(
         data=image,
         mask=no_data,
@@ -387,46 +299,3 @@ def _at(image: NDArray[np.float32], table: Table) -> NDArray[np.float32]:
         for name, size in zip(("y", "x"), image.shape, strict=True)
     )
     return np.asarray(image[row, column])
-
-
-def _truth(stars: Table, galaxies: Table, psf: TruePSF, defects: NDArray[np.uint8]) -> Table:
-    """Put stars and galaxies into one table, with what is known only after drawing."""
-    wanted = ["x", "y", "flux", "kind", "half_light_radius", "pair_id"]
-    truth = vstack([stars[wanted], galaxies[wanted]], metadata_conflicts="silent")
-    truth.add_column(np.arange(len(truth)), name="id", index=0)
-    truth["fwhm"], truth["e1"], truth["e2"] = psf.shape_at(truth["x"], truth["y"])
-    truth["saturated"] = np.zeros(len(truth), bool)
-    clipped = np.argwhere(defects & Defect.SATURATED)
-    if len(clipped) and len(truth):
-        distance, _ = cKDTree(clipped).query(np.column_stack([truth["y"], truth["x"]]))
-        truth["saturated"] = distance <= np.maximum(truth["fwhm"], 1.5)
-    return truth
-
-
-def _header(
-    given: Mapping[str, Any], saturation: float, centre: tuple[float, float]
-) -> tuple[fits.Header, WCS]:
-    """Make the header, which says what made the frame, and its WCS."""
-    ny, nx = given["shape"]
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval = centre
-    wcs.wcs.crpix = [(nx + 1) / 2, (ny + 1) / 2]
-    wcs.wcs.cdelt = [-given["pixel_scale"] / 3600, given["pixel_scale"] / 3600]
-    header = wcs.to_header()
-    try:
-        release = version("mlpsf")
-    except PackageNotFoundError:
-        release = "not installed"
-    header["ORIGIN"] = ("mlpsf", "simulated with mlpsf.simulation")
-    header["SIMVER"] = (release, "version of mlpsf")
-    header["BUNIT"] = "adu"
-    header["GAIN"] = (float(given["gain"]), "electrons per ADU")
-    header["RDNOISE"] = (float(given["read_noise"]), "electrons")
-    header["SATURATE"] = (saturation, "ADU")
-    header["PIXSCALE"] = (float(given["pixel_scale"]), "arcsec per pixel")
-    for name, value in given.items():
-        if name == "stars" and value is not None:
-            value = f"{len(np.asarray(value))} given stars"
-        header.add_history(f"simulate_frame {name} = {value}")
-    return header, wcs

@@ -1,4 +1,4 @@
-"""The light of a point source: from a profile to its image in the pixels.
+"""The light of a point source as the pixels see it: drawn, sampled, blended over the frame.
 
 Everything here is the *effective* PSF: the profile convolved with the square pixel, so that its
 value at an offset is the share of a star's light that a pixel centred there takes. It is kept on
@@ -10,38 +10,24 @@ little changes within a pixel or over the frame, a second grid of whole pixels h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import BSpline
-from scipy.ndimage import map_coordinates, spline_filter
+from scipy.ndimage import map_coordinates
 
 from mlpsf.errors import InputError
-from mlpsf.simulation.profiles import (
-    base_profile,
-    centre_of,
-    draw,
-    load_galsim,
-    match_fwhm,
-    tabulated,
-)
 
-__all__ = ["TruePSF", "make_psf"]
+__all__ = ["Node", "TruePSF"]
 
-_NODES = 4  # nodes a side of the grid on which a varying PSF is known
-_SAMPLES_PER_FWHM = 6.0  # of the core's grid; the quintic spline then errs by under 1e-4
-_CORE_RADIUS = 8.0  # in FWHM
-_MAX_WING_RADIUS = 700  # pixels
 _QUINTIC = BSpline.basis_element(np.arange(-3.0, 4.0), extrapolate=False)
 _TAPS = np.arange(-2, 4)
 
 
 @dataclass(frozen=True)
-class _Node:
+class Node:
     """The core of the PSF at one place of the frame."""
 
     samples: NDArray[np.float32]
@@ -74,7 +60,7 @@ class TruePSF:
     _frame_shape: tuple[int, int]
     _oversampling: int
     _core_radius: int
-    _nodes: tuple[_Node, ...]
+    _nodes: tuple[Node, ...]
     _wing: NDArray[np.float32]
     _envelope: NDArray[np.float64]
 
@@ -287,150 +273,3 @@ def _sample(
     for first, weight in enumerate(column_weights):
         stamp += weight * lines[:, first : first + length : s]
     return stamp
-
-
-def make_psf(
-    frame_shape: tuple[int, int],
-    *,
-    kind: str,
-    fwhm: float,
-    beta: float,
-    e1: float,
-    e2: float,
-    trail: float,
-    trail_angle: float,
-    variation: float,
-    optics: Mapping[str, float] | None,
-    contrast: float,
-    rng: np.random.Generator,
-) -> TruePSF:
-    """Make the PSF of a frame; :func:`~mlpsf.simulation.simulate_frame` says what the words mean.
-
-    Parameters
-    ----------
-    frame_shape : (int, int)
-        Rows and columns.
-    kind, fwhm, beta, e1, e2, trail, trail_angle, variation, optics
-        As ``psf``, ``fwhm``, ..., ``psf_variation`` and ``optics`` there.
-    contrast : float
-        Light per pixel, as a share of a star's, down to which the wings are wanted.
-    rng : numpy.random.Generator
-        Draws how the PSF varies.
-
-    Returns
-    -------
-    TruePSF
-    """
-    galsim = load_galsim()
-    base = base_profile(galsim, kind, beta, optics)
-    near = tabulated(galsim, base) if kind == "optical" else base
-    smear = [galsim.Pixel(1.0)]
-    if trail > 0:
-        # A trail has no width of its own; a box needs one, and 0.01 pixels is not seen.
-        smear.append(galsim.Box(trail, 0.01).rotate(trail_angle * galsim.degrees))
-
-    def profile(light: Any, scale: float, g1: float, g2: float) -> Any:
-        return galsim.Convolve([light.dilate(scale).shear(g1=g1, g2=g2), *smear])
-
-    oversampling = math.ceil(_SAMPLES_PER_FWHM / fwhm)
-    core_radius = max(12, math.ceil(_CORE_RADIUS * fwhm))
-    scale, last = fwhm, fwhm
-    fitted: list[tuple[Any, float, float, float]] = []
-    wide: list[Any] = []
-    for size, g1, g2 in _variation(fwhm, e1, e2, variation, rng):
-        start = scale * size / last
-        scale, shape = match_fwhm(partial(profile, near, g1=g1, g2=g2), size, start)
-        last = size
-        light, far = profile(near, scale, g1, g2), profile(base, scale, g1, g2)
-        if kind == "optical":
-            shift = centre_of(light, size)
-            light, far = light.shift(*shift), far.shift(*shift)
-        fitted.append((light, *shape))
-        wide.append(far)
-
-    half = math.ceil((core_radius + 1) * oversampling) + 4
-    offset = np.hypot(*np.ogrid[-half : half + 1, -half : half + 1]) / oversampling
-    taper = _taper(offset, core_radius).astype(np.float32)
-    cores = [
-        draw(light, 2 * half + 1, 1 / oversampling) * taper * oversampling**2
-        for light, *_ in fitted
-    ]
-    sums = [float(core.sum(dtype=float)) / oversampling**2 for core in cores]
-    wing, share = _draw_wing(galsim, kind, wide[len(wide) // 2], beta, fwhm, contrast, core_radius)
-    # Wings are the same all over the frame; the cores are scaled so that all light is there.
-    middle = 1 - float(np.mean(sums)) if share else 0.0
-    cores = [
-        core * np.float32((1 - middle) / total) for core, total in zip(cores, sums, strict=True)
-    ]
-    nodes = tuple(
-        _Node(core, spline_filter(core, order=5, output=np.float32), *shape)
-        for core, (_, *shape) in zip(cores, fitted, strict=True)
-    )
-    envelope = _envelope(cores[len(cores) // 2], oversampling, core_radius, wing)
-    if wing.size:
-        wing = spline_filter(wing, order=5, output=np.float32)
-    return TruePSF(frame_shape, oversampling, core_radius, nodes, wing, envelope)
-
-
-def _variation(
-    fwhm: float, e1: float, e2: float, variation: float, rng: np.random.Generator
-) -> list[tuple[float, float, float]]:
-    """Give FWHM and shear at every node: smooth quadratics over the frame."""
-    if variation == 0:
-        return [(fwhm, e1, e2)]
-    v, u = np.mgrid[-1 : 1 : _NODES * 1j, -1 : 1 : _NODES * 1j]
-    terms = np.stack([u, v, u * v, u**2, v**2])
-    fields = np.tensordot(rng.normal(size=(3, 5)), terms, axes=1)
-    fields -= fields.mean(axis=(1, 2), keepdims=True)
-    fields *= variation / np.ptp(fields, axis=(1, 2), keepdims=True)
-    size, g1, g2 = fwhm * (1 + fields[0]), e1 + fields[1] / 2, e2 + fields[2] / 2
-    return [
-        (float(s), float(a), float(b)) for s, a, b in zip(size.flat, g1.flat, g2.flat, strict=True)
-    ]
-
-
-def _taper(offset: NDArray[np.float64], core_radius: float) -> NDArray[np.float64]:
-    """Fall smoothly from 1 to 0 over the outer quarter of the core."""
-    t = np.clip((offset / core_radius - 0.75) / 0.25, 0, 1)
-    return 1 - t * t * (3 - 2 * t)
-
-
-def _draw_wing(
-    galsim: Any,
-    kind: str,
-    light: Any,
-    beta: float,
-    fwhm: float,
-    contrast: float,
-    core_radius: int,
-) -> tuple[NDArray[np.float32], bool]:
-    """Draw what the core leaves out, whole pixels apart; empty where no star is bright enough."""
-    if kind == "gaussian":
-        return np.empty((0, 0), np.float32), False
-    r = np.geomspace(core_radius, _MAX_WING_RADIUS, 60)
-    # Trail and shear make wings longer one way; the margin below is for them.
-    law = base_profile(galsim, kind if kind == "moffat" else "kolmogorov", beta, None)
-    law = law.dilate(fwhm)
-    level = np.array([law.xValue(float(q), 0.0) for q in r]) * (3 if kind == "optical" else 1)
-    bright = r[level > contrast]
-    if not bright.size:
-        return np.empty((0, 0), np.float32), True
-    half = math.ceil(min(bright[-1] * 1.2, _MAX_WING_RADIUS)) + 5
-    offset = np.hypot(*np.ogrid[-half : half + 1, -half : half + 1])
-    wing = draw(light, 2 * half + 1, 1.0) * (1 - _taper(offset, core_radius))
-    return wing.astype(np.float32), True
-
-
-def _envelope(
-    core: NDArray[np.float32], oversampling: int, core_radius: int, wing: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Give the highest value of the PSF at any radius of that many pixels or more."""
-    length = max(core_radius + 2, len(wing) // 2 + 1)
-    highest = np.zeros(length)
-    for image, spacing in ((core, 1 / oversampling), (wing, 1.0)):
-        if image.size:
-            middle = len(image) // 2
-            r = np.hypot(*np.ogrid[-middle : len(image) - middle, -middle : len(image) - middle])
-            index = np.minimum((r * spacing).astype(int), length - 1)
-            np.maximum.at(highest, index, image)
-    return np.maximum.accumulate(highest[::-1])[::-1]

@@ -1,0 +1,162 @@
+"""Labelled stamps of simulated frames: what the shipped model is trained and tested on.
+
+A frame is drawn, its sources are found and measured exactly as in use, and every source is
+labelled by the truth. One small file a frame, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sep
+from tqdm import tqdm
+
+from mlpsf.cutouts import REFERENCE_FWHM, extract_cutouts, sky_and_noise
+from mlpsf.detection import find_sources, measure_background
+from mlpsf.errors import MlpsfError
+from mlpsf.files import whole_file
+from mlpsf.labelling import truth_labels
+from mlpsf.simulation import SimulatedFrame, random_parameters, simulate_frame
+
+OUTPUT = Path(__file__).parent / "output"
+SPLITS = {"train": 1, "validation": 2, "test": 3}
+"""First word of each split's seeds: no test frame's seed is ever trained on."""
+
+STAMP_SIZE = 41
+SNR_MIN = 30.0
+PER_FRAME = 400  # sources kept of a frame: a globular cluster must not be half of the set
+
+
+def survey_parameters(rng: np.random.Generator, shape: tuple[int, int]) -> dict[str, Any]:
+    """Draw a frame like those of the ML-PSF study: deep, many galaxies, FWHM 3 to 9 pixels."""
+    share = shape[0] * shape[1] / (4176 * 2048)
+    e, angle = min(rng.exponential(0.03), 0.15), rng.uniform(0, 2 * np.pi)
+    return {
+        "shape": shape,
+        "fwhm": float(rng.uniform(3, 9)),
+        "psf": str(rng.choice(["moffat", "kolmogorov"])),
+        "beta": float(rng.uniform(2.5, 4.5)),
+        "e1": float(e * np.cos(angle)),
+        "e2": float(e * np.sin(angle)),
+        "psf_variation": float(rng.uniform(0, 0.05)),
+        "n_stars": int(rng.uniform(300, 2500) * share),
+        "n_galaxies": int(rng.uniform(1500, 6000) * share),
+        "cosmic_rays": int(rng.uniform(50, 400) * share),
+        "bad_columns": int(rng.poisson(2)),
+        "hot_pixels": int(rng.uniform(0, 200) * share),
+        "sky_gradient": float(rng.exponential(0.03)),
+    }
+
+
+def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict[str, Any]]:
+    """Draw frame `number` of a split: ``"random"`` telescopes, ``"survey"`` or ``"quarter"``."""
+    seed = np.random.SeedSequence([SPLITS[split], sum(map(ord, kind)), number])
+    rng = np.random.default_rng(seed)
+    if kind == "random":
+        parameters = random_parameters(rng, shape=(1024, 1024))
+    else:
+        shape = (4176, 2048) if kind == "survey" else (2088, 1024)
+        parameters = survey_parameters(rng, shape)
+    return simulate_frame(**parameters, seed=seed.spawn(1)[0]), parameters
+
+
+def stamps_of(kind: str, split: str, number: int) -> dict[str, Any]:
+    """Make the labelled stamps of one frame."""
+    sim, parameters = draw_frame(kind, split, number)
+    background = measure_background(sim.frame)
+    sources = find_sources(sim.frame, background=background)
+    fwhm = sources.meta["fwhm"]
+    x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
+    aperture, error, _ = sep.sum_circle(
+        sim.frame.data - background.level, x, y, 10.0, err=background.rms, gain=sim.frame.gain
+    )
+    truth = sim.truth
+    # The truth knows its own FWHM; what was measured decides the stamps.
+    labels, contamination = truth_labels(
+        x,
+        y,
+        truth["x"],
+        truth["y"],
+        truth["flux"],
+        truth["kind"] == "star",
+        fwhm=sim.psf.fwhm,
+        defects=sim.defects,
+    )
+    rows = np.flatnonzero(np.asarray(sources["snr"]) >= SNR_MIN)
+    rng = np.random.default_rng([SPLITS[split], number])
+    if split == "train" and len(rows) > PER_FRAME:
+        rows = np.sort(rng.choice(rows, PER_FRAME, replace=False))
+    cut = extract_cutouts(
+        sim.frame, x[rows], y[rows], STAMP_SIZE, fwhm=fwhm, background=background.level
+    ).data
+    sky, _ = sky_and_noise(cut)
+    cut = cut - sky[:, None, None]
+    c = STAMP_SIZE // 2
+    peak = np.nan_to_num(cut[:, c - 1 : c + 2, c - 1 : c + 2], nan=0).max(axis=(1, 2))
+    cut /= np.maximum(peak, 1e-6)[:, None, None]  # float16 holds shapes, not counts
+    return {
+        "stamps": np.clip(cut, -6e4, 6e4).astype(np.float16),
+        "label": labels[rows].astype(np.int8),
+        "contamination": contamination[rows].astype(np.float32),
+        "snr": np.asarray(sources["snr"])[rows].astype(np.float32),
+        "aperture_snr": (aperture / error)[rows].astype(np.float32),
+        "flags": np.asarray(sources["flags"])[rows],
+        "x": x[rows],
+        "y": y[rows],
+        "fwhm": np.float64(fwhm),
+        "true_fwhm": np.float64(sim.psf.fwhm),
+        "parameters": np.array(json.dumps(parameters)),
+    }
+
+
+def _make(task: tuple[str, str, int, str]) -> str | None:
+    kind, split, number, folder = task
+    path = Path(folder) / f"{split}-{kind}-{number:05d}.npz"
+    if path.exists():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            content = stamps_of(kind, split, number)
+        except MlpsfError as error:  # a frame without usable sources is a frame without stamps
+            content = {"failed": np.array(str(error))}
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **content)
+    return str(content["failed"]) if "failed" in content else None
+
+
+def make_stamps(plan: dict[tuple[str, str], int], folder: Path, workers: int = 2) -> None:
+    """Make what is missing of a plan ``{(split, kind): number of frames}``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [
+        (kind, split, number, str(folder))
+        for (split, kind), n in plan.items()
+        for number in range(n)
+        if not (folder / f"{split}-{kind}-{number:05d}.npz").exists()
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = [pool.submit(_make, task) for task in tasks]
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="frames", disable=None):
+            failure = job.result()
+            if failure:
+                tqdm.write(f"no stamps: {failure}")
+
+
+def load_stamps(folder: Path, split: str, kind: str = "*") -> dict[str, np.ndarray]:
+    """Read all frames of a split; ``frame`` numbers them, per-frame values are repeated."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for frame, path in enumerate(sorted(folder.glob(f"{split}-{kind}-*.npz"))):
+        with np.load(path) as file:
+            if "failed" in file:
+                continue
+            n = len(file["label"])
+            for name in file.files:
+                value = file[name]
+                parts.setdefault(name, []).append(np.full(n, value) if value.ndim == 0 else value)
+            parts.setdefault("frame", []).append(np.full(n, frame))
+    return {name: np.concatenate(values) for name, values in parts.items()}

@@ -1,0 +1,93 @@
+"""What callers hand in, checked once: coordinates, cutouts, and the motion of a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from astropy import units
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError
+
+__all__ = ["as_cutouts", "as_numbers", "check_room", "read_motion"]
+
+FloatArray = NDArray[np.float64]
+
+
+def as_numbers(**values: ArrayLike) -> list[FloatArray]:
+    """Broadcast coordinates or fluxes to 1-D float64 and check that all are finite."""
+    try:
+        arrays = [
+            np.atleast_1d(np.asarray(v, dtype=np.float64))
+            for v in np.broadcast_arrays(*values.values())
+        ]
+    except ValueError as error:
+        shapes = ", ".join(f"{name} {np.shape(v)}" for name, v in values.items())
+        raise InputError(f"these must be numbers, of shapes that go together: {shapes}") from error
+    for name, array in zip(values, arrays, strict=True):
+        if array.ndim > 1:
+            raise InputError(f"{name} must be a number or 1-D; got shape {array.shape}")
+        bad = np.flatnonzero(~np.isfinite(array))
+        if bad.size:
+            raise InputError(f"{name} must be finite; {bad.size} are not, the first at {bad[0]}")
+    return arrays
+
+
+def _quantity(name: str, value: Any, *accepted: units.UnitBase) -> float:
+    """Read a number in the first of the units, or a Quantity in any of them."""
+    for unit in accepted:
+        try:
+            number = float(units.Quantity(value, unit).to_value(unit))
+        except (units.UnitConversionError, TypeError, ValueError):
+            continue
+        if np.isfinite(number):
+            return number
+    raise InputError(f"{name} must be one finite number or Quantity in {accepted[0]}; got {value}")
+
+
+def read_motion(
+    rate: Any, angle: Any, exposure: Any, pixel_scale: Any
+) -> tuple[float, float, float, float]:
+    """Read a motion as arcsec / hour, degrees, hours and arcsec / pixel."""
+    hourly = _quantity("rate", rate, units.arcsec / units.hour)
+    degrees = _quantity("angle", angle, units.deg)
+    hours = _quantity("exposure", exposure, units.s) / 3600.0
+    scale = _quantity("pixel_scale", pixel_scale, units.arcsec, units.arcsec / units.pix)
+    if hourly < 0 or hours < 0 or scale <= 0:
+        raise InputError(
+            "rate and exposure must not be negative and pixel_scale must be positive; "
+            f"got {rate}, {exposure}, {pixel_scale}"
+        )
+    return hourly, degrees, hours, scale
+
+
+def as_cutouts(
+    cutouts: ArrayLike, x: ArrayLike, y: ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Check cutouts and the places of the sources in them; all native float64."""
+    images = np.asarray(cutouts, dtype=np.float64)
+    xs, ys = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (x, y))
+    if images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise InputError(f"cutouts must have shape (n, size, size); got {images.shape}")
+    if not xs.shape == ys.shape == images.shape[:1]:
+        raise InputError(
+            f"one x and one y a cutout: {images.shape[0]} cutouts, x of shape {xs.shape}, "
+            f"y of shape {ys.shape}"
+        )
+    if not (np.isfinite(images).all() and np.isfinite(xs).all() and np.isfinite(ys).all()):
+        raise InputError("TRIPPy takes finite pixels and positions only; fill the masked ones")
+    return images, xs, ys
+
+
+def check_room(images: FloatArray, x: FloatArray, y: FloatArray, reach: int) -> None:
+    """Raise when a source is too near its cutout's edge, where TRIPPy would drop it silently."""
+    limit = images.shape[1] - reach
+    close = [(np.floor(v + 0.5) < reach) | (np.floor(v + 0.5) + 1 > limit) for v in (x, y)]
+    bad = np.flatnonzero(close[0] | close[1])
+    if bad.size:
+        raise InputError(
+            f"{bad.size} of {x.size} sources are within {reach} pixels of the edge of their "
+            f"cutout (the first is number {bad[0]}, at ({x[bad[0]]:.1f}, {y[bad[0]]:.1f})); "
+            "cut wider, or leave them out"
+        )

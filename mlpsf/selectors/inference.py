@@ -1,0 +1,137 @@
+"""A trained network as a function of scaled cutouts, by ONNX Runtime or by Keras.
+
+ONNX Runtime starts in a tenth of a second where TensorFlow takes many, so a model file carries
+its network in both forms, and Keras is loaded only to train further.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsf.errors import ModelFileError
+
+__all__ = ["KerasNetwork", "OnnxNetwork", "to_onnx"]
+
+BATCH = 256
+"""Cutouts a forward pass: they stay in the processor's cache."""
+
+ONNX_ENTRY = "network.onnx"
+
+
+class KerasNetwork:
+    """A network run by Keras.
+
+    Parameters
+    ----------
+    model : keras.Model
+        From (n, size, size, 1) to (n, 2) probabilities.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, images: NDArray[np.float32], *, embedding: bool = False) -> Any:
+        """Return probabilities (n, 2), or the last hidden layer's activations."""
+        model = self.model
+        if embedding:
+            from mlpsf.selectors.networks import keras
+
+            model = keras.Model(model.inputs[0], model.layers[-1].input)
+        parts = [
+            model(images[i : i + BATCH, :, :, None], training=False).numpy()
+            for i in range(0, len(images), BATCH)
+        ]
+        return np.concatenate(parts)
+
+
+class OnnxNetwork:
+    """A network run by ONNX Runtime, from the content of a model file.
+
+    Parameters
+    ----------
+    archive : bytes
+        A ``.keras`` file that `mlpsf.PSFStarSelector.save` wrote.
+    """
+
+    def __init__(self, archive: bytes) -> None:
+        self.archive = archive
+        self._session: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"archive": self.archive, "_session": None}
+
+    def __call__(self, images: NDArray[np.float32], *, embedding: bool = False) -> Any:
+        """Return probabilities (n, 2), or the last hidden layer's activations."""
+        session = self._load()
+        name = session.get_inputs()[0].name
+        output = [session.get_outputs()[1 if embedding else 0].name]
+        parts = [
+            session.run(output, {name: np.ascontiguousarray(images[i : i + BATCH, :, :, None])})[0]
+            for i in range(0, len(images), BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _load(self) -> Any:
+        if self._session is None:
+            import onnxruntime
+
+            with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
+                content = archive.read(ONNX_ENTRY)
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    content, providers=["CPUExecutionProvider"]
+                )
+            except Exception as error:  # onnxruntime's errors share no base of their own
+                raise ModelFileError(f"The model's ONNX form cannot be run: {error}") from error
+        return self._session
+
+    @property
+    def model(self) -> Any:
+        """The network as a Keras model: loads TensorFlow."""
+        from mlpsf.selectors.networks import keras
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            path.write_bytes(self.archive)
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def to_onnx(model: Any) -> bytes | None:
+    """Export a Keras model, its last hidden layer as a second output.
+
+    Returns
+    -------
+    bytes or None
+        None where the packages ``tf2onnx`` and ``onnx`` are not installed, or cannot express the
+        network: Keras will run it.
+    """
+    try:
+        import onnx  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError:
+        return None
+    from mlpsf.selectors.networks import keras
+
+    both = keras.Model(model.inputs[0], [model.outputs[0], model.layers[-1].input])
+    both(np.zeros((1, *model.input_shape[1:]), dtype=np.float32))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "network.onnx"
+        try:
+            both.export(path, format="onnx", verbose=False)
+        except Exception as error:  # whatever a foreign converter raises on a foreign layer
+            warnings.simplefilter("default")
+            warnings.warn(
+                f"The network has no ONNX form ({type(error).__name__}: {error}); Keras runs it.",
+                stacklevel=3,
+            )
+            return None
+        return path.read_bytes()

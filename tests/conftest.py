@@ -1,0 +1,83 @@
+"""Simulated frames that several tests look at, each drawn once, and where the real ones are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REAL_FRAMES = "MLPSF_REAL_FRAMES"
+
+
+def simulate(**parameters):
+    pytest.importorskip("galsim")
+    from mlpsf.simulation import simulate_frame
+
+    return simulate_frame(**parameters)
+
+
+@pytest.fixture(scope="session")
+def field():
+    """A common frame: stars, pairs, galaxies, cosmic rays, hot pixels; FWHM 4."""
+    return simulate(
+        shape=(600, 640),
+        fwhm=4.0,
+        e1=0.03,
+        n_stars=110,
+        n_galaxies=60,
+        n_pairs=12,
+        flux_range=(2e4, 1e6),
+        cosmic_rays=20,
+        hot_pixels=10,
+        bad_columns=0,
+        seed=5,
+    )
+
+
+@pytest.fixture(scope="session")
+def star_field():
+    """Give a function that draws isolated stars on a sloping sky, once for every FWHM."""
+    drawn = {}
+
+    def draw(fwhm):
+        if fwhm not in drawn:
+            step, n = int(12 * fwhm) + 10, 7
+            y, x = np.mgrid[:n, :n] * float(step) + step / 2
+            shift = np.random.default_rng(1).uniform(-0.5, 0.5, (2, n, n))
+            flux = np.full((n, n), 2e5 * (fwhm / 4) ** 2)
+            stars = np.stack([x + shift[0], y + shift[1], flux], axis=-1).reshape(-1, 3)
+            drawn[fwhm] = simulate(
+                shape=(n * step, n * step),
+                fwhm=fwhm,
+                stars=stars,
+                n_galaxies=0,
+                cosmic_rays=0,
+                hot_pixels=0,
+                bad_columns=0,
+                seed=1,
+            )
+        return drawn[fwhm]
+
+    return draw
+
+
+@pytest.fixture
+def field_file(field, tmp_path):
+    """Write the common frame to a file."""
+    path = tmp_path / "field.fits"
+    field.write(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_frames():
+    """Folder of real frames; what needs it is skipped without it."""
+    folder = os.environ.get(REAL_FRAMES)
+    if not folder:
+        pytest.skip(f"the environment variable {REAL_FRAMES} names no folder of real frames")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.skip(f"{REAL_FRAMES} = {folder!r} is no folder")
+    return path

@@ -1,0 +1,28 @@
+"""The flags: defined once, each with its words."""
+
+from __future__ import annotations
+
+from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
+
+
+def test_every_flag_is_one_bit_with_words():
+    values = [int(f) for f in Flag]
+    assert len(set(values)) == len(values)
+    assert all(v & (v - 1) == 0 for v in values)
+    assert max(values) < 2**31
+    assert all(f.short and f.meaning for f in Flag)
+    assert len({f.short for f in Flag}) == len(values)
+
+
+def test_describe():
+    assert describe(0) == ""
+    assert describe(int(Flag.FAINT)) == "faint"
+    everything = sum(int(f) for f in Flag)
+    assert describe(everything).split("; ") == [f.short for f in Flag]
+
+
+def test_the_fate_of_a_chosen_star_is_no_veto():
+    for flag in (Flag.RESERVED, Flag.RELAXED, Flag.BELOW_THRESHOLD, Flag.BEYOND_N_MAX):
+        assert not flag & NEVER_A_PSF_STAR
+    for flag in (Flag.SATURATED, Flag.NEAR_EDGE, Flag.MASKED, Flag.FAINT, Flag.VETOED):
+        assert flag & NEVER_A_PSF_STAR
