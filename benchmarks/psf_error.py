@@ -21,7 +21,7 @@ from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.labelling import truth_labels
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
-from mlpsf.selectors import PSFStarSelector, ResidualSelector
+from mlpsf.selectors import PSFStarSelector
 from mlpsf.simulation import SimulatedFrame, simulate_frame
 
 SIDE = 51
@@ -108,7 +108,7 @@ def lists(extra: dict[str, Callable] | None = None) -> dict[str, Callable]:
         "known clean": clean_stars,
         "cnn": lambda sim: select_stars(sim.frame, selector=cnn, n_min=5, relax=True),
         "residual": lambda sim: select_stars(
-            sim.frame, selector=ResidualSelector(), threshold=0.0, n_min=5, relax=True
+            sim.frame, selector="residual", threshold=0.0, n_min=5, relax=True
         ),
         "brightest": brightest,
         **(extra or {}),

@@ -81,6 +81,7 @@ def main() -> None:
     judged = held["flags"] & NEVER_A_PSF_STAR == 0
     selector.calibrate(held["stamps"][judged], held["label"][judged])
     selector.callbacks = None
+    arguments.out.mkdir(parents=True, exist_ok=True)
     path = selector.save(arguments.out / f"{arguments.name}.keras")
     card = {
         "name": arguments.name,

@@ -27,13 +27,12 @@ class Flag(IntFlag):
         "narrower than a star",
         "far narrower than the frame's stars, or of no measurable size",
     )
-    OUT_OF_RANGE = 64, "outside the brightness range", "a pixel of its cutout is out of range"
-    FIT_FAILED = 128, "PSF fit failed", "the residual selector could fit no PSF to it"
-    BELOW_THRESHOLD = 256, "below the threshold", "its probability is under the threshold"
-    BEYOND_N_MAX = 512, "beyond n_max", "good enough, but enough better ones were taken"
-    RESERVED = 1024, "reserved", "chosen, and kept out of the PSF so that it can judge it"
-    RELAXED = 2048, "taken by relaxing", "under the threshold, taken for want of better ones"
-    VETOED = 4096, "vetoed", "left out by the user"
+    REJECTED = 64, "rejected by the residual rule", "out of range, no PSF fit, or far from the rest"
+    BELOW_THRESHOLD = 128, "below the threshold", "its probability is under the threshold"
+    BEYOND_N_MAX = 256, "beyond n_max", "good enough, but enough better ones were taken"
+    RESERVED = 512, "reserved", "chosen, and kept out of the PSF so that it can judge it"
+    RELAXED = 1024, "taken by relaxing", "under the threshold, taken for want of better ones"
+    VETOED = 2048, "vetoed", "left out by the user"
 
     short: str
     meaning: str
@@ -48,7 +47,13 @@ class Flag(IntFlag):
 
 
 NEVER_A_PSF_STAR = (
-    Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.FAINT | Flag.TOO_NARROW | Flag.VETOED
+    Flag.SATURATED
+    | Flag.NEAR_EDGE
+    | Flag.MASKED
+    | Flag.FAINT
+    | Flag.TOO_NARROW
+    | Flag.REJECTED
+    | Flag.VETOED
 )
 """Sources with any of these are not chosen whatever their probability."""
 

@@ -50,7 +50,8 @@ def select_stars(
     ----------
     frame : Frame or anything that `read_frame` takes
     selector : {"cnn", "residual"} or an estimator
-        ``"cnn"`` is the network that ships; ``"residual"`` the classical rule. An estimator with
+        ``"cnn"`` is the network that ships; ``"residual"`` the classical rule, its brightness
+        range set by the frame's noise and half of its saturation level. An estimator with
         ``predict_proba`` is used as it is when fitted, and fitted to the frame's own cutouts when
         it is a `ResidualSelector` that is not.
     catalogue : Table or path, optional
@@ -92,10 +93,10 @@ def select_stars(
     if not isinstance(frame, Frame):
         say("reading")
         frame = read_frame(frame)
-    estimator, name = _selector(selector)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
     background = measure_background(frame)
+    estimator, name = _selector(selector, frame, background)
     sources = find_sources(frame, listed, background=background)
     flags = np.array(sources["flags"])
     flags[~(sources["snr"] >= snr_min)] |= Flag.FAINT
@@ -187,9 +188,9 @@ def judge_sources(
                     f"{size // 2} pixels from the edge; the residual selector needs 5 at least. "
                     "Try a lower snr_min, a smaller cutout_size, or the cnn selector."
                 )
-            probability[block[whole]] = estimator.fit(cut.data[whole]).predict_proba(
-                cut.data[whole]
-            )[:, 1]
+            good = estimator.fit(cut.data[whole]).predict_proba(cut.data[whole])[:, 1]
+            probability[block[whole]] = good
+            flags[block[whole][good == 0]] |= Flag.REJECTED
         else:
             probability[block] = estimator.predict_proba(cut.data)[:, 1]
     out = sources.copy()
@@ -204,7 +205,7 @@ def _learns_from_frame(estimator: Any) -> bool:
     return isinstance(estimator, ResidualSelector) and not hasattr(estimator, "psf_")
 
 
-def _selector(selector: Any) -> tuple[Any, str]:
+def _selector(selector: Any, frame: Frame, background: Background) -> tuple[Any, str]:
     if not isinstance(selector, str):
         if not hasattr(selector, "predict_proba"):
             raise InputError(
@@ -219,7 +220,15 @@ def _selector(selector: Any) -> tuple[Any, str]:
     if selector == "residual":
         from mlpsf.selectors.residual import ResidualSelector
 
-        return ResidualSelector(), "residual"
+        # The study's limits in ADU are those of one camera: half of its full well, and far below
+        # its noise. Here they are this frame's own.
+        noise = float(np.median(background.rms))
+        full_well = float(frame.saturation - np.median(background.level))
+        limits = (-20.0 * noise, 0.5 * full_well)
+        return (
+            ResidualSelector(brightness_range=limits, exclusion_range=(-200 * noise, 2 * full_well)),
+            "residual",
+        )
     raise InputError(f"A selector is 'cnn', 'residual' or an estimator. Got {selector!r}.")
 
 

@@ -39,7 +39,7 @@ OFFSET = st.floats(-4, 4)
 
 
 @settings(max_examples=60, deadline=None)
-@given(dx=OFFSET, dy=OFFSET, fwhm=st.floats(2.0, 8.0), half=st.integers(3, 16))
+@given(dx=OFFSET, dy=OFFSET, fwhm=st.floats(2.0, 8.0), half=st.integers(3, 30))
 def test_stamps_are_stars(dx, dy, fwhm, half):
     drawn = gaussian_psf(fwhm, half=16).stamps(np.array([dx]), np.array([dy]), 2 * half + 1)
     truth = gaussian_stars([dx], [dy], fwhm, 2 * half + 1)
@@ -162,7 +162,7 @@ def test_one_very_bright_star_does_not_make_the_psf_alone(fwhm):
     flux[0] = 2e5
     rounds = 6 if fwhm < 2.5 else 3
     wide = [width(stack_stars(*stars(fwhm, flux=flux, seed=s), 8, n_iter=rounds)) for s in range(6)]
-    np.testing.assert_allclose(wide, width(gaussian_psf(fwhm, half=8)), rtol=0.03)
+    np.testing.assert_allclose(wide, width(gaussian_psf(fwhm, half=8)), rtol=0.04)
 
 
 def test_neighbours_and_holes_are_left_out():

@@ -186,8 +186,8 @@ def test_relax_cannot_take_what_must_not_be_taken():
         choose(sources[:2], [0.9, 0.9], n_min=2, relax=True)
 
 
-def test_blended_and_out_of_range_may_be_chosen():
-    sources = Table({"flags": [int(Flag.BLENDED), int(Flag.OUT_OF_RANGE)]})
+def test_blended_sources_may_be_chosen():
+    sources = Table({"flags": [int(Flag.BLENDED), 0]})
     assert choose(sources, [0.95, 0.95], n_min=1)["selected"].all()
 
 

@@ -57,7 +57,7 @@ class EffectivePSF:
     @cached_property
     def _padded(self) -> NDArray[np.float32]:
         """The grid, its slopes and curvatures a pixel, with an empty rim; shape (6, m, m)."""
-        rim = (_MAX_SHIFT + 1) * OVERSAMPLING
+        rim = _RIM * OVERSAMPLING
         p = np.pad(self.grid, rim)
         py, px = np.gradient(p, 1.0 / OVERSAMPLING)
         pyy, pyx = np.gradient(py, 1.0 / OVERSAMPLING)
@@ -116,7 +116,7 @@ class EffectivePSF:
         tx = (-dx - kx / OVERSAMPLING).astype(np.float32)[:, None, None]
         ty = (-dy - ky / OVERSAMPLING).astype(np.float32)[:, None, None]
         fields = self._padded
-        centre = (self.half + _MAX_SHIFT + 1) * OVERSAMPLING
+        centre = (self.half + _RIM) * OVERSAMPLING
         col = centre + kx.astype(int) - inner * OVERSAMPLING
         row = centre + ky.astype(int) - inner * OVERSAMPLING
         span = 2 * inner * OVERSAMPLING + 1
@@ -159,6 +159,7 @@ class EffectivePSF:
 
 
 _MAX_SHIFT = 4  # pixels that a star may lie off the stamp's centre
+_RIM = 2 * _MAX_SHIFT + 1  # a stamp wide enough for a shifted star, shifted once more
 
 
 def _between(grid: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from mlpsf.cutouts import REFERENCE_FWHM, CutoutScaler
 from mlpsf.errors import InputError
 from mlpsf.selectors.base import CutoutClassifier
+from mlpsf.selectors.inference import KerasNetwork
 
 if TYPE_CHECKING:
     import os
 
 __all__ = ["PSFStarSelector"]
 
-_BATCH = 512  # cutouts a forward pass: fits the cache, and no more memory for more sources
+
+_BLOCK = 2048  # cutouts scaled at once
 
 
 class PSFStarSelector(CutoutClassifier):
@@ -62,6 +64,8 @@ class PSFStarSelector(CutoutClassifier):
     classes_ : ndarray, shape (2,)
         Labels: other, good.
     model_ : keras.Model
+    network_ : KerasNetwork or OnnxNetwork
+        What runs it.
     estimator_ : scikeras.wrappers.KerasClassifier
         What trained `model_`; absent on a loaded selector.
     scaler_ : CutoutScaler or None
@@ -160,7 +164,7 @@ class PSFStarSelector(CutoutClassifier):
             sample_weight=None if weight is None else weight[train],
             **extra,
         )
-        self.model_ = self.estimator_.model_
+        self.network_ = KerasNetwork(self.estimator_.model_)
         self.history_ = {k: list(map(float, v)) for k, v in self.estimator_.history_.items()}
         self.cutout_size_ = size
         self.reference_fwhm_ = None if self.architecture == "published" else REFERENCE_FWHM
@@ -198,11 +202,15 @@ class PSFStarSelector(CutoutClassifier):
 
     def embed(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the activations of the last hidden layer, shape (n, width)."""
-        from mlpsf.selectors.networks import keras
-
+        check_is_fitted(self)
         cutouts = self._validate_cutouts(X, reset=False)
-        inner = keras.Model(self.model_.inputs[0], self.model_.layers[-1].input)
-        return self._run(inner, cutouts)
+        embedding: NDArray[np.float32] = self.network_(self._scale(cutouts), embedding=True)
+        return embedding
+
+    @property
+    def model_(self) -> Any:
+        """The trained network as a Keras model; for a loaded selector this loads TensorFlow."""
+        return self.network_.model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write network, scaling and calibration to one ``.keras`` file that holds no pickle.
@@ -221,8 +229,16 @@ class PSFStarSelector(CutoutClassifier):
         return save_selector(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, engine: str = "auto") -> Self:
         """Read a selector that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+        engine : {"auto", "keras"}
+            What runs the network. ``"auto"``: ONNX Runtime where the file has that form, which
+            starts without TensorFlow and agrees with Keras to 1e-6. ``"keras"``: to the last bit
+            what the selector gave before it was saved.
 
         Raises
         ------
@@ -231,7 +247,7 @@ class PSFStarSelector(CutoutClassifier):
         """
         from mlpsf.selectors.storage import load_selector
 
-        return load_selector(cls, path)
+        return load_selector(cls, path, engine)
 
     @classmethod
     def from_pretrained(cls, name: str = "compact") -> Self:
@@ -258,14 +274,12 @@ class PSFStarSelector(CutoutClassifier):
         return calibrated
 
     def _forward(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
-        return self._run(self.model_, cutouts)[:, 1].astype(np.float64)
-
-    def _run(self, model: Any, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
+        # In blocks: no more memory for more sources.
         parts = [
-            np.asarray(model(self._scale(cutouts[i : i + _BATCH])[..., None], training=False))
-            for i in range(0, len(cutouts), _BATCH)
+            self.network_(self._scale(cutouts[i : i + _BLOCK]))[:, 1]
+            for i in range(0, len(cutouts), _BLOCK)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(parts).astype(np.float64)
 
     def _scale(self, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scaler_ is None:

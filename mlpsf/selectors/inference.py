@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import ModelFileError
 
-__all__ = ["KerasNetwork", "OnnxNetwork", "to_onnx"]
+__all__ = ["ONNX_ENTRY", "KerasNetwork", "OnnxNetwork", "to_onnx"]
 
 BATCH = 256
 """Cutouts a forward pass: they stay in the processor's cache."""
@@ -78,6 +78,12 @@ class OnnxNetwork:
             for i in range(0, len(images), BATCH)
         ]
         return np.concatenate(parts)
+
+    @property
+    def available(self) -> bool:
+        """Whether the file carries the network's ONNX form."""
+        with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
+            return ONNX_ENTRY in archive.namelist()
 
     def _load(self) -> Any:
         if self._session is None:

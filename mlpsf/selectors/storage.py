@@ -14,8 +14,9 @@ import numpy as np
 
 import mlpsf
 from mlpsf.cutouts import CutoutScaler
-from mlpsf.errors import ModelFileError
+from mlpsf.errors import InputError, ModelFileError
 from mlpsf.files import whole_file
+from mlpsf.selectors.inference import ONNX_ENTRY, KerasNetwork, OnnxNetwork, to_onnx
 
 __all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
 
@@ -49,7 +50,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
     """Write a fitted `PSFStarSelector`; see its ``save``."""
     from sklearn.utils.validation import check_is_fitted
 
-    check_is_fitted(selector, "model_")
+    check_is_fitted(selector, "network_")
     path = Path(path)
     if path.suffix != ".keras":
         raise ModelFileError(f"A model file ends in .keras. Got {path.name!r}.")
@@ -82,14 +83,26 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         },
     }
     with whole_file(path) as temporary:
-        selector.model_.save(temporary)
+        from mlpsf.selectors.networks import keras
+
+        # Without the optimiser's state, which is twice the size of the network.
+        model = keras.models.clone_model(selector.model_)
+        model.set_weights(selector.model_.get_weights())
+        model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(_ENTRY, json.dumps(state, indent=1))
+            network = to_onnx(model)
+            if network is not None:
+                archive.writestr(ONNX_ENTRY, network, zipfile.ZIP_DEFLATED)
     return path
 
 
-def load_selector(cls: type[Selector], path: str | os.PathLike[str]) -> Selector:
+def load_selector(
+    cls: type[Selector], path: str | os.PathLike[str], engine: str = "auto"
+) -> Selector:
     """Read a selector of class `cls`; see its ``load``."""
+    if engine not in ("auto", "keras"):
+        raise InputError(f"The 'engine' parameter must be 'auto' or 'keras'. Got {engine!r}.")
     path = Path(path)
     state = _read_state(path)
     if state.get("kind") != cls.__name__ or state.get("format") != _FORMAT:
@@ -97,13 +110,15 @@ def load_selector(cls: type[Selector], path: str | os.PathLike[str]) -> Selector
             f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
             f"expected a {cls.__name__} of format {_FORMAT}."
         )
-    from mlpsf.selectors.networks import keras  # the import registers the layers too
-
     selector: Any = cls(**state["parameters"])
-    try:
-        selector.model_ = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path.name} cannot be read as a Keras model: {error}") from error
+    selector.network_ = OnnxNetwork(path.read_bytes())
+    if engine == "keras" or not selector.network_.available:
+        try:
+            selector.network_ = KerasNetwork(selector.network_.model)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"{path.name} cannot be read as a Keras model: {error}"
+            ) from error
     selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
     selector.calibration_ = tuple(state["calibration"])
     selector.cutout_size_ = state["cutout_size"]
