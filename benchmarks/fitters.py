@@ -36,7 +36,9 @@ def cpu(function, *arguments, repeat=1):
 
 def compare(fwhm: float, n_sources: int, size: int, seed: int, released: bool) -> None:
     """Run both fitters on one frame and print what they agree on."""
-    sim = simulate_frame(fwhm=fwhm, n_stars=2500, n_galaxies=3000, star_slope=0.4, e1=0.03, seed=seed)
+    sim = simulate_frame(
+        fwhm=fwhm, n_stars=2500, n_galaxies=3000, star_slope=0.4, e1=0.03, seed=seed
+    )
     background = measure_background(sim.frame)
     sources = find_sources(sim.frame, background=background)
     unusable = Flag.SATURATED | Flag.TOO_NARROW | Flag.MASKED
@@ -62,13 +64,13 @@ def compare(fwhm: float, n_sources: int, size: int, seed: int, released: bool) -
             print(f"  LSfitter as released   {release:9.3f} CPU s   {release / fast:6.0f} x")
     both = np.isfinite(ours.variance) & np.isfinite(theirs.variance)
     print(f"  LSfitter, sum reshaped {slow:9.3f} CPU s   {slow / fast:6.0f} x")
-    print(f"  vectorised fit         {fast:9.3f} CPU s        1 x  (with both figures {figures:.3f})")
+    print(
+        f"  vectorised fit         {fast:9.3f} CPU s        1 x  (with both figures {figures:.3f})"
+    )
     for name in ("variance", "peak"):
         a, b = getattr(ours, name)[both], getattr(theirs, name)[both]
         print(f"  rank correlation of {name:9s} {spearmanr(a, b).statistic:.4f}")
-    labels = [
-        best_labels(residual_distance(v.variance, v.peak), eligible) for v in (ours, theirs)
-    ]
+    labels = [best_labels(residual_distance(v.variance, v.peak), eligible) for v in (ours, theirs)]
     same = int((labels[0] & labels[1]).sum())
     print(f"  chosen by both: {same} of {labels[0].sum()} and {labels[1].sum()}")
     print(f"  fits without result: {(~ours.fit.ok).sum()} and {(~theirs.fit.ok).sum()}")

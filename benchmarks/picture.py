@@ -16,7 +16,9 @@ def main() -> None:
     if len(sys.argv) > 1:
         frame = read_frame(sys.argv[1])
     else:
-        frame = simulate_frame(shape=(1024, 1024), n_stars=400, n_galaxies=600, e1=0.02, seed=1).frame
+        frame = simulate_frame(
+            shape=(1024, 1024), n_stars=400, n_galaxies=600, e1=0.02, seed=1
+        ).frame
     stars = select_stars(frame)
     model = build_psf(frame, stars)
     figure = Figure(figsize=(15, 5.4), layout="constrained")

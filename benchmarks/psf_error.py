@@ -148,17 +148,20 @@ def main() -> None:
             try:
                 stars = choose(sim)
                 model = build_psf(sim.frame, stars, size=SIDE)
-                row = errors_of(model.render(SIDE // 2, SIDE // 2, shape=(SIDE, SIDE)), true,
-                                sim.psf.fwhm)
+                row = errors_of(
+                    model.render(SIDE // 2, SIDE // 2, shape=(SIDE, SIDE)), true, sim.psf.fwhm
+                )
                 n = int(stars["selected"].sum()) if "selected" in stars.colnames else len(stars)
                 row |= {"n": n, "pure": purity(stars, sim)}
             except MlpsfError as error:
                 print(number, name, error)
                 continue
             rows.append({"frame": number, "fwhm": sim.psf.fwhm, "list": name, **row})
-            print("{frame:3d} {fwhm:5.2f} {list:12s} n {n:2d} pure {pure:.2f} dT/T {dT/T:+.4f} "
-                  "de {de:.4f} flux {flux:+.4f} residual {residual:.4f}".format(**rows[-1]),
-                  flush=True)
+            print(
+                "{frame:3d} {fwhm:5.2f} {list:12s} n {n:2d} pure {pure:.2f} dT/T {dT/T:+.4f} "
+                "de {de:.4f} flux {flux:+.4f} residual {residual:.4f}".format(**rows[-1]),
+                flush=True,
+            )
     table = Table(rows)
     (OUTPUT / "psf_error").mkdir(parents=True, exist_ok=True)
     table.write(OUTPUT / "psf_error" / "frames.ecsv", overwrite=True)

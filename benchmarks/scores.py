@@ -19,7 +19,7 @@ THRESHOLD = 0.9
 
 
 def calibration_error(y: NDArray, p: NDArray, n_bins: int = 10) -> float:
-    """Expected calibration error: mean |share of good - mean probability| over equal bins."""
+    """Return the mean of |share of good - mean probability| over equal bins."""
     bins = np.minimum((p * n_bins).astype(int), n_bins - 1)
     total = 0.0
     for b in range(n_bins):

@@ -96,8 +96,10 @@ def main() -> None:
         sim.write(path)
         out = str(Path(folder) / "out")
         for name in ("cnn", "residual"):
-            add(f"mlpsf select --selector {name}, cold",
-                *cold("select", str(path), "--selector", name, "--out", out + ".ecsv"))
+            add(
+                f"mlpsf select --selector {name}, cold",
+                *cold("select", str(path), "--selector", name, "--out", out + ".ecsv"),
+            )
         add("mlpsf psf, cold", *cold("psf", str(path), "--out", out + ".fits"))
         wall, cpu, frame = timed(lambda: read_frame(path))
         add("read", wall, cpu)

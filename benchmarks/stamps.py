@@ -16,7 +16,7 @@ import numpy as np
 import sep
 from tqdm import tqdm
 
-from mlpsf.cutouts import REFERENCE_FWHM, extract_cutouts, sky_and_noise
+from mlpsf.cutouts import extract_cutouts, sky_and_noise
 from mlpsf.detection import find_sources, measure_background
 from mlpsf.errors import MlpsfError
 from mlpsf.files import whole_file

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlpsf.cutouts import Cutouts as Cutouts
     from mlpsf.cutouts import CutoutScaler as CutoutScaler
     from mlpsf.cutouts import extract_cutouts as extract_cutouts
+    from mlpsf.dataset import CutoutSet as CutoutSet
     from mlpsf.detection import find_sources as find_sources
     from mlpsf.errors import MlpsfError as MlpsfError
     from mlpsf.errors import TooFewStarsError as TooFewStarsError
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     from mlpsf.frame import Frame as Frame
     from mlpsf.frame import list_images as list_images
     from mlpsf.frame import read_frame as read_frame
+    from mlpsf.frame_labels import label_frames as label_frames
+    from mlpsf.label_issues import find_label_issues as find_label_issues
     from mlpsf.pipeline import select_stars as select_stars
     from mlpsf.psf import PSFModel as PSFModel
     from mlpsf.psf import build_psf as build_psf
     from mlpsf.selection import choose as choose
+    from mlpsf.selectors import NoveltySelector as NoveltySelector
     from mlpsf.selectors import PSFStarSelector as PSFStarSelector
     from mlpsf.selectors import ResidualSelector as ResidualSelector
+    from mlpsf.selectors.training import train_on_set as train_on_set
     from mlpsf.simulation import SimulatedFrame as SimulatedFrame
     from mlpsf.simulation import simulate_frame as simulate_frame
 
@@ -39,10 +44,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CutoutScaler": "cutouts",
+    "CutoutSet": "dataset",
     "Cutouts": "cutouts",
     "Flag": "flags",
     "Frame": "frame",
     "MlpsfError": "errors",
+    "NoveltySelector": "selectors",
     "PSFModel": "psf",
     "PSFStarSelector": "selectors",
     "ResidualSelector": "selectors",
@@ -51,11 +58,14 @@ _HOME = {
     "build_psf": "psf",
     "choose": "selection",
     "extract_cutouts": "cutouts",
+    "find_label_issues": "label_issues",
     "find_sources": "detection",
+    "label_frames": "frame_labels",
     "list_images": "frame",
     "read_frame": "frame",
     "select_stars": "pipeline",
     "simulate_frame": "simulation",
+    "train_on_set": "selectors.training",
     "write_stars": "export",
 }
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.ascii import InconsistentTableError
 from astropy.table import Table
 
 from mlpsf.errors import CatalogueError
@@ -34,7 +33,6 @@ _SKY_COLUMNS = (
     ("alphawin_j2000", "deltawin_j2000"),
     ("alpha_j2000", "delta_j2000"),
 )
-_READ_ERRORS = (OSError, ValueError, TypeError, KeyError, IndexError, InconsistentTableError)
 
 
 def read_catalogue(source: Table | str | os.PathLike[str], frame: Frame) -> Table:
@@ -112,10 +110,10 @@ def _read(path: Path) -> Table:
             if hdu is not None:
                 return Table.read(path, format="fits", hdu=hdu)
             return Table.read(path)
-        except _READ_ERRORS as first:
+        except Exception as first:  # a dozen parsers, each with errors of its own
             try:
                 return Table.read(path, format="ascii")
-            except _READ_ERRORS:
+            except Exception:
                 raise CatalogueError(
                     f"{path.name} cannot be read as a table ({str(first).splitlines()[0]}). "
                     "Expected ECSV, CSV, FITS, VOTable, plain columns, or SExtractor's LDAC."

@@ -5,13 +5,31 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlpsf import __version__
+from mlpsf import __version__, cli_training
+from mlpsf.cli_options import (
+    CatalogueOption,
+    FrameArgument,
+    GainOption,
+    HduOption,
+    MaskOption,
+    ModelOption,
+    NMaxOption,
+    NMinOption,
+    QuietOption,
+    RelaxOption,
+    ReserveOption,
+    SaturationOption,
+    SelectorName,
+    SelectorOption,
+    SnrOption,
+    ThresholdOption,
+    hdu_number,
+)
 from mlpsf.errors import MlpsfError, TooFewStarsError
 
 __all__ = ["app", "main"]
@@ -31,77 +49,13 @@ app = typer.Typer(
         "    mlpsf simulate --out frame.fits            a frame to try it on\n\n"
         "    mlpsf select frame.fits --out stars.ecsv   its PSF stars\n\n"
         "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
+        "    mlpsf label *.fits --out set.h5            a set to train on\n\n"
+        "    mlpsf train set.h5 --out model.keras       a model of your own\n\n"
         "Exit codes: 0 done; 1 something is wrong with an input or an output, said in one line; "
-        "2 the command was mistyped; 3 too few stars (the star table is written all the same)."
+        "2 the command was mistyped; 3 too few stars (the star table is written all the same); "
+        "4 some of several frames failed (what the others gave is written)."
     ),
 )
-
-
-class SelectorName(StrEnum):
-    """Names of selectors on the command line."""
-
-    cnn = "cnn"
-    residual = "residual"
-
-
-FrameArgument = Annotated[
-    Path, typer.Argument(metavar="FRAME", help="FITS file, plain, .gz or .fz.", show_default=False)
-]
-HduOption = Annotated[
-    str | None,
-    typer.Option(
-        help="HDU of the image: its number, or NAME, or NAME,VERSION. Default: the first image.",
-        show_default=False,
-    ),
-]
-SelectorOption = Annotated[
-    SelectorName,
-    typer.Option(help="cnn: the network that ships. residual: the classical rule."),
-]
-ModelOption = Annotated[
-    Path | None,
-    typer.Option(help="A model of your own (.keras), instead of the one that ships."),
-]
-CatalogueOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Judge these sources instead of detecting: a table with x, y (from 0), X_IMAGE, "
-        "Y_IMAGE (from 1) or ra, dec; SExtractor's LDAC too."
-    ),
-]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Least probability of a chosen star. Default: 0.9 (cnn), or 0: the best (residual).",
-        show_default=False,
-        min=0.0,
-        max=1.0,
-    ),
-]
-NMaxOption = Annotated[int, typer.Option(min=1, help="At most so many stars for the PSF.")]
-NMinOption = Annotated[int, typer.Option(min=0, help="Fewer is an error (exit code 3).")]
-ReserveOption = Annotated[
-    float, typer.Option(min=0.0, max=0.9, help="Share of good stars kept to judge the PSF.")
-]
-RelaxOption = Annotated[
-    bool, typer.Option("--relax", help="Too few: take the best there are, and say so.")
-]
-SnrOption = Annotated[float, typer.Option(help="Least signal-to-noise ratio of a chosen star.")]
-GainOption = Annotated[
-    float | None,
-    typer.Option(help="Electrons per ADU. Default: from header or noise.", show_default=False),
-]
-SaturationOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Saturation level in ADU. Default: from header or histogram.", show_default=False
-    ),
-]
-MaskOption = Annotated[
-    Path | None,
-    typer.Option(help="FITS image of the frame's shape, not 0 where a pixel is bad."),
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -281,6 +235,10 @@ def simulate(
         )
 
 
+app.command()(cli_training.label)
+app.command()(cli_training.train)
+
+
 def main() -> None:
     """Run the command line; errors of mlpsf end in one line and an exit code, not a traceback."""
     warnings.showwarning = _one_line
@@ -316,8 +274,7 @@ def _read(
 ) -> Any:
     from mlpsf.frame import read_frame
 
-    number = int(hdu) if hdu is not None and hdu.lstrip("-").isdigit() else hdu
-    return read_frame(path, hdu=number, mask=mask, gain=gain, saturation=saturation)
+    return read_frame(path, hdu=hdu_number(hdu), mask=mask, gain=gain, saturation=saturation)
 
 
 def _selection(

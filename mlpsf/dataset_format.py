@@ -26,7 +26,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -33,6 +33,7 @@ class Flag(IntFlag):
     RESERVED = 512, "reserved", "chosen, and kept out of the PSF so that it can judge it"
     RELAXED = 1024, "taken by relaxing", "under the threshold, taken for want of better ones"
     VETOED = 2048, "vetoed", "left out by the user"
+    NOT_JUDGED = 4096, "not judged", "the selector gave it no probability"
 
     short: str
     meaning: str

@@ -24,8 +24,7 @@ from mlpsf.files import check_folder
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frame import Frame, HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
-from mlpsf.pipeline import SNR_MIN, judge_sources
-from mlpsf.selectors.residual import ResidualSelector
+from mlpsf.pipeline import SNR_MIN, _selector
 
 __all__ = ["RULES", "STAMP_SIZE", "label_frames"]
 
@@ -39,6 +38,7 @@ RULES = {
 }
 """What labels a source good, by name."""
 
+_FEWEST = 5  # sources that the residual rule can rank
 _LISTED = 2.0  # pixels from a listed position to its source
 
 
@@ -240,18 +240,28 @@ def _labelled(
 def _by_residual(
     frame: Frame, background: Background, sources: Table, bright: NDArray[np.bool_], n_best: int
 ) -> _Labels:
-    flagged = sources.copy()
-    flagged["flags"] = np.where(bright, sources["flags"], sources["flags"] | Flag.FAINT)
-    selector = ResidualSelector(n_best=n_best)
-    judged, probability = judge_sources(frame, background, flagged, selector)
-    seen = np.isfinite(probability)
-    if not seen.any():
-        raise NoSourcesError("it has no source that the residual rule could judge.")
+    flags = np.array(sources["flags"])
+    rows = np.flatnonzero(bright & (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0))
+    fwhm = float(sources.meta["fwhm"])
+    size = int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
+    x, y = np.asarray(sources["x"])[rows], np.asarray(sources["y"])[rows]
+    cut = extract_cutouts(frame, x, y, size, background=background.level)
+    rows = rows[~cut.near_edge]
+    if rows.size < _FEWEST:
+        raise NoSourcesError(
+            f"only {rows.size} of its sources are bright, unsaturated and {size // 2} pixels from "
+            f"the edge; the residual rule needs {_FEWEST}."
+        )
+    # The rule exactly as 'select --selector residual' has it, limits of the frame's own included.
+    selector, _ = _selector("residual", frame, background)
+    selector.set_params(n_best=n_best)
+    inner = cut.data[~cut.near_edge]
+    selector.fit(inner)
     label = np.full(len(sources), AMBIGUOUS)
-    distance = np.full(len(sources), np.nan)
-    label[seen], distance[seen] = selector.labels_, selector.distance_
-    flags = np.array(judged["flags"])
-    # What no rule could save is no good star; the edge alone says nothing of the source.
+    probability, distance = np.full((2, len(sources)), np.nan)
+    label[rows], distance[rows] = selector.labels_, selector.distance_
+    probability[rows] = selector.predict_proba(inner)[:, 1]
+    # Nothing saves these; the edge alone says nothing of a source.
     label[flags & (NEVER_A_PSF_STAR & ~Flag.NEAR_EDGE) != 0] = 0
     return _Labels(label, flags, probability, distance)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 import mlpsf
 from mlpsf.catalogue import read_catalogue
@@ -34,11 +35,12 @@ def select_stars(
     *,
     selector: Any = "cnn",
     catalogue: Table | str | os.PathLike[str] | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     n_max: int = N_MAX,
     n_min: int = N_MIN,
     reserve: float = 0.0,
     relax: bool = False,
+    rank_by: str | None = None,
     snr_min: float = SNR_MIN,
     cutout_size: int | None = None,
     veto: list[int] | None = None,
@@ -56,8 +58,15 @@ def select_stars(
         it is a `ResidualSelector` that is not.
     catalogue : Table or path, optional
         Sources to judge, taken instead of detection; see `mlpsf.catalogue.read_catalogue`.
-    threshold, n_max, n_min, reserve, relax
+    threshold : float, optional
+        Least probability of a chosen star. Unless given, 0.9; with the residual selector 0: it
+        takes the best of a frame, whatever they are, and is never as sure as that.
+    n_max, n_min, reserve, relax
         As in `mlpsf.choose`.
+    rank_by : {"probability", "snr"}, optional
+        As in `mlpsf.choose`. Unless given, the brightest of the stars that reach the threshold
+        are taken, because TRIPPy gives all one weight and faint ones add their noise; with the
+        residual selector, whose order is its verdict, the most probable.
     snr_min : float
         Least signal-to-noise ratio of a chosen star.
     cutout_size : int, optional
@@ -112,6 +121,11 @@ def select_stars(
     )
     sources.meta.update(_provenance(estimator, name))
     sources.meta["snr_min"] = float(snr_min)
+    classical = _is_classical(estimator)
+    if threshold is None:
+        threshold = 0.0 if classical else THRESHOLD
+    if rank_by is None:
+        rank_by = "probability" if classical else "snr"
     return choose(
         sources,
         probability,
@@ -120,6 +134,7 @@ def select_stars(
         n_min=n_min,
         reserve=reserve,
         relax=relax,
+        rank_by=rank_by,
     )
 
 
@@ -188,7 +203,8 @@ def judge_sources(
                     f"{size // 2} pixels from the edge; the residual selector needs 5 at least. "
                     "Try a lower snr_min, a smaller cutout_size, or the cnn selector."
                 )
-            good = estimator.fit(cut.data[whole]).predict_proba(cut.data[whole])[:, 1]
+            fitted = clone(estimator).fit(cut.data[whole])
+            good = fitted.predict_proba(cut.data[whole])[:, 1]
             probability[block[whole]] = good
             flags[block[whole][good == 0]] |= Flag.REJECTED
         else:
@@ -200,9 +216,13 @@ def judge_sources(
 
 def _learns_from_frame(estimator: Any) -> bool:
     """Whether a selector is one that is fitted to the frame's own cutouts, and is not yet."""
+    return _is_classical(estimator) and not hasattr(estimator, "psf_")
+
+
+def _is_classical(estimator: Any) -> bool:
     from mlpsf.selectors.residual import ResidualSelector
 
-    return isinstance(estimator, ResidualSelector) and not hasattr(estimator, "psf_")
+    return isinstance(estimator, ResidualSelector)
 
 
 def _selector(selector: Any, frame: Frame, background: Background) -> tuple[Any, str]:
@@ -226,7 +246,9 @@ def _selector(selector: Any, frame: Frame, background: Background) -> tuple[Any,
         full_well = float(frame.saturation - np.median(background.level))
         limits = (-20.0 * noise, 0.5 * full_well)
         return (
-            ResidualSelector(brightness_range=limits, exclusion_range=(-200 * noise, 2 * full_well)),
+            ResidualSelector(
+                brightness_range=limits, exclusion_range=(-200 * noise, 2 * full_well)
+            ),
             "residual",
         )
     raise InputError(f"A selector is 'cnn', 'residual' or an estimator. Got {selector!r}.")

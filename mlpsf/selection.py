@@ -30,6 +30,7 @@ def choose(
     n_min: int = N_MIN,
     reserve: float = 0.0,
     relax: bool = False,
+    rank_by: str = "probability",
 ) -> Table:
     """Choose the PSF stars among sources with probabilities.
 
@@ -50,6 +51,9 @@ def choose(
     relax : bool
         When fewer than `n_min` reach the threshold, take the best that there are instead of
         raising; they get the flag ``RELAXED``.
+    rank_by : {"probability", "snr"}
+        Which of the stars that reach the threshold are taken when there are more than `n_max`:
+        the most probable, or the brightest.
 
     Returns
     -------
@@ -71,13 +75,14 @@ def choose(
     >>> stars["selected"].tolist(), stars["reason"].tolist()
     ([True, False, False], ['', 'below the threshold', 'saturated'])
     """
-    _check(threshold, n_max, n_min, reserve)
+    _check(threshold, n_max, n_min, reserve, rank_by)
     p = np.asarray(probability, dtype=np.float64)
     if p.shape != (len(sources),):
         raise InputError(
             f"There must be one probability a source: shape ({len(sources)},). Got {p.shape}."
         )
     own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
+    own |= Flag.NOT_JUDGED
     flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
     possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
     snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(p))
@@ -87,9 +92,12 @@ def choose(
     n_good = int((p[order] >= threshold).sum())
     relaxed = relax and n_good < n_min
     good = order[: n_min if relaxed else n_good]
+    if rank_by == "snr":
+        good = good[np.argsort(-np.nan_to_num(snr[good]), kind="stable")]
     reserved_rows = _reserve(good, reserve, n_max, n_min)
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[:n_max]
+    flags[~np.isfinite(p) & (flags == 0)] |= Flag.NOT_JUDGED
     below = possible & (p < threshold)
     flags[below] |= Flag.BELOW_THRESHOLD
     flags[kept[n_max:]] |= Flag.BEYOND_N_MAX
@@ -110,6 +118,7 @@ def choose(
             "n_max": int(n_max),
             "n_min": int(n_min),
             "reserve": float(reserve),
+            "rank_by": rank_by,
             "relaxed": bool(relaxed),
             "n_sources": len(p),
             "n_above_threshold": n_good,
@@ -132,8 +141,9 @@ def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> 
     return reserved
 
 
-def _check(threshold: float, n_max: int, n_min: int, reserve: float) -> None:
+def _check(threshold: float, n_max: int, n_min: int, reserve: float, rank_by: str) -> None:
     rules = (
+        (rank_by in ("probability", "snr"), "rank_by", "'probability' or 'snr'", repr(rank_by)),
         (0 <= threshold <= 1, "threshold", "in [0, 1]", threshold),
         (n_max >= 1, "n_max", "1 or more", n_max),
         (0 <= n_min <= n_max, "n_min", f"from 0 to n_max = {n_max}", n_min),

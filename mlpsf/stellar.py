@@ -12,7 +12,7 @@ from mlpsf.cutouts import extract_cutouts
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frame import Frame
 from mlpsf.moments import FWHM_PER_SIGMA, Moments
-from mlpsf.psf.effective import OVERSAMPLING, stack_stars
+from mlpsf.psf.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.psf.fitting import fit_psf
 
 __all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
@@ -122,7 +122,9 @@ def stellar_profile(
 
 
 def stellar_size(
-    fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
+    fwhm: NDArray[np.float64],
+    e1: NDArray[np.float64],
+    e2: NDArray[np.float64],
 ) -> float:
     """Find the size that the stars among bright sources share.
 
@@ -190,8 +192,20 @@ def _half_maximum(
             break
         dx, dy = np.where(ok, fit.dx, dx), np.where(ok, fit.dy, dy)
         psf = stack_stars(cut.data[ok], dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
+    width = _width(psf)
+    if size <= 2.5:
+        # What stacking makes of stars of just this image tells how much it may have widened the
+        # real ones. Where few sub-pixel phases are seen it is too much: half of it is taken out.
+        again = psf.stamps(dx[ok], dy[ok], cut.data.shape[-1]) * fit.flux[ok, None, None]
+        blurred = stack_stars(again, dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
+        width *= np.sqrt(width / _width(blurred))
+    return float(width * scale)
+
+
+def _width(psf: EffectivePSF) -> float:
+    """Diameter of the circle with the area above half of the maximum, in pixels."""
     area = (psf.grid > 0.5 * psf.grid.max()).sum() / OVERSAMPLING**2
-    return float(2.0 * np.sqrt(area / np.pi)) * scale
+    return float(2.0 * np.sqrt(area / np.pi))
 
 
 def any_within(

@@ -22,14 +22,14 @@ def simulate(**parameters):
 def field():
     """A common frame: stars, pairs, galaxies, cosmic rays, hot pixels; FWHM 4."""
     return simulate(
-        shape=(600, 640),
+        shape=(500, 520),
         fwhm=4.0,
         e1=0.03,
-        n_stars=110,
-        n_galaxies=60,
-        n_pairs=12,
+        n_stars=80,
+        n_galaxies=40,
+        n_pairs=9,
         flux_range=(2e4, 1e6),
-        cosmic_rays=20,
+        cosmic_rays=15,
         hot_pixels=10,
         bad_columns=0,
         seed=5,

@@ -169,9 +169,7 @@ def test_resampled_simulated_stars_look_alike(star_field, fwhm):
     simulated = star_field(fwhm)
     truth = simulated.truth
     level = measure_background(simulated.frame).level
-    cut = extract_cutouts(
-        simulated.frame, truth["x"], truth["y"], 41, fwhm=fwhm, background=level
-    )
+    cut = extract_cutouts(simulated.frame, truth["x"], truth["y"], 41, fwhm=fwhm, background=level)
     assert not cut.near_edge.any()
     m = gaussian_moments(cut.data)
     # The moments of a Moffat profile of FWHM 4; one figure for all seeing.
@@ -180,7 +178,9 @@ def test_resampled_simulated_stars_look_alike(star_field, fwhm):
 
 
 @settings(max_examples=40, deadline=None)
-@given(level=st.floats(-1e3, 1e5), fwhm=st.floats(1.5, 12), x=st.floats(60, 90), y=st.floats(60, 90))
+@given(
+    level=st.floats(-1e3, 1e5), fwhm=st.floats(1.5, 12), x=st.floats(60, 90), y=st.floats(60, 90)
+)
 def test_resampling_keeps_a_flat_sky(level, fwhm, x, y):
     cut = extract_cutouts(np.full((150, 150), level), [x], [y], 21, fwhm=fwhm)
     np.testing.assert_allclose(cut.data, level, rtol=1e-5, atol=1e-3)
@@ -191,7 +191,9 @@ def test_resampled_masked_pixels():
     mask = np.zeros(image.shape, bool)
     mask[40:43, 46:49] = True
     mask[10, 10] = True
-    cut = extract_cutouts(read_frame(image + image_of(shape=(80, 80)), mask=mask), [40], [40], 21, fwhm=4.0)
+    cut = extract_cutouts(
+        read_frame(image + image_of(shape=(80, 80)), mask=mask), [40], [40], 21, fwhm=4.0
+    )
     missing = np.isnan(cut.data[0])
     np.testing.assert_array_equal(missing, mask[30:51, 30:51])
 

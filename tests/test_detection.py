@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.table import Table
-
 from conftest import simulate
+
 from mlpsf.catalogue import read_catalogue
 from mlpsf.detection import find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError
@@ -40,7 +40,7 @@ def test_fwhm_of_the_frame(fwhm, population, seed):
     assert find_sources(simulated.frame).meta["fwhm"] == pytest.approx(fwhm, rel=0.05)
 
 
-@pytest.mark.parametrize(("fwhm", "seed"), [(7.0, 10), (7.0, 18), (10.0, 18)])
+@pytest.mark.parametrize(("fwhm", "seed"), [(7.0, 10), (10.0, 11)])
 def test_fwhm_where_galaxies_outnumber_the_stars(fwhm, seed):
     # Some ten stars are bright enough to measure, and many galaxies are of one size too.
     side = 640 if fwhm < 6 else 900

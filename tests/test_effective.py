@@ -24,7 +24,9 @@ def pixel_integral(u, sigma):
 def gaussian_psf(fwhm, half=HALF, skew=0.0):
     u = np.arange(-half * OVERSAMPLING, half * OVERSAMPLING + 1) / OVERSAMPLING
     sigma = fwhm / FWHM_PER_SIGMA
-    return EffectivePSF(pixel_integral(u - skew, sigma)[None, :] * pixel_integral(u, sigma)[:, None])
+    return EffectivePSF(
+        pixel_integral(u - skew, sigma)[None, :] * pixel_integral(u, sigma)[:, None]
+    )
 
 
 def gaussian_stars(dx, dy, fwhm, size):
@@ -58,9 +60,7 @@ def test_gradients_are_differences(dx, dy):
     psf, h = gaussian_psf(4.0), 0.02
     value, by_x, by_y = psf.stamps_and_gradients(np.array([dx]), np.array([dy]), 15)[:, 0]
     np.testing.assert_array_equal(value, psf.stamps(np.array([dx]), np.array([dy]), 15)[0])
-    a, b, c, d = gaussian_stars(
-        [dx + h, dx - h, dx, dx], [dy, dy, dy + h, dy - h], 4.0, 15
-    )
+    a, b, c, d = gaussian_stars([dx + h, dx - h, dx, dx], [dy, dy, dy + h, dy - h], 4.0, 15)
     assert abs(by_x - (a - b) / (2 * h)).max() < 0.01 * abs(by_x).max()
     assert abs(by_y - (c - d) / (2 * h)).max() < 0.01 * abs(by_y).max()
 

@@ -37,9 +37,7 @@ def stars():
     )
     sources["x"].unit = "pix"
     sources.meta.update(META)
-    return choose(
-        sources, [0.99, 0.97, 0.95, 0.93, np.nan], n_min=1, n_max=2, reserve=0.34
-    )
+    return choose(sources, [0.99, 0.97, 0.95, 0.93, np.nan], n_min=1, n_max=2, reserve=0.34)
 
 
 def plain(column):

@@ -50,7 +50,7 @@ def test_not_at_all(tmp_path, error):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(OutputError, match="does not exist. Make it first") as caught:
+    with pytest.raises(OutputError, match=r"does not exist\. Make it first") as caught:
         check_folder(tmp_path / "none" / "a.txt")
     assert isinstance(caught.value, MlpsfError)
     assert isinstance(caught.value, OSError)

@@ -67,9 +67,7 @@ def test_ties_over_the_last_place_get_none():
 
 
 @few
-@given(
-    arrays(np.float64, 40, elements=FIGURE), arrays(bool, 40), st.integers(1, 30)
-)
+@given(arrays(np.float64, 40, elements=FIGURE), arrays(bool, 40), st.integers(1, 30))
 def test_not_eligible_is_never_good_and_not_replaced(distance, eligible, n_best):
     every = best_labels(distance, n_best=n_best)
     labels = best_labels(distance, eligible, n_best)
@@ -128,9 +126,7 @@ def test_no_fit_at_all():
     st.floats(1, 1e5, width=32),
 )
 def test_in_range_judges_every_pixel(cutouts, low, high):
-    expected = [
-        all(np.isnan(v) or low <= v <= high for v in cutout.ravel()) for cutout in cutouts
-    ]
+    expected = [all(np.isnan(v) or low <= v <= high for v in cutout.ravel()) for cutout in cutouts]
     assert in_range(cutouts, (low, high)).tolist() == expected
 
 
@@ -172,7 +168,7 @@ def test_balance_of_words():
 
 
 def test_balance_refuses():
-    with pytest.raises(InputError, match="one length. Got 3 and 2"):
+    with pytest.raises(InputError, match=r"one length\. Got 3 and 2"):
         balance([0, 1, 1], groups=[1, 2])
 
 

@@ -90,7 +90,8 @@ class EffectivePSF:
         >>> round(float(star.sum()), 3), round(float((star.sum(0) * np.arange(-5, 6)).sum()), 3)
         (1.0, 0.25)
         """
-        return self._evaluate(dx, dy, size, gradients=False)[0]
+        stamps: NDArray[np.float32] = self._evaluate(dx, dy, size, gradients=False)[0]
+        return stamps
 
     def stamps_and_gradients(
         self, dx: NDArray[np.floating], dy: NDArray[np.floating], size: int
@@ -199,7 +200,8 @@ def stack_stars(
     dx, dy : ndarray, shape (n,)
         Offset of each star from the centre of its centre pixel.
     flux : ndarray, shape (n,)
-        Flux of each star, positive; also its weight.
+        Flux of each star, positive; its weight grows with it, ever less beyond four times the
+        median.
     half : int
         How far the PSF is to reach, in pixels.
     n_iter : int
@@ -235,7 +237,7 @@ def stack_stars(
         if some.any():
             share = np.abs(wy[some]) @ missing[some].astype(np.float32)
             lost[some] = share @ np.abs(wx[some]) > 0.1
-        grid = grid + _clipped_mean(stars, lost, flux, clip)
+        grid = grid + _clipped_mean(stars.astype(np.float32, copy=False), lost, flux, clip)
     total = grid[::OVERSAMPLING, ::OVERSAMPLING].sum()
     if not (np.isfinite(total) and total > 0):
         raise PSFError("The stars hold no light to make a PSF of: is the sky subtracted?")
@@ -258,21 +260,24 @@ def _clipped_mean(
     flux: NDArray[np.floating],
     clip: float,
 ) -> NDArray[np.float64]:
-    """Flux-weighted mean over stars of each grid point, outliers and lost points left out."""
+    """Weighted mean over stars of each grid point, outliers and lost points left out."""
     keep = ~lost
     if len(stars) >= 4:
         median = _median(stars)
         off = np.abs(stars - median)
         keep &= off <= clip * 1.4826 * _median(off) + 1e-7
-    weight = keep * (flux / flux.max()).astype(np.float32)[:, None, None]
+    # One star far brighter than the rest must not be the whole PSF: it knows one phase only.
+    weight = keep * (flux / (flux + 4 * np.median(flux))).astype(np.float32)[:, None, None]
     total = weight.sum(axis=0)
     mean = (weight * stars).sum(axis=0) / np.where(total > 0, total, 1.0)
-    return mean.astype(np.float64)
+    return np.asarray(mean, dtype=np.float64)
 
 
 def _median(stars: NDArray[np.float32]) -> NDArray[np.float32]:
     """Median over the first axis: sorting short rows is several times faster than np.median."""
     n = len(stars)
     ordered = np.sort(np.ascontiguousarray(np.moveaxis(stars, 0, -1)), axis=-1)
-    middle: NDArray[np.float32] = np.float32(0.5) * (ordered[..., (n - 1) // 2] + ordered[..., n // 2])
+    middle: NDArray[np.float32] = np.float32(0.5) * (
+        ordered[..., (n - 1) // 2] + ordered[..., n // 2]
+    )
     return middle

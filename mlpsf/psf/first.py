@@ -140,7 +140,7 @@ def judge(
     variance, peak = np.full(n, np.inf), np.full(n, np.inf)
     for start in range(0, n, 256):  # in blocks that stay in the processor's cache
         rows = slice(start, start + 256)
-        part = PSFFit(*(v[rows] for v in fit))
+        part = PSFFit._make(v[rows] for v in fit)
         residual, model = subtract_fit(data[rows], psf, part)
         variance[rows], peak[rows] = residual_figures(data[rows], residual, model)
     variance[~fit.ok] = peak[~fit.ok] = np.inf

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlpsf.selectors.cnn import PSFStarSelector as PSFStarSelector
+    from mlpsf.selectors.novelty import NoveltySelector as NoveltySelector
     from mlpsf.selectors.residual import ResidualSelector as ResidualSelector
 
-_HOME = {"PSFStarSelector": "cnn", "ResidualSelector": "residual"}
+_HOME = {
+    "NoveltySelector": "novelty",
+    "PSFStarSelector": "cnn",
+    "ResidualSelector": "residual",
+}
 
-__all__ = ["PSFStarSelector", "ResidualSelector"]
+__all__ = ["NoveltySelector", "PSFStarSelector", "ResidualSelector"]
 
 
 def __getattr__(name: str) -> Any:

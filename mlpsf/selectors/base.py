@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from scipy.special import expit
+from sklearn.base import ClassifierMixin
+from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from mlpsf.cutouts import as_cutouts
 from mlpsf.errors import InputError
+from mlpsf.scaling import CutoutEstimator, as_cutouts
 
-__all__ = ["CutoutClassifier"]
+__all__ = ["MIN_SIDE", "CutoutClassifier", "as_probabilities", "check_frames"]
+
+MIN_SIDE = 15
+"""Side in pixels of the smallest cutouts that tell a star from other sources."""
 
 
-class CutoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
     """A binary classifier of cutouts, shape (n, size, size) or (n, size * size).
 
-    Subclasses implement ``fit`` and ``_probability_of_good``.
+    Subclasses implement ``fit`` and ``_log_odds_of_good``, and have a parameter ``pad``.
     """
 
     classes_: NDArray[Any]
+    pad: bool
 
     def _validate_cutouts(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
-        """Return cutouts as native float32, shape (n, size, size)."""
-        pixels: NDArray[np.float32] = validate_data(
-            self, X, reset=reset, dtype=np.float32, allow_nd=True, ensure_all_finite="allow-nan"
-        )
-        cutouts: NDArray[np.float32] = as_cutouts(pixels)
+        """Return cutouts as native float32, shape (n, size, size), size odd."""
+        pixels: NDArray[np.float32] = self._validate_pixels(X, reset=reset)
+        cutouts: NDArray[np.float32] = as_cutouts(_padded(pixels) if self.pad else pixels)
         size = cutouts.shape[-1]
         if size % 2 == 0:
             raise InputError(
@@ -38,21 +43,55 @@ class CutoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return cutouts
 
-    def _encode(self, y: ArrayLike, n: int) -> NDArray[np.int_]:
-        """Learn ``classes_`` from the labels and return 0 and 1; the larger label is good."""
-        y = np.asarray(y)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        check_classification_targets(y)
-        if y.shape != (n,):
-            raise InputError(f"y must have one label a cutout: shape ({n},). Got {y.shape}.")
-        self.classes_, encoded = np.unique(y, return_inverse=True)
+    def _validate_labels(self, y: ArrayLike | None, n: int) -> NDArray[Any]:
+        """Return n labels of a classification, shape (n,)."""
+        if y is None:
+            raise InputError(
+                f"This {type(self).__name__} estimator requires y to be passed, "
+                "but the target y is None."
+            )
+        labels: NDArray[Any] = column_or_1d(y, warn=True)
+        if labels.shape != (n,):
+            raise InputError(f"y must have one label a cutout: shape ({n},). Got {labels.shape}.")
+        if labels.dtype.kind == "f":
+            assert_all_finite(labels, input_name="y")
+        check_classification_targets(labels)
+        return labels
+
+    def _validate_weight(
+        self, sample_weight: ArrayLike | None, cutouts: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        weight: NDArray[np.float64] = _check_sample_weight(
+            sample_weight, cutouts, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weight.any():
+            raise InputError("Sample weights must contain at least one non-zero number.")
+        return weight
+
+    def _encode(self, labels: NDArray[Any]) -> NDArray[np.int_]:
+        """Learn ``classes_`` and return the labels as 0 and 1; the larger label is good."""
+        self.classes_, encoded = np.unique(labels, return_inverse=True)
         if len(self.classes_) != 2:
             raise InputError(
-                "Labels must be of two classes, good and other sources. "
-                f"Got {len(self.classes_)} class(es): {self.classes_[:5].tolist()}."
+                "Only binary classification is supported. Labels must be of two classes, good and "
+                f"other sources. Got {len(self.classes_)} class(es): {self.classes_[:5].tolist()}."
             )
         return encoded.astype(int)
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Log-odds of being good.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+            Cutouts; which form was fitted does not matter.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+        """
+        check_is_fitted(self)
+        return self._log_odds_of_good(self._validate_cutouts(X, reset=False))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class.
@@ -60,16 +99,14 @@ class CutoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts as in ``fit``.
+            Cutouts; which form was fitted does not matter.
 
         Returns
         -------
         ndarray of float64, shape (n, 2)
             Columns in the order of ``classes_``: other, good. Rows sum to one.
         """
-        check_is_fitted(self)
-        good = self._probability_of_good(self._validate_cutouts(X, reset=False))
-        return np.column_stack([1.0 - good, good])
+        return as_probabilities(self.decision_function(X))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Label of each cutout: the more probable class.
@@ -82,14 +119,46 @@ class CutoutClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         ndarray, shape (n,)
         """
-        label: NDArray[Any] = self.classes_[np.argmax(self.predict_proba(X), axis=1)]
-        return label
+        return self._labels_of(self.decision_function(X))
 
-    def _probability_of_good(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _labels_of(self, log_odds: NDArray[np.float64]) -> NDArray[Any]:
+        labels: NDArray[Any] = self.classes_[(log_odds > 0).astype(int)]
+        return labels
+
+    def _log_odds_of_good(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
         raise NotImplementedError
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
         tags.classifier_tags.multi_class = False
         return tags
+
+
+def as_probabilities(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities of (other, good), shape (n, 2), of log-odds of being good."""
+    good = expit(log_odds)
+    return np.column_stack([1.0 - good, good])
+
+
+def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
+    """Return the frame of each of n cutouts, shape (n,).
+
+    Raises
+    ------
+    InputError
+        There are more or fewer.
+    """
+    frames = np.asarray(groups)
+    if frames.shape != (n,):
+        raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
+    return frames
+
+
+def _padded(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Centre rows in zeros to the next odd square of `MIN_SIDE` or more."""
+    width = pixels.shape[1]
+    side = max(math.isqrt(width - 1) + 1, MIN_SIDE)
+    side += 1 - side % 2
+    before = (side * side - width) // 2
+    # Zeros, not NaN: a pixel without data would keep the residual rule from fitting at all.
+    return np.pad(pixels, ((0, 0), (before, side * side - width - before)))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.base import _fit_context
+from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from mlpsf.cutouts import REFERENCE_FWHM, CutoutScaler
 from mlpsf.errors import InputError
-from mlpsf.selectors.base import CutoutClassifier
+from mlpsf.labelling import split_frames
+from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, check_frames
 from mlpsf.selectors.inference import KerasNetwork
 
 if TYPE_CHECKING:
@@ -22,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PSFStarSelector"]
 
-
-_BLOCK = 2048  # cutouts scaled at once
+_BLOCK = 2048  # cutouts scaled at once: no more memory for more sources
+_MAX_LOG_ODDS = 16.0  # a network is never surer than 1e-7 of anything, whatever it says
 
 
 class PSFStarSelector(CutoutClassifier):
@@ -46,7 +50,7 @@ class PSFStarSelector(CutoutClassifier):
         Of the Adam optimiser.
     epochs, batch_size : int
     class_weight : "balanced", dict or None
-        Weights of the classes in the loss.
+        Weights of the classes in the loss, by label.
     early_stopping : bool
         Stop when the loss of the validation frames has not fallen for `patience` epochs, and
         keep the best epoch.
@@ -55,6 +59,10 @@ class PSFStarSelector(CutoutClassifier):
         Share of the frames (of the cutouts, without ``groups``) held out: for early stopping, and
         to calibrate the probabilities by Platt's scaling.
     callbacks : list of keras callbacks, optional
+        Each fit works on copies.
+    pad : bool
+        Take tables of any width too: rows that are no odd square are centred in zeros, to the
+        next one of 15 pixels a side or more.
     random_state : int, RandomState or None
     verbose : int
         Keras's own: 0 is silent.
@@ -73,11 +81,23 @@ class PSFStarSelector(CutoutClassifier):
         Loss and accuracy of each epoch.
     calibration_ : (float, float)
         Slope and intercept on the log-odds of the network's output.
+    held_out_ : ndarray of int
+        Rows that were kept from training, for the validation loss and the calibration; absent on
+        a loaded selector.
     cutout_size_ : int
         Side of the cutouts it takes.
     reference_fwhm_ : float or None
         FWHM in pixels to which its cutouts are resampled; None for the frame's own scale.
     n_features_in_ : int
+        Pixels of a cutout.
+
+    Notes
+    -----
+    A cutout of weight 0 is left out altogether. Other weights multiply the loss: twice the weight
+    is not quite two copies, which fall into different batches.
+
+    scikit-learn's splitters, searches and meta-estimators take cutouts of shape (n, size, size) as
+    they are; `permutation_importance` and its like want them flattened.
 
     Examples
     --------
@@ -85,6 +105,24 @@ class PSFStarSelector(CutoutClassifier):
     >>> selector.cutout_size_, selector.reference_fwhm_
     (41, 4.0)
     """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "architecture": [StrOptions({"compact", "published"})],
+        "scaling": [StrOptions({"auto", "star", "standard"}), None],
+        "filters": ["array-like", None],
+        "dropout": [Interval(Real, 0, 1, closed="left"), None],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "early_stopping": ["boolean"],
+        "patience": [Interval(Integral, 0, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "callbacks": [list, tuple, None],
+        "pad": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     def __init__(
         self,
@@ -100,7 +138,8 @@ class PSFStarSelector(CutoutClassifier):
         early_stopping: bool = False,
         patience: int = 5,
         validation_fraction: float = 0.0,
-        callbacks: list[Any] | None = None,
+        callbacks: Sequence[Any] | None = None,
+        pad: bool = False,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -116,9 +155,11 @@ class PSFStarSelector(CutoutClassifier):
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.callbacks = callbacks
+        self.pad = pad
         self.random_state = random_state
         self.verbose = verbose
 
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self,
         X: ArrayLike,
@@ -142,35 +183,42 @@ class PSFStarSelector(CutoutClassifier):
         -------
         self
         """
-        self._check_parameters()
+        if self.early_stopping and self.validation_fraction == 0:
+            raise InputError("early_stopping needs a validation_fraction above 0, say 0.1.")
         cutouts = self._validate_cutouts(X, reset=True)
-        size = cutouts.shape[-1]
-        encoded = self._encode(y, len(cutouts))
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, cutouts)
+        n, size = cutouts.shape[:2]
+        if size < MIN_SIDE:
+            raise InputError(f"Cutouts must be {MIN_SIDE} pixels a side at least. Got {size}.")
+        labels = self._validate_labels(y, n)
+        weight = self._validate_weight(sample_weight, cutouts)
+        frames = np.arange(n) if groups is None else check_frames(groups, n)
+        used = np.flatnonzero(weight)
+        encoded = np.zeros(n, dtype=int)
+        encoded[used] = self._encode(labels[used])
         random = check_random_state(self.random_state)
-        train, held = self._split(len(cutouts), groups, random)
+        train, held = self._split(frames[used], random)
+        train, held = used[train], used[held]
         if len(np.unique(encoded[train])) < 2:
             raise InputError("The training part holds one class only: give more frames.")
         method = self._scaling_method()
         self.scaler_ = None if method is None else CutoutScaler(method=method).fit(cutouts[train])
         seed = int(random.randint(2**31 - 1))
         self.estimator_ = self._make_estimator(size, seed)
+        in_loss = weight[train] * compute_sample_weight(self.class_weight, labels[train])
         extra: dict[str, Any] = {}
         if held.size:
-            extra["validation_data"] = (self._scale(cutouts[held])[..., None], encoded[held])
+            images = self._scale(cutouts[held])[..., None]
+            extra["validation_data"] = (images, encoded[held], weight[held])
         self.estimator_.fit(
-            self._scale(cutouts[train])[..., None],
-            encoded[train],
-            sample_weight=None if weight is None else weight[train],
-            **extra,
+            self._scale(cutouts[train])[..., None], encoded[train], sample_weight=in_loss, **extra
         )
         self.network_ = KerasNetwork(self.estimator_.model_)
         self.history_ = {k: list(map(float, v)) for k, v in self.estimator_.history_.items()}
-        self.cutout_size_ = size
+        self.held_out_, self.cutout_size_ = held, size
         self.reference_fwhm_ = None if self.architecture == "published" else REFERENCE_FWHM
         self.calibration_ = (1.0, 0.0)
-        if held.size and len(np.unique(encoded[held])) == 2:
-            self.calibrate(cutouts[held], y=self.classes_[encoded[held]])
+        if len(np.unique(encoded[held])) == 2:
+            self._calibrate(cutouts[held], encoded[held], weight[held])
         return self
 
     def calibrate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
@@ -186,19 +234,29 @@ class PSFStarSelector(CutoutClassifier):
         -------
         self
         """
-        from sklearn.linear_model import LogisticRegression
-
+        check_is_fitted(self)
         cutouts = self._validate_cutouts(X, reset=False)
-        score = _log_odds(self._forward(cutouts))[:, None]
-        good = np.asarray(y) == self.classes_[1]
-        model = LogisticRegression(C=10.0).fit(score, good, sample_weight=sample_weight)
-        self.calibration_ = (max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
+        labels = self._validate_labels(y, len(cutouts))
+        unknown = np.setdiff1d(labels, self.classes_)
+        if unknown.size:
+            raise InputError(
+                f"Labels must be those of fit, {self.classes_.tolist()}. Got {unknown.tolist()}."
+            )
+        weight = self._validate_weight(sample_weight, cutouts)
+        self._calibrate(cutouts, (labels == self.classes_[1]).astype(int), weight)
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Log-odds of being good, shape (n,)."""
-        good = self.predict_proba(X)[:, 1]
-        return _log_odds(good)
+    def _calibrate(
+        self,
+        cutouts: NDArray[np.float32],
+        good: NDArray[np.int_],
+        weight: NDArray[np.float64],
+    ) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        score = self._network_log_odds(cutouts)[:, None]
+        model = LogisticRegression(C=10.0).fit(score, good, sample_weight=weight)
+        self.calibration_ = (max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
 
     def embed(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the activations of the last hidden layer, shape (n, width)."""
@@ -247,7 +305,12 @@ class PSFStarSelector(CutoutClassifier):
         """
         from mlpsf.selectors.storage import load_selector
 
-        return load_selector(cls, path, engine)
+        selector = load_selector(cls, path, engine)
+        # Files of before features were counted in pixels hold the side of the cutouts.
+        for part in (None if selector.pad else selector, selector.scaler_):
+            if part is not None:
+                part.n_features_in_ = selector.cutout_size_**2
+        return selector
 
     @classmethod
     def from_pretrained(cls, name: str = "compact") -> Self:
@@ -266,20 +329,21 @@ class PSFStarSelector(CutoutClassifier):
 
         return cls.load(pretrained_path(name))
 
-    def _probability_of_good(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _log_odds_of_good(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
         slope, intercept = self.calibration_
-        calibrated: NDArray[np.float64] = expit(
-            slope * _log_odds(self._forward(cutouts)) + intercept
-        )
-        return calibrated
+        return slope * self._network_log_odds(cutouts) + intercept
 
-    def _forward(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
-        # In blocks: no more memory for more sources.
-        parts = [
-            self.network_(self._scale(cutouts[i : i + _BLOCK]))[:, 1]
-            for i in range(0, len(cutouts), _BLOCK)
-        ]
-        return np.concatenate(parts).astype(np.float64)
+    def _network_log_odds(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
+        parts = []
+        for start in range(0, len(cutouts), _BLOCK):
+            images = self._scale(cutouts[start : start + _BLOCK])
+            # In fours: Keras adds a lone row up in another order, and company must not matter.
+            fours = np.pad(images, ((0, -len(images) % 4), (0, 0), (0, 0)))
+            parts.append(self.network_(fours)[: len(images)])
+        # Of both classes: 1 - p of a sure one has no digits left in float32.
+        other, good = np.log(np.maximum(np.concatenate(parts), 1e-30), dtype=np.float64).T
+        log_odds: NDArray[np.float64] = np.clip(good - other, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
+        return log_odds
 
     def _scale(self, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scaler_ is None:
@@ -292,40 +356,13 @@ class PSFStarSelector(CutoutClassifier):
             return "standard" if self.architecture == "published" else "star"
         return self.scaling
 
-    def _check_parameters(self) -> None:
-        from mlpsf.selectors.networks import ARCHITECTURES
-
-        for name, value, allowed in (
-            ("architecture", self.architecture, sorted(ARCHITECTURES)),
-            ("scaling", self.scaling, ["auto", "star", "standard", None]),
-        ):
-            if value not in allowed:
-                raise InputError(
-                    f"The {name!r} parameter of PSFStarSelector must be one of {allowed}. "
-                    f"Got {value!r} instead."
-                )
-        if not 0 <= self.validation_fraction < 1:
-            raise InputError(
-                "The 'validation_fraction' parameter of PSFStarSelector must be in [0, 1). "
-                f"Got {self.validation_fraction!r} instead."
-            )
-        if self.early_stopping and self.validation_fraction == 0:
-            raise InputError("early_stopping needs a validation_fraction above 0, say 0.1.")
-
     def _split(
-        self, n: int, groups: ArrayLike | None, random: Any
+        self, frames: NDArray[Any], random: Any
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows to train on and rows held out, no frame on both sides."""
-        if self.validation_fraction == 0:
-            return np.arange(n), np.zeros(0, dtype=int)
-        from mlpsf.labelling import split_frames
-
-        frames = np.arange(n) if groups is None else np.asarray(groups)
-        if frames.shape != (n,):
-            raise InputError(
-                f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}."
-            )
         share = self.validation_fraction
+        if share == 0:
+            return np.arange(len(frames)), np.zeros(0, dtype=np.intp)
         train, held = split_frames(frames, (1 - share, share), random_state=random)
         return train, held
 
@@ -334,7 +371,8 @@ class PSFStarSelector(CutoutClassifier):
 
         from scikeras.wrappers import KerasClassifier  # isort: skip - keras is set up first
 
-        callbacks = list(self.callbacks or [])
+        # Training ties a callback to its network: the parameter must stay what was given.
+        callbacks = [copy.copy(callback) for callback in self.callbacks or []]
         if self.early_stopping:
             callbacks.append(
                 keras.callbacks.EarlyStopping(
@@ -354,13 +392,7 @@ class PSFStarSelector(CutoutClassifier):
             metrics=["accuracy"],
             epochs=self.epochs,
             batch_size=self.batch_size,
-            class_weight=self.class_weight,
             callbacks=callbacks or None,
             random_state=seed,
             verbose=self.verbose,
         )
-
-
-def _log_odds(probability: NDArray[np.floating]) -> NDArray[np.float64]:
-    out: NDArray[np.float64] = logit(np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7))
-    return out

@@ -9,11 +9,13 @@ from typing import Any
 # TensorFlow tells stderr about every accelerator it does not find, unless it is told not to.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import keras  # noqa: E402 - the environment comes first
+import keras
+import numpy as np
 
-from mlpsf.errors import InputError  # noqa: E402
+from mlpsf.errors import InputError
 
-__all__ = ["ARCHITECTURES", "RandomSymmetry", "build_network"]
+# "keras" too: whoever wants Keras takes it from here, where it is set up first.
+__all__ = ["ARCHITECTURES", "RandomSymmetry", "build_network", "keras"]
 
 
 @keras.saving.register_keras_serializable(package="mlpsf")
@@ -53,7 +55,7 @@ def _published(
     _size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
 ) -> Any:
     """Give the layers of the ML-PSF study's network; 189,218 parameters on 111 x 111 pixels."""
-    first, second = filters or (16, 16)
+    first, second = (16, 16) if filters is None else filters
     rate = 0.2 if dropout is None else dropout
     layers = keras.layers
     return [
@@ -75,7 +77,7 @@ def _compact(
     """Convolutions with pooling until 5 pixels a side are left; 45,000 parameters on 41 x 41."""
     layers = keras.layers
     stack: list[Any] = [RandomSymmetry(seed=seed)]
-    widths = tuple(filters or (16, 24, 32, 32))
+    widths = (16, 24, 32, 32) if filters is None else tuple(filters)
     for i, width in enumerate(widths):
         stack.append(layers.Conv2D(width, 3, padding="same", activation="relu"))
         if size >= 10 and i < len(widths) - 1:
@@ -120,7 +122,7 @@ def build_network(
     Raises
     ------
     InputError
-        There is no such architecture.
+        There is no such architecture, or it takes another number of filters.
 
     Examples
     --------
@@ -132,9 +134,22 @@ def build_network(
             f"The 'architecture' parameter must be one of {sorted(ARCHITECTURES)}. "
             f"Got {architecture!r} instead."
         )
+    if filters is not None:
+        filters = _check_filters(filters, 2 if architecture == "published" else None)
     inputs = keras.Input((size, size, 1))
     out = inputs
     for layer in ARCHITECTURES[architecture](size, filters, dropout, seed):
         out = layer(out)
     out = keras.layers.Dense(2, activation="softmax")(out)
     return keras.Model(inputs, out, name=architecture)
+
+
+def _check_filters(filters: Sequence[int], wanted: int | None) -> tuple[int, ...]:
+    counts = np.asarray(filters)
+    right = counts.ndim == 1 and counts.dtype.kind in "iu" and wanted in (None, counts.size)
+    if not right or counts.size == 0 or counts.min() < 1:
+        raise InputError(
+            f"The 'filters' parameter must be {wanted or 'one or more'} positive integers. "
+            f"Got {filters!r} instead."
+        )
+    return tuple(counts.tolist())

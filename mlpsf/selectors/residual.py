@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mlpsf.cutouts import sky_and_noise
-from mlpsf.errors import InputError
+from mlpsf.cutouts import REFERENCE_FWHM, sky_and_noise
+from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.labelling import BRIGHTNESS_RANGE, N_BEST, best_labels, in_range, residual_distance
-from mlpsf.psf.effective import EffectivePSF
+from mlpsf.moments import FWHM_PER_SIGMA
+from mlpsf.psf.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.psf.first import Verdict, judge, judge_frame
 from mlpsf.psf.fitting import FIT_HALF_WIDTH
-from mlpsf.selectors.base import CutoutClassifier
+from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, as_probabilities, check_frames
 
 __all__ = ["ResidualSelector"]
 
 EXCLUSION_RANGE = (-2000.0, 130000.0)
 """A cutout with a pixel outside is no use at all, in ADU above the sky (ML-PSF study)."""
+
+_FEWEST = 5  # sources of a frame that can make a PSF which tells them apart
+_COMMON_STARS = 50  # that make the PSF of several frames
+_SURE = 500.0  # log-odds are within, and twice below for what is never good: a probability of 0
 
 
 class ResidualSelector(CutoutClassifier):
@@ -50,13 +59,16 @@ class ResidualSelector(CutoutClassifier):
     fitter : {"vectorized", "trippy"}
         ``"trippy"`` fits source by source with TRIPPy's ``LSfitter``, as the study did: the same
         result in a hundred times the time.
+    pad : bool
+        Take tables of any kind too: rows that are no odd square are centred in zeros, to the next
+        one of 15 pixels a side or more; where none looks like a star, the PSF is a Gaussian.
 
     Attributes
     ----------
     classes_ : ndarray, shape (2,)
         Labels: other, good.
     psf_ : EffectivePSF
-        Of the cutouts fitted (of the last frame, when ``groups`` were given).
+        Of the cutouts fitted; when ``groups`` told them apart, of the best stars of all frames.
     labels_ : ndarray, shape (n,)
         What the rule itself says of the cutouts fitted.
     variance_, peak_, distance_ : ndarray, shape (n,)
@@ -68,9 +80,15 @@ class ResidualSelector(CutoutClassifier):
     Notes
     -----
     ``predict_proba(X)`` judges by the PSF and the scatter that ``fit`` found. Give the frame of
-    each cutout as ``groups`` to have every frame judged by its own.
+    each cutout as ``groups`` to have every frame judged by its own. In a frame of under five
+    sources each would help make the PSF that judges it: such are judged by what ``fit`` found.
+
+    After a fit to several frames, without ``groups``, sources are judged by a PSF common to the
+    frames. The more these differ, the worse it fits and the lower are the probabilities.
 
     Without labels in ``fit``, probabilities follow a calibration on simulated frames.
+
+    A cutout of weight 0 is left out altogether; other weights count in the calibration only.
 
     Examples
     --------
@@ -85,6 +103,16 @@ class ResidualSelector(CutoutClassifier):
     (0, 10)
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_best": [Interval(Integral, 1, None, closed="left")],
+        "brightness_range": ["array-like"],
+        "exclusion_range": ["array-like"],
+        "half_width": [Interval(Integral, 1, None, closed="left")],
+        "n_iter": [Interval(Integral, 0, None, closed="left")],
+        "fitter": [StrOptions({"vectorized", "trippy"})],
+        "pad": ["boolean"],
+    }
+
     def __init__(
         self,
         *,
@@ -94,6 +122,7 @@ class ResidualSelector(CutoutClassifier):
         half_width: int = FIT_HALF_WIDTH,
         n_iter: int = 2,
         fitter: str = "vectorized",
+        pad: bool = False,
     ) -> None:
         self.n_best = n_best
         self.brightness_range = brightness_range
@@ -101,7 +130,9 @@ class ResidualSelector(CutoutClassifier):
         self.half_width = half_width
         self.n_iter = n_iter
         self.fitter = fitter
+        self.pad = pad
 
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(
         self,
         X: ArrayLike,
@@ -109,7 +140,7 @@ class ResidualSelector(CutoutClassifier):
         groups: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """Make the frame's PSF and judge its sources.
+        """Make each frame's PSF and judge its sources.
 
         Parameters
         ----------
@@ -126,32 +157,46 @@ class ResidualSelector(CutoutClassifier):
         -------
         self
         """
-        if self.fitter not in ("vectorized", "trippy"):
-            raise InputError(
-                "The 'fitter' parameter of ResidualSelector must be 'vectorized' or 'trippy'. "
-                f"Got {self.fitter!r} instead."
-            )
         cutouts = self._validate_cutouts(X, reset=True)
         n = len(cutouts)
-        encoded = None if y is None else self._encode(y, n)
-        if y is None:
+        labels = None if y is None else self._validate_labels(y, n)
+        weight = self._validate_weight(sample_weight, cutouts)
+        frames = np.zeros(n) if groups is None else check_frames(groups, n)
+        used = np.flatnonzero(weight)
+        encoded = None
+        if labels is None:
             self.classes_ = np.array([0, 1])
+        else:
+            encoded = self._encode(labels[used])
         self.variance_, self.peak_, self.distance_ = np.full((3, n), np.inf)
         good = np.zeros(n, dtype=int)
-        for rows in _frames(groups, n):
-            data, eligible, included = self._prepare(cutouts[rows])
-            verdict = self._judge_frame(data, eligible, included)
-            self.variance_[rows], self.peak_[rows] = verdict.variance, verdict.peak
-            distance = residual_distance(verdict.variance, verdict.peak)
-            self.distance_[rows] = distance
-            good[rows] = best_labels(distance, eligible, self.n_best)
-        self.psf_: EffectivePSF = verdict.psf
-        self._learn_scatter(verdict.variance)
+        figures = self._learn_frames(_Sources.of(self, cutouts[used]), frames[used])
+        self.variance_[used], self.peak_[used], self.distance_[used], good[used] = figures
         self.labels_ = self.classes_[good]
         self.intercept_, self.slope_ = _DEFAULT_CALIBRATION
         if encoded is not None:
-            self._calibrate(encoded, sample_weight)
+            self._calibrate(self.distance_[used], encoded, weight[used])
         return self
+
+    def decision_function(
+        self, X: ArrayLike, groups: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Log-odds of being good.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+        groups : array_like, shape (n,), optional
+            The frame of each cutout: each is then judged by a PSF of its own cutouts.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            -1000 where there is no fit.
+        """
+        distance = self.distances(X, groups)
+        score = self.intercept_ - self.slope_ * np.log10(np.clip(distance, 1e-6, 1e6))
+        return np.where(np.isfinite(distance), np.clip(score, -_SURE, _SURE), -2 * _SURE)
 
     def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
         """Probability of each class.
@@ -167,95 +212,189 @@ class ResidualSelector(CutoutClassifier):
         ndarray of float64, shape (n, 2)
             Columns in the order of ``classes_``: other, good.
         """
-        good = self._to_probability(self.distances(X, groups))
-        return np.column_stack([1.0 - good, good])
-
-    def decision_function(
-        self, X: ArrayLike, groups: ArrayLike | None = None
-    ) -> NDArray[np.float64]:
-        """Log-odds of being good, shape (n,)."""
-        distance = np.clip(self.distances(X, groups), 1e-6, 1e6)
-        score: NDArray[np.float64] = self.intercept_ - self.slope_ * np.log10(distance)
-        return score
+        return as_probabilities(self.decision_function(X, groups))
 
     def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
         """Label of each cutout: the more probable class, shape (n,)."""
-        label: NDArray[Any] = self.classes_[np.argmax(self.predict_proba(X, groups), axis=1)]
-        return label
+        return self._labels_of(self.decision_function(X, groups))
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> float:
+        """Share of cutouts whose label is right; `groups` as in `predict_proba`."""
+        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
 
     def distances(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
         """Distance by which sources are ranked, shape (n,): the smaller the better."""
         check_is_fitted(self)
-        cutouts = self._validate_cutouts(X, reset=False)
-        out = np.full(len(cutouts), np.inf)
+        sources = _Sources.of(self, self._validate_cutouts(X, reset=False))
+        n = len(sources.data)
+        out = np.full(n, np.inf)
+        left = np.ones(n, dtype=bool)
         if groups is not None:
-            for rows in _frames(groups, len(cutouts)):
-                data, eligible, included = self._prepare(cutouts[rows])
-                v = self._judge_frame(data, eligible, included)
-                out[rows] = residual_distance(v.variance, v.peak)
-                out[rows[~eligible]] = np.inf
-            return out
-        data, eligible, _ = self._prepare(cutouts)
-        v = judge(data, self.psf_, self.half_width, self.fitter)  # type: ignore[arg-type]
-        kept = eligible & (v.variance <= self._variance_limit)
-        out[kept] = np.hypot(v.variance[kept] / self._variance_unit, v.peak[kept])
+            for rows in _rows_of(check_frames(groups, n)):
+                verdict = self._judge_frame(sources[rows])
+                if verdict is not None:
+                    out[rows] = residual_distance(verdict.variance, verdict.peak)
+                    left[rows] = False
+        if left.any():
+            verdict = self._judge(sources[left], self.psf_)
+            out[left] = self._distance(verdict)
+        out[~sources.eligible] = np.inf
         return out
 
-    def _prepare(
-        self, cutouts: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Subtract the sky; say which may be good, and which take part at all."""
-        sky, _ = sky_and_noise(cutouts)
-        data = cutouts - sky[:, None, None]
-        included = in_range(data, self.exclusion_range)
-        return data, included & in_range(data, self.brightness_range), included
+    def _learn_frames(
+        self, sources: _Sources, frames: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int_]]:
+        """Judge each frame by its own PSF, learn what all have in common; return the figures."""
+        n = len(frames)
+        variance, peak, distance = np.full((3, n), np.inf)
+        good = np.zeros(n, dtype=int)
+        judged = [
+            (rows, verdict)
+            for rows in _rows_of(frames)
+            if (verdict := self._judge_frame(sources[rows])) is not None
+        ]
+        if not judged:  # no frame can stand alone: together they may
+            judged = [(np.arange(n), self._judge_frame_or_raise(sources))]
+        for rows, verdict in judged:
+            variance[rows], peak[rows] = verdict.variance, verdict.peak
+            distance[rows] = residual_distance(verdict.variance, verdict.peak)
+            good[rows] = best_labels(distance[rows], sources.eligible[rows], self.n_best)
+        if len(judged[0][0]) == n:
+            self.psf_ = judged[0][1].psf
+            self._learn_scatter(variance)
+            return variance, peak, distance, good
+        self.psf_ = self._common_psf(sources, judged, distance)
+        common = self._judge(sources, self.psf_)
+        self._learn_scatter(common.variance)
+        left = np.ones(n, dtype=bool)
+        left[np.concatenate([rows for rows, _ in judged])] = False
+        variance[left], peak[left] = common.variance[left], common.peak[left]
+        distance[left] = self._distance(common)[left]
+        return variance, peak, distance, good
 
-    def _judge_frame(
+    def _common_psf(
         self,
-        data: NDArray[np.float32],
-        eligible: NDArray[np.bool_],
-        included: NDArray[np.bool_],
-    ) -> Verdict:
-        verdict = judge_frame(
-            data,
-            eligible,
-            half_width=self.half_width,
-            n_best=self.n_best,
-            n_iter=self.n_iter,
-            fitter=self.fitter,  # type: ignore[arg-type]
-        )
-        verdict.variance[~included] = verdict.peak[~included] = np.inf
+        sources: _Sources,
+        judged: list[tuple[NDArray[np.intp], Verdict]],
+        distance: NDArray[np.float64],
+    ) -> EffectivePSF:
+        """Stack the best stars of all frames, as many of each."""
+        if len(judged) == 1:
+            return judged[0][1].psf
+        share = max(_COMMON_STARS // len(judged), 1)
+        best, fits = [], []
+        for rows, verdict in judged:
+            ranked = np.argsort(np.where(sources.eligible[rows], distance[rows], np.inf))[:share]
+            ranked = ranked[np.isfinite(distance[rows[ranked]])]
+            best.append(rows[ranked])
+            fits.append(np.array(verdict.fit[:3])[:, ranked])
+        stars, (dx, dy, flux) = np.concatenate(best), np.concatenate(fits, axis=1)
+        # Of more frames than stars are wanted, those that have the best.
+        kept = np.argsort(distance[stars], kind="stable")[:_COMMON_STARS]
+        half = max(verdict.psf.half for _, verdict in judged)
+        return stack_stars(sources.data[stars[kept]], dx[kept], dy[kept], flux[kept], half)
+
+    def _judge_frame(self, sources: _Sources) -> Verdict | None:
+        """Judge a frame by a PSF of its own, if it has the sources to make one."""
+        if sources.eligible.sum() < _FEWEST:
+            return None
+        try:
+            return self._judge_frame_or_raise(sources)
+        except (NoSourcesError, PSFError):
+            return None
+
+    def _judge_frame_or_raise(self, sources: _Sources) -> Verdict:
+        try:
+            verdict = judge_frame(
+                sources.data,
+                sources.eligible,
+                half_width=self.half_width,
+                n_best=self.n_best,
+                n_iter=self.n_iter,
+                fitter=self.fitter,  # type: ignore[arg-type]
+            )
+        except (NoSourcesError, PSFError):
+            if not self.pad:
+                raise
+            return self._judge(sources, _gaussian_psf(min(MIN_SIDE, sources.data.shape[-1]) // 2))
+        verdict.variance[~sources.included] = verdict.peak[~sources.included] = np.inf
+        return verdict
+
+    def _judge(self, sources: _Sources, psf: EffectivePSF) -> Verdict:
+        verdict = judge(sources.data, psf, self.half_width, self.fitter)  # type: ignore[arg-type]
+        verdict.variance[~sources.included] = verdict.peak[~sources.included] = np.inf
         return verdict
 
     def _learn_scatter(self, variance: NDArray[np.float64]) -> None:
-        """Keep what `residual_distance` scaled and cut the last frame's variances by."""
+        """Keep what `residual_distance` would scale and cut such variances by."""
         finite = variance[np.isfinite(variance)]
         centre = float(np.median(finite)) if finite.size else 1.0
         unit = 1.4826 * float(np.median(np.abs(finite - centre))) if finite.size else 1.0
         self._variance_unit = unit if unit > 0 else (abs(centre) or 1.0)
         self._variance_limit = centre + 5.0 * self._variance_unit
 
-    def _calibrate(self, y: NDArray[np.int_], sample_weight: ArrayLike | None) -> None:
+    def _distance(self, verdict: Verdict) -> NDArray[np.float64]:
+        """Distance in units of the scatter that was learnt."""
+        distance = np.hypot(verdict.variance / self._variance_unit, verdict.peak)
+        return np.where(verdict.variance <= self._variance_limit, distance, np.inf)
+
+    def _calibrate(
+        self, distance: NDArray[np.float64], y: NDArray[np.int_], weight: NDArray[np.float64]
+    ) -> None:
         """Platt's scaling on the logarithm of the distance."""
-        feature = np.log10(np.clip(self.distance_, 1e-6, 1e6))[:, None]
-        model = LogisticRegression(C=1e3).fit(feature, y, sample_weight=sample_weight)
+        # What has no fit is never good, and tells nothing of the others.
+        fitted = np.isfinite(distance)
+        if len(np.unique(y[fitted])) < 2:
+            return
+        feature = np.log10(np.clip(distance[fitted], 1e-6, 1e6))[:, None]
+        model = LogisticRegression(C=1e3).fit(feature, y[fitted], sample_weight=weight[fitted])
         self.intercept_ = float(model.intercept_[0])
         self.slope_ = max(-float(model.coef_[0, 0]), 0.0)
 
-    def _to_probability(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
-        logit = self.intercept_ - self.slope_ * np.log10(np.clip(distance, 1e-6, 1e6))
-        probability: NDArray[np.float64] = np.where(np.isfinite(distance), expit(logit), 0.0)
-        return probability
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        tags.classifier_tags.poor_score = True  # a rule about stars, which learns of no other thing
+        return tags
 
 
-_DEFAULT_CALIBRATION = (0.0, 4.0)
+# benchmarks/calibrate_residual.py: 20 simulated frames. No distance makes the rule sure of a star.
+_DEFAULT_CALIBRATION = (-1.24, 1.42)
 
 
-def _frames(groups: ArrayLike | None, n: int) -> list[NDArray[np.intp]]:
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """Sky-subtracted cutouts, which of them may be good, and which take part at all."""
+
+    data: NDArray[np.float32]
+    eligible: NDArray[np.bool_]
+    included: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, selector: ResidualSelector, cutouts: NDArray[np.float32]) -> _Sources:
+        sky, _ = sky_and_noise(cutouts)
+        data = cutouts - sky[:, None, None]
+        included = in_range(data, selector.exclusion_range)
+        return cls(data, included & in_range(data, selector.brightness_range), included)
+
+    def __getitem__(self, rows: Any) -> _Sources:
+        return _Sources(self.data[rows], self.eligible[rows], self.included[rows])
+
+
+def _gaussian_psf(half: int) -> EffectivePSF:
+    """Draw a Gaussian of the reference FWHM."""
+    u = np.arange(-half * OVERSAMPLING, half * OVERSAMPLING + 1) / OVERSAMPLING
+    width = 2 * (REFERENCE_FWHM / FWHM_PER_SIGMA) ** 2
+    grid = np.exp(-(u**2 + u[:, None] ** 2) / width)
+    return EffectivePSF(grid / (np.pi * width))
+
+
+def _rows_of(frames: NDArray[Any]) -> list[NDArray[np.intp]]:
     """Rows of each frame."""
-    if groups is None:
-        return [np.arange(n)]
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
-        raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {groups.shape}.")
-    return [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    return [np.flatnonzero(frames == frame) for frame in np.unique(frames)]

@@ -116,9 +116,7 @@ def load_selector(
         try:
             selector.network_ = KerasNetwork(selector.network_.model)
         except (ValueError, OSError, KeyError, TypeError) as error:
-            raise ModelFileError(
-                f"{path.name} cannot be read as a Keras model: {error}"
-            ) from error
+            raise ModelFileError(f"{path.name} cannot be read as a Keras model: {error}") from error
     selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
     selector.calibration_ = tuple(state["calibration"])
     selector.cutout_size_ = state["cutout_size"]

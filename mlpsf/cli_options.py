@@ -1,0 +1,101 @@
+"""Arguments and options that commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "CatalogueOption",
+    "FrameArgument",
+    "GainOption",
+    "HduOption",
+    "MaskOption",
+    "ModelOption",
+    "NMaxOption",
+    "NMinOption",
+    "QuietOption",
+    "RelaxOption",
+    "ReserveOption",
+    "SaturationOption",
+    "SelectorName",
+    "SelectorOption",
+    "SnrOption",
+    "ThresholdOption",
+    "hdu_number",
+]
+
+
+class SelectorName(StrEnum):
+    """Names of selectors on the command line."""
+
+    cnn = "cnn"
+    residual = "residual"
+
+
+FrameArgument = Annotated[
+    Path, typer.Argument(metavar="FRAME", help="FITS file, plain, .gz or .fz.", show_default=False)
+]
+HduOption = Annotated[
+    str | None,
+    typer.Option(
+        help="HDU of the image: its number, or NAME, or NAME,VERSION. Default: the first image.",
+        show_default=False,
+    ),
+]
+SelectorOption = Annotated[
+    SelectorName,
+    typer.Option(help="cnn: the network that ships. residual: the classical rule."),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(help="A model of your own (.keras), instead of the one that ships."),
+]
+CatalogueOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Judge these sources instead of detecting: a table with x, y (from 0), X_IMAGE, "
+        "Y_IMAGE (from 1) or ra, dec; SExtractor's LDAC too."
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Least probability of a chosen star. Default: 0.9 (cnn), or 0: the best (residual).",
+        show_default=False,
+        min=0.0,
+        max=1.0,
+    ),
+]
+NMaxOption = Annotated[int, typer.Option(min=1, help="At most so many stars for the PSF.")]
+NMinOption = Annotated[int, typer.Option(min=0, help="Fewer is an error (exit code 3).")]
+ReserveOption = Annotated[
+    float, typer.Option(min=0.0, max=0.9, help="Share of good stars kept to judge the PSF.")
+]
+RelaxOption = Annotated[
+    bool, typer.Option("--relax", help="Too few: take the best there are, and say so.")
+]
+SnrOption = Annotated[float, typer.Option(help="Least signal-to-noise ratio of a chosen star.")]
+GainOption = Annotated[
+    float | None,
+    typer.Option(help="Electrons per ADU. Default: from header or noise.", show_default=False),
+]
+SaturationOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Saturation level in ADU. Default: from header or histogram.", show_default=False
+    ),
+]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option(help="FITS image of the frame's shape, not 0 where a pixel is bad."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
+
+
+def hdu_number(text: str | None) -> int | str | None:
+    """Return the number that an HDU is given by, or its name."""
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text

@@ -1,0 +1,547 @@
+"""NoveltySelector: no labels, the stars are the tight cluster and all else is novel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from mlpsf.cutouts import REFERENCE_FWHM
+from mlpsf.errors import InputError, NoSourcesError, PSFError
+from mlpsf.moments import gaussian_moments
+from mlpsf.psf.effective import EffectivePSF
+from mlpsf.psf.first import Verdict, judge, judge_frame
+from mlpsf.psf.fitting import FIT_HALF_WIDTH
+from mlpsf.scaling import sky_and_noise
+from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, as_probabilities, check_frames
+from mlpsf.selectors.residual import _gaussian_psf
+from mlpsf.stellar import stellar_size
+
+__all__ = ["NoveltySelector"]
+
+FEATURES = {"shape": [0], "residual": [1, 2], "shape+residual": [0, 1, 2], "embedding": []}
+"""Columns of the figures that each choice of features takes."""
+
+METHODS = ("gaussian_mixture", "kmeans", "isolation_forest", "one_class_svm")
+
+# Median and scatter of the figures of unflagged sources of S/N > 30, no label asked, in the
+# validation frames of benchmarks.stamps (60 of random telescopes, 30 of a survey).
+_CENTRE = np.array([0.0172, -1.578, -2.841])
+_SCALE = np.array([0.911, 1.605, 2.915])
+_REACH = 8.0  # in that unit; a diverged fit is no worse than a bad one
+
+# The mixture of two that fits the same sources: stars, others. It tells the clusters apart where a
+# frame has too few sources to.
+_WEIGHTS = np.array([0.55, 0.45])
+_MEANS = np.array([[-0.352, -0.498, -0.611], [1.665, 1.009, 0.901]])
+_COVARIANCES = np.array(
+    [
+        [[0.234, 0.103, 0.139], [0.103, 0.379, 0.345], [0.139, 0.345, 0.453]],
+        [[1.871, -0.451, -0.375], [-0.451, 0.871, 0.787], [-0.375, 0.787, 0.779]],
+    ]
+)
+
+_CALIBRATION = {
+    ("gaussian_mixture", "shape"): (-0.92, 0.28),
+    ("kmeans", "shape"): (-0.74, 0.912),
+    ("isolation_forest", "shape"): (2.27, 4.95),
+    ("one_class_svm", "shape"): (-11.52, 11.7),
+    ("gaussian_mixture", "residual"): (-0.76, 0.425),
+    ("kmeans", "residual"): (-0.61, 1.11),
+    ("isolation_forest", "residual"): (5.61, 9.7),
+    ("one_class_svm", "residual"): (-7.20, 7.49),
+    ("gaussian_mixture", "shape+residual"): (-1.13, 0.299),
+    ("kmeans", "shape+residual"): (-1.23, 0.739),
+    ("isolation_forest", "shape+residual"): (5.33, 9.37),
+    ("one_class_svm", "shape+residual"): (-6.34, 7.15),
+    ("gaussian_mixture", "embedding"): (-1.12, 0.0692),
+    ("kmeans", "embedding"): (-2.83, 0.747),
+    ("isolation_forest", "embedding"): (8.70, 17.9),
+    ("one_class_svm", "embedding"): (-7.00, 14.1),
+}
+"""Intercept and slope of the log-odds on the score by ``python -m benchmarks.novelty``."""
+
+_FEWEST = 5  # sources of a frame that can make a PSF which tells them apart
+_POOL = 1000  # sources that make the PSF common to several frames
+_BRIGHT = 600  # sources in whose sizes the stars' is sought
+_CROWD, _MOST = 0.3, 5000  # share of sources that a one-class model takes for its class, at most
+_SURE = 500.0  # log-odds are within, and twice below for what cannot be judged
+
+
+class NoveltySelector(CutoutClassifier):
+    """Tell stars from other sources without labels: what is unlike the crowd of them is novel.
+
+    The stars of a frame share a size and a shape, and one PSF leaves little of them; galaxies,
+    blends and artefacts differ from the stars and from one another. Three figures say how much
+    each source differs from the stars: its distance in size and shape from those that the frame's
+    bright sources share, and the variance and the second-highest pixel of what the frame's PSF
+    leaves of it, all as logarithms. A model of scikit-learn's finds the tight cluster in them.
+
+    Parameters
+    ----------
+    method : {"gaussian_mixture", "kmeans", "isolation_forest", "one_class_svm"}
+        The first two take the cluster of the smallest figures for stars. The last two learn the
+        most star-like 30 % as their one class, and how far a source is outside it.
+    features : {"shape+residual", "shape", "residual", "embedding"}
+        ``"embedding"``: the four principal components of the shipped network's last hidden layer,
+        for stamps of its size and FWHM, best with ``"kmeans"`` and many frames. Better by far,
+        and not free of labels: the network was trained with those of simulations.
+    n_anchors : int
+        Figures of so many simulated sources, drawn from the mixture that fits 10,000 of them, take
+        part in the fit: in a frame with a dozen stars, clusters would be chance without. Not used
+        with ``"embedding"``.
+    n_best : int
+        How many sources make a frame's PSF.
+    half_width : int
+        Half-width in pixels of the window in which the PSF is fitted.
+    pad : bool
+        Take tables of any width too: rows that are no odd square are centred in zeros, to the
+        next one of 15 pixels a side or more.
+    random_state : int, RandomState or None
+        For the forest, and for clusters in the embedding.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (2,)
+        Labels: other, good.
+    model_ : NoveltyModel
+        The fitted model; its ``estimator_`` is scikit-learn's.
+    psf_ : EffectivePSF
+        Of the cutouts fitted, of several frames a common one.
+    labels_ : ndarray, shape (n,)
+        Verdicts on the cutouts fitted.
+    intercept_, slope_ : float
+        Log-odds of good are ``intercept_ + slope_ * score``; the slope is positive.
+    n_features_in_ : int
+
+    Notes
+    -----
+    Give the frame of each cutout as ``groups``, in ``fit`` and after, to have every source
+    compared with its own frame's stars; the clusters are of all frames. Without, all are one
+    frame in ``fit``, and later ones are compared with its stars.
+
+    Defaults are the best of those that need no labels, on simulated frames (benchmarks/novelty.py).
+    Without labels in ``fit``, probabilities follow a calibration on those frames.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> u = np.arange(-15, 16)
+    >>> star = np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 4)
+    >>> X = 1000 * star + rng.normal(0, 1, (30, 31, 31))
+    >>> X[0] += 900 * np.roll(star, 4)  # a close pair
+    >>> selector = NoveltySelector().fit(X)
+    >>> int(selector.labels_[0]), int(selector.labels_.sum())
+    (0, 29)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "method": [StrOptions(set(METHODS))],
+        "features": [StrOptions(set(FEATURES))],
+        "n_anchors": [Interval(Integral, 0, None, closed="left")],
+        "n_best": [Interval(Integral, 3, None, closed="left")],
+        "half_width": [Interval(Integral, 1, None, closed="left")],
+        "pad": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        method: str = "gaussian_mixture",
+        features: str = "shape+residual",
+        n_anchors: int = 300,
+        n_best: int = 25,
+        half_width: int = FIT_HALF_WIDTH,
+        pad: bool = False,
+        random_state: Any = None,
+    ) -> None:
+        self.method = method
+        self.features = features
+        self.n_anchors = n_anchors
+        self.n_best = n_best
+        self.half_width = half_width
+        self.pad = pad
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Find the stars' cluster.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+            Cutouts, NaN where masked; a constant sky and the unit do not matter.
+        y : array_like, shape (n,), optional
+            Labels: they calibrate the probabilities, and change nothing else.
+        groups : array_like, shape (n,), optional
+            The frame of each cutout; one frame unless given.
+        sample_weight : array_like, shape (n,), optional
+            Weights of the labels in the calibration; a cutout of weight 0 is left out altogether.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NoSourcesError
+            No cutout looks like a star at all.
+        """
+        cutouts = self._validate_cutouts(X, reset=True)
+        n = len(cutouts)
+        labels = None if y is None else self._validate_labels(y, n)
+        weight = self._validate_weight(sample_weight, cutouts)
+        used = np.flatnonzero(weight)
+        frames = None if groups is None else check_frames(groups, n)[used]
+        if labels is None:
+            self.classes_ = np.array([0, 1])
+        else:
+            encoded = self._encode(labels[used])
+        figures = self._learn_figures(cutouts[used], frames)
+        values = self._embed(cutouts[used]) if self.features == "embedding" else figures
+        self.model_ = NoveltyModel(self.method, self.features, self.n_anchors, self.random_state)
+        score = np.full(n, -np.inf)
+        score[used] = self.model_.fit(values, figures).score(values)
+        self.intercept_, self.slope_ = _CALIBRATION[self.method, self.features]
+        if labels is not None:
+            self._calibrate(score[used], encoded, weight[used])
+        self.labels_ = self._labels_of(self._to_log_odds(score))
+        return self
+
+    def decision_function(
+        self, X: ArrayLike, groups: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Log-odds of being good.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+        groups : array_like, shape (n,), optional
+            The frame of each cutout: each is then compared with its own frame's stars.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            -1000 where there is nothing to measure.
+        """
+        check_is_fitted(self)
+        cutouts = self._validate_cutouts(X, reset=False)
+        if self.features == "embedding":
+            return self._to_log_odds(self.model_.score(self._embed(cutouts)))
+        return self._to_log_odds(self.model_.score(self._figures(cutouts, groups)))
+
+    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Probability of each class (other, good), shape (n, 2); see `decision_function`."""
+        return as_probabilities(self.decision_function(X, groups))
+
+    def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
+        """Label of each cutout: the more probable class, shape (n,)."""
+        return self._labels_of(self.decision_function(X, groups))
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> float:
+        """Share of cutouts whose label is right; `groups` as in `predict_proba`."""
+        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
+
+    def _learn_figures(
+        self, cutouts: NDArray[np.float32], groups: ArrayLike | None
+    ) -> NDArray[np.float64]:
+        """Learn the stars that later sources are compared with; return the figures."""
+        n = len(cutouts)
+        # Of one frame all, of several as many as make a PSF of them all.
+        several = groups is not None and len(np.unique(np.asarray(groups))) > 1
+        sample = np.arange(n)[:: -(-n // _POOL) if several else 1]
+        sources = Sources.of(cutouts[sample])
+        self._stars, verdict = self._learn_stars(sources)
+        self.psf_ = self._stars.psf
+        if groups is None:
+            return _figures(sources, self._stars, verdict)
+        return self._figures(cutouts, groups)
+
+    def _figures(
+        self, cutouts: NDArray[np.float32], groups: ArrayLike | None
+    ) -> NDArray[np.float64]:
+        """Figures of each source, shape (n, 3), NaN where it cannot be judged."""
+        n = len(cutouts)
+        sources = Sources.of(cutouts)
+        out = np.full((n, 3), np.nan)
+        left = np.ones(n, dtype=bool)
+        if groups is not None:
+            frames = check_frames(groups, n)
+            for frame in np.unique(frames):
+                rows = np.flatnonzero(frames == frame)
+                own = sources[rows]
+                if own.usable.sum() < _FEWEST:
+                    continue
+                try:
+                    out[rows] = _figures(own, *self._learn_stars(own))
+                except (NoSourcesError, PSFError):
+                    continue
+                left[rows] = False
+        if left.any():
+            rest = sources[left]
+            out[left] = _figures(rest, self._stars, judge(rest.data, self.psf_, self.half_width))
+        return out
+
+    def _learn_stars(self, sources: Sources) -> tuple[Stars, Verdict]:
+        try:
+            verdict = judge_frame(
+                sources.data, sources.usable, half_width=self.half_width, n_best=self.n_best
+            )
+            return Stars.of(sources, verdict.psf), verdict
+        except (NoSourcesError, PSFError):
+            if not self.pad:
+                raise
+        # A table is no image: any star will do for one.
+        psf = _gaussian_psf(min(MIN_SIDE, sources.data.shape[-1]) // 2)
+        return Stars(psf, REFERENCE_FWHM, 0.0, 0.0), judge(sources.data, psf, self.half_width)
+
+    def _embed(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
+        from mlpsf.selectors.cnn import PSFStarSelector
+
+        network = PSFStarSelector.from_pretrained()
+        size, fwhm = network.cutout_size_, network.reference_fwhm_
+        if cutouts.shape[-1] != size or not 0.8 < self._stars.fwhm / (fwhm or 1.0) < 1.25:
+            raise InputError(
+                f"features='embedding' takes {size} x {size} stamps with stars of a FWHM of {fwhm} "
+                f"pixels. Got {cutouts.shape[-1]} x {cutouts.shape[-1]} with a FWHM of "
+                f"{self._stars.fwhm:.2f}: resample them with extract_cutouts(fwhm=...)."
+            )
+        return network.embed(cutouts).astype(np.float64)
+
+    def _calibrate(
+        self, score: NDArray[np.float64], good: NDArray[np.int_], weight: NDArray[np.float64]
+    ) -> None:
+        """Platt's scaling of the score."""
+        judged = np.isfinite(score)
+        if len(np.unique(good[judged])) == 2:
+            # Far scores are sure either way and must not set the slope.
+            feature = np.clip(score[judged], -30, 30)[:, None]
+            model = LogisticRegression(C=1e3)
+            model.fit(feature, good[judged], sample_weight=weight[judged])
+            self.intercept_ = float(model.intercept_[0])
+            self.slope_ = max(float(model.coef_[0, 0]), 1e-3)
+
+    def _to_log_odds(self, score: NDArray[np.float64]) -> NDArray[np.float64]:
+        log_odds = np.clip(self.intercept_ + self.slope_ * score, -_SURE, _SURE)
+        return np.where(np.isfinite(score), log_odds, -2 * _SURE)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        tags.classifier_tags.poor_score = True  # it knows stars, and learns of no other thing
+        return tags
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Sky-subtracted cutouts of peak 1, their noise, and which of them show light at all."""
+
+    data: NDArray[np.float32]
+    noise: NDArray[np.float32]
+    usable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, cutouts: NDArray[np.float32]) -> Sources:
+        sky, noise = sky_and_noise(cutouts)
+        data = cutouts - sky[:, None, None]
+        c = data.shape[-1] // 2
+        core = np.nan_to_num(data[:, c - 1 : c + 2, c - 1 : c + 2], nan=-np.inf)
+        peak: NDArray[np.float32] = core.reshape(len(data), -1).max(axis=1)
+        usable = np.isfinite(peak) & (peak > noise) & (peak > 0)
+        peak = np.where(usable, peak, 1).astype(np.float32)
+        return cls(data / peak[:, None, None], noise / peak, usable)
+
+    def __getitem__(self, rows: Any) -> Sources:
+        return Sources(self.data[rows], self.noise[rows], self.usable[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Stars:
+    """What the stars of a frame have in common: PSF, and size and shape by moments."""
+
+    psf: EffectivePSF
+    fwhm: float
+    e1: float
+    e2: float
+
+    @classmethod
+    def of(cls, sources: Sources, psf: EffectivePSF) -> Stars:
+        m = gaussian_moments(sources.data)
+        rows = np.flatnonzero(m.ok & sources.usable)
+        if rows.size == 0:
+            raise NoSourcesError(
+                f"None of the {len(m.ok)} cutouts holds a source whose size can be measured."
+            )
+        # Peaks are 1: the less noise, the brighter.
+        bright = rows[np.argsort(sources.noise[rows], kind="stable")]
+        bright = bright[: min(max(50, len(rows) // 2), _BRIGHT)]
+        size = stellar_size(m.fwhm[bright], m.e1[bright], m.e2[bright])
+        near = bright[np.abs(m.fwhm[bright] / size - 1) < 0.1]
+        near = near if near.size else bright
+        return cls(psf, *(float(np.median(v[near])) for v in (m.fwhm, m.e1, m.e2)))
+
+
+def _figures(sources: Sources, stars: Stars, verdict: Verdict) -> NDArray[np.float64]:
+    """Logarithms of how far each source is from the stars, shape (n, 3), in common units."""
+    m = gaussian_moments(sources.data)
+    # Errors of moments at S/N 30 and the change over a frame, as in `stellar_size`.
+    apart = np.hypot(
+        np.log(m.fwhm / stars.fwhm) / 0.035, np.hypot(m.e1 - stars.e1, m.e2 - stars.e2) / 0.08
+    )
+    with np.errstate(divide="ignore"):
+        raw = np.column_stack(
+            [
+                np.log(apart + 0.3),  # differences under a third of an error are none
+                np.log(np.maximum(verdict.peak, 1e-3)),
+                np.log(np.maximum(verdict.variance, 1e-6)),
+            ]
+        )
+    raw[~(np.isfinite(raw).all(axis=1) & sources.usable)] = np.nan
+    scaled: NDArray[np.float64] = np.clip((raw - _CENTRE) / _SCALE, -_REACH, _REACH)
+    return scaled
+
+
+class NoveltyModel:
+    """Score how much sources belong to the stars' cluster; parameters as of `NoveltySelector`."""
+
+    def __init__(self, method: str, features: str, n_anchors: int, random_state: Any) -> None:
+        self.method = method
+        self.features = features
+        self.n_anchors = n_anchors
+        self.random_state = random_state
+
+    def fit(self, values: NDArray[np.float64], figures: NDArray[np.float64]) -> Self:
+        """Find the cluster in features; `figures`, shape (n, 3), tell which one is the stars'."""
+        learnt = self.features == "embedding"
+        rows = np.flatnonzero(np.isfinite(figures).all(axis=1))
+        figures = figures[rows]
+        self._columns = columns = FEATURES[self.features]
+        if learnt and rows.size:
+            n = min(4, *values[rows].shape)
+            self._spread = make_pipeline(StandardScaler(), PCA(n, random_state=0))
+            z, level = self._spread.fit_transform(values[rows]), figures.sum(axis=1)
+        else:
+            z = np.vstack([figures, _anchors(self.n_anchors)])[:, columns]
+            level = z.sum(axis=1)
+        if len(z) < 2:
+            raise NoSourcesError(f"Only {rows.size} cutouts can be measured; expected 2 or more.")
+        if self.method in ("gaussian_mixture", "kmeans"):
+            self._fit_clusters(z, level, learnt)
+        else:
+            self._fit_class(z, level, learnt)
+        return self
+
+    def score(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Score of each source, shape (n,): the higher the more a star; -inf where unknown."""
+        out = np.full(len(values), -np.inf)
+        known = np.isfinite(values).all(axis=1)
+        if known.any():
+            z = values[known]
+            learnt = self.features == "embedding"
+            out[known] = self._score(self._spread.transform(z) if learnt else z[:, self._columns])
+        return out
+
+    def _fit_clusters(
+        self, z: NDArray[np.float64], level: NDArray[np.float64], learnt: bool
+    ) -> None:
+        mixture = self.method == "gaussian_mixture"
+        k = min(3 if learnt or not mixture else 2, len(np.unique(z, axis=0)))
+        if mixture:
+            start: dict[str, Any] = {"n_init": 2, "random_state": self.random_state}
+            if not learnt and k == 2:
+                c = self._columns
+                start = {
+                    "init_params": "random_from_data",  # unused: k-means would be run for nothing
+                    "weights_init": _WEIGHTS,
+                    "means_init": _MEANS[:, c],
+                    "precisions_init": np.linalg.inv(_COVARIANCES[:, c][:, :, c]),
+                }
+            model = GaussianMixture(k, reg_covar=1e-2, max_iter=300, **start).fit(z)
+        else:
+            init: Any = "k-means++"
+            if not learnt and k == 3:
+                init = np.repeat([[-1.5], [0.0], [1.5]], z.shape[1], axis=1)
+            model = KMeans(
+                k,
+                init=init,
+                n_init=3 if isinstance(init, str) else 1,
+                random_state=self.random_state,
+            ).fit(z)
+        self.estimator_: Any = model
+        cluster = model.predict(z)
+        # Without members a cluster is not the stars'.
+        mean = [level[cluster == i].mean() if (cluster == i).any() else np.inf for i in range(k)]
+        self._star = int(np.argmin(mean))
+
+    def _fit_class(self, z: NDArray[np.float64], level: NDArray[np.float64], learnt: bool) -> None:
+        crowd = np.flatnonzero(level <= np.quantile(level, _CROWD))
+        crowd = crowd[:: -(-len(crowd) // _MOST)]
+        # Less residual than a typical star's is no novelty.
+        self._floor: Any = -np.inf if learnt else np.median(z[crowd], axis=0)
+        if self.method == "isolation_forest":
+            model = IsolationForest(random_state=self.random_state)
+        else:
+            model = OneClassSVM(nu=0.2, gamma=0.1)
+        self.estimator_ = model.fit(np.maximum(z[crowd], self._floor))
+
+    def _score(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
+        model = self.estimator_
+        if self.method == "isolation_forest":
+            score = model.score_samples(np.maximum(z, self._floor))
+        elif self.method == "one_class_svm":
+            # The mean kernel: of one scale whatever the number of sources.
+            score = model.score_samples(np.maximum(z, self._floor)) / model.dual_coef_.sum()
+        elif self.method == "kmeans":
+            score = _lead(-model.transform(z), self._star)
+        else:
+            step = np.einsum("nki,kij->nkj", z[:, None] - model.means_, model.precisions_cholesky_)
+            norm = np.log(np.einsum("kii->ki", model.precisions_cholesky_)).sum(axis=1)
+            score = _lead(np.log(model.weights_) + norm - 0.5 * (step**2).sum(axis=2), self._star)
+        return np.asarray(score, dtype=np.float64)
+
+
+def _lead(merit: NDArray[np.float64], star: int) -> NDArray[np.float64]:
+    """Merit of the stars' cluster above that of the best other, shape (n,)."""
+    others = np.delete(merit, star, axis=1)
+    lead: NDArray[np.float64] = merit[:, star] - (others.max(axis=1) if others.size else 0.0)
+    return lead
+
+
+def _anchors(n: int) -> NDArray[np.float64]:
+    """Draw figures of n simulated sources, always the same, shape (n, 3)."""
+    rng = np.random.default_rng(0)
+    kind = (rng.random(n) > _WEIGHTS[0]).astype(int)
+    root = np.linalg.cholesky(_COVARIANCES)
+    drawn: NDArray[np.float64] = _MEANS[kind] + np.einsum(
+        "nij,nj->ni", root[kind], rng.standard_normal((n, 3))
+    )
+    return drawn
