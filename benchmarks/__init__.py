@@ -1,0 +1,1 @@
+"""What the package is worth: accuracy, speed, PSF quality, each by one command."""

@@ -1,4 +1,4 @@
-"""Choose stars on real frames and draw what was chosen: ``python -m benchmarks.real_frames FOLDER``.
+"""Choose stars on real frames, draw what was chosen: ``python -m benchmarks.real_frames FOLDER``.
 
 Every image of every FITS file in the folder, both selectors; a sheet of the chosen cutouts each,
 to be looked at: round, single, unsaturated stars, and nothing else.

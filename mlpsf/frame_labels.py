@@ -24,7 +24,7 @@ from mlpsf.files import check_folder
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frame import Frame, HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
-from mlpsf.pipeline import SNR_MIN, _selector
+from mlpsf.pipeline import SNR_MIN, frame_selector
 
 __all__ = ["RULES", "STAMP_SIZE", "label_frames"]
 
@@ -253,7 +253,7 @@ def _by_residual(
             f"the edge; the residual rule needs {_FEWEST}."
         )
     # The rule exactly as 'select --selector residual' has it, limits of the frame's own included.
-    selector, _ = _selector("residual", frame, background)
+    selector, _ = frame_selector("residual", frame, background)
     selector.set_params(n_best=n_best)
     inner = cut.data[~cut.near_edge]
     selector.fit(inner)

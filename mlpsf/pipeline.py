@@ -12,6 +12,9 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
 
 import mlpsf
 from mlpsf.catalogue import read_catalogue
@@ -20,9 +23,9 @@ from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
-from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, choose
+from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, check_selection, choose
 
-__all__ = ["SNR_MIN", "judge_sources", "select_stars"]
+__all__ = ["SNR_MIN", "frame_selector", "judge_sources", "select_stars"]
 
 SNR_MIN = 50.0
 """Least S/N of a PSF star. The ML-PSF study took 200, on deep frames full of stars."""
@@ -55,7 +58,7 @@ def select_stars(
         ``"cnn"`` is the network that ships; ``"residual"`` the classical rule, its brightness
         range set by the frame's noise and half of its saturation level. An estimator with
         ``predict_proba`` is used as it is when fitted, and fitted to the frame's own cutouts when
-        it is a `ResidualSelector` that is not.
+        it needs no labels and is not.
     catalogue : Table or path, optional
         Sources to judge, taken instead of detection; see `mlpsf.catalogue.read_catalogue`.
     threshold : float, optional
@@ -99,13 +102,15 @@ def select_stars(
     True
     """
     say = progress or _silent
+    # Before minutes of work, not after.
+    check_selection(threshold or 0.0, n_max, n_min, reserve, rank_by or "snr")
     if not isinstance(frame, Frame):
         say("reading")
         frame = read_frame(frame)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
     background = measure_background(frame)
-    estimator, name = _selector(selector, frame, background)
+    estimator, name = frame_selector(selector, frame, background)
     sources = find_sources(frame, listed, background=background)
     flags = np.array(sources["flags"])
     flags[~(sources["snr"] >= snr_min)] |= Flag.FAINT
@@ -168,21 +173,17 @@ def judge_sources(
     fwhm = float(sources.meta["fwhm"])
     reference = getattr(estimator, "reference_fwhm_", None)
     size = getattr(estimator, "cutout_size_", None)
-    classical = _learns_from_frame(estimator)
+    own = _learns_from_frame(estimator)
     if size is None:
         odd = 2 * round(6 * fwhm) + 1
         size = cutout_size or int(np.clip(odd, 31, PUBLISHED_SIZE))
     flags = np.array(sources["flags"])
-    # The classical rule compares the sources of a frame: faint ones would set its scale.
-    rows = (
-        np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
-        if classical
-        else None
-    )
-    rows = np.arange(len(sources)) if rows is None else rows
+    rows = np.arange(len(sources))
+    if own:  # it compares the sources of a frame: faint ones would set its scale
+        rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    step = len(rows) if classical else 1024
+    step = len(rows) if own else 1024
     for start in range(0, len(rows), max(step, 1)):
         block = rows[start : start + step]
         cut = extract_cutouts(
@@ -195,12 +196,12 @@ def judge_sources(
             background=background.level,
         )
         flags[block[cut.near_edge]] |= Flag.NEAR_EDGE
-        if classical:
+        if own:
             whole = ~cut.near_edge
             if whole.sum() < 5:
                 raise NoSourcesError(
                     f"Only {int(whole.sum())} sources of {frame.name} are bright, unsaturated and "
-                    f"{size // 2} pixels from the edge; the residual selector needs 5 at least. "
+                    f"{size // 2} pixels from the edge; a selector that learns from them needs 5 at least. "
                     "Try a lower snr_min, a smaller cutout_size, or the cnn selector."
                 )
             fitted = clone(estimator).fit(cut.data[whole])
@@ -215,8 +216,14 @@ def judge_sources(
 
 
 def _learns_from_frame(estimator: Any) -> bool:
-    """Whether a selector is one that is fitted to the frame's own cutouts, and is not yet."""
-    return _is_classical(estimator) and not hasattr(estimator, "psf_")
+    """Whether a selector needs no labels, and is to be fitted to the frame's own cutouts."""
+    if get_tags(estimator).target_tags.required:
+        return False
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return True
+    return False
 
 
 def _is_classical(estimator: Any) -> bool:
@@ -225,7 +232,8 @@ def _is_classical(estimator: Any) -> bool:
     return isinstance(estimator, ResidualSelector)
 
 
-def _selector(selector: Any, frame: Frame, background: Background) -> tuple[Any, str]:
+def frame_selector(selector: Any, frame: Frame, background: Background) -> tuple[Any, str]:
+    """Return the estimator that a name stands for on a frame, and what to call it."""
     if not isinstance(selector, str):
         if not hasattr(selector, "predict_proba"):
             raise InputError(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
 
-__all__ = ["N_MAX", "N_MIN", "THRESHOLD", "choose"]
+__all__ = ["N_MAX", "N_MIN", "THRESHOLD", "check_selection", "choose"]
 
 THRESHOLD = 0.9
 """Least probability of a chosen star, as in the ML-PSF study."""
@@ -75,7 +75,7 @@ def choose(
     >>> stars["selected"].tolist(), stars["reason"].tolist()
     ([True, False, False], ['', 'below the threshold', 'saturated'])
     """
-    _check(threshold, n_max, n_min, reserve, rank_by)
+    check_selection(threshold, n_max, n_min, reserve, rank_by)
     p = np.asarray(probability, dtype=np.float64)
     if p.shape != (len(sources),):
         raise InputError(
@@ -141,7 +141,8 @@ def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> 
     return reserved
 
 
-def _check(threshold: float, n_max: int, n_min: int, reserve: float, rank_by: str) -> None:
+def check_selection(threshold: float, n_max: int, n_min: int, reserve: float, rank_by: str) -> None:
+    """Raise `InputError` if a parameter of `choose` is out of its range."""
     rules = (
         (rank_by in ("probability", "snr"), "rank_by", "'probability' or 'snr'", repr(rank_by)),
         (0 <= threshold <= 1, "threshold", "in [0, 1]", threshold),

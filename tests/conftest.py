@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 REAL_FRAMES = "MLPSF_REAL_FRAMES"
+
+# The same examples in every run.
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.load_profile("seeded")
 
 
 def simulate(**parameters):

@@ -19,7 +19,7 @@ from mlpsf.labelling import (
 )
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
-FIGURE = st.floats(0, 1e6, width=32) | st.sampled_from([0.0, 1.0, np.nan, np.inf])
+FIGURE = st.floats(2.0**-10, 2.0**20, width=32) | st.sampled_from([1.0, np.nan, np.inf])
 few = settings(max_examples=100, deadline=None)
 
 

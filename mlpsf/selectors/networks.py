@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-# TensorFlow tells stderr about every accelerator it does not find, unless it is told not to.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
 import numpy as np
 
 from mlpsf.errors import InputError
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep TensorFlow's libraries from telling stderr what accelerators they do not find.
+
+    They write before they read the settings that would quiet them, to the file itself.
+    """
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no stderr to spoil
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device, by its file number
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+with _without_stderr():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
 
 # "keras" too: whoever wants Keras takes it from here, where it is set up first.
 __all__ = ["ARCHITECTURES", "RandomSymmetry", "build_network", "keras"]

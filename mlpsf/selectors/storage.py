@@ -110,13 +110,22 @@ def load_selector(
             f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
             f"expected a {cls.__name__} of format {_FORMAT}."
         )
-    selector: Any = cls(**state["parameters"])
+    try:
+        selector = _restore(cls, state, path, engine)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(
+            f"{path.name} is damaged ({type(error).__name__}: {error}). Train or copy it again."
+        ) from error
+    return cast("Selector", selector)
+
+
+def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> Any:
+    selector = cls(**state["parameters"])
     selector.network_ = OnnxNetwork(path.read_bytes())
     if engine == "keras" or not selector.network_.available:
-        try:
-            selector.network_ = KerasNetwork(selector.network_.model)
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise ModelFileError(f"{path.name} cannot be read as a Keras model: {error}") from error
+        selector.network_ = KerasNetwork(selector.network_.model)
     selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
     selector.calibration_ = tuple(state["calibration"])
     selector.cutout_size_ = state["cutout_size"]
@@ -131,7 +140,7 @@ def load_selector(
         scaler.mean_, scaler.scale_ = state["scaler"]["mean"], state["scaler"]["scale"]
         scaler.n_features_in_ = state["scaler"]["n_features_in"]
         selector.scaler_ = scaler
-    return cast("Selector", selector)
+    return selector
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -139,8 +148,10 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"There is no model file {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
-            state: dict[str, Any] = json.loads(archive.read(_ENTRY))
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+            state = json.loads(archive.read(_ENTRY))
+        if not isinstance(state, dict):
+            raise TypeError("its description is no mapping")
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path.name} is no mlpsf model: expected a .keras file that PSFStarSelector.save "
             f"wrote ({type(error).__name__}). Train one with PSFStarSelector.fit."
