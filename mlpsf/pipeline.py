@@ -201,8 +201,8 @@ def judge_sources(
             if whole.sum() < 5:
                 raise NoSourcesError(
                     f"Only {int(whole.sum())} sources of {frame.name} are bright, unsaturated and "
-                    f"{size // 2} pixels from the edge; a selector that learns from them needs 5 at least. "
-                    "Try a lower snr_min, a smaller cutout_size, or the cnn selector."
+                    f"{size // 2} pixels from the edge; a selector that learns from them needs "
+                    "5 at least. Try a lower snr_min, a smaller cutout_size, or the cnn selector."
                 )
             fitted = clone(estimator).fit(cut.data[whole])
             good = fitted.predict_proba(cut.data[whole])[:, 1]

@@ -144,14 +144,14 @@ def width(psf):
     return 2 * np.sqrt(area / np.pi)
 
 
-@pytest.mark.parametrize("fwhm", [1.8, 2.5, 4.0, 6.0])
+@pytest.mark.parametrize("fwhm", [1.8, 2.5, 4.0])
 def test_stack_is_the_psf(fwhm):
-    psf = stack_stars(*stars(fwhm, n=40), 10, n_iter=6 if fwhm < 2.5 else 3)
-    truth = gaussian_psf(fwhm, half=10)
+    psf = stack_stars(*stars(fwhm), 8, n_iter=6 if fwhm < 2.5 else 3)
+    truth = gaussian_psf(fwhm, half=8)
     assert width(psf) == pytest.approx(width(truth), rel=0.03)
     assert psf.grid[::OVERSAMPLING, ::OVERSAMPLING].sum() == pytest.approx(1.0)
     assert abs(psf.grid - truth.grid).max() < 0.04 * truth.grid.max()
-    m = gaussian_moments(psf.stamps(np.zeros(1), np.zeros(1), 21))
+    m = gaussian_moments(psf.stamps(np.zeros(1), np.zeros(1), 17))
     assert np.hypot(m.dx, m.dy)[0] < 0.01
 
 
