@@ -71,8 +71,10 @@ def compare(fwhm: float, n_sources: int, size: int, seed: int, released: bool) -
         a, b = getattr(ours, name)[both], getattr(theirs, name)[both]
         print(f"  rank correlation of {name:9s} {spearmanr(a, b).statistic:.4f}")
     labels = [best_labels(residual_distance(v.variance, v.peak), eligible) for v in (ours, theirs)]
+    best = [best_labels(residual_distance(v.variance, v.peak)) for v in (ours, theirs)]
     same = int((labels[0] & labels[1]).sum())
-    print(f"  chosen by both: {same} of {labels[0].sum()} and {labels[1].sum()}")
+    print(f"  the 25 best by rank: {int((best[0] & best[1]).sum())} are the same")
+    print(f"  of those in the brightness range: {same} of {labels[0].sum()} and {labels[1].sum()}")
     print(f"  fits without result: {(~ours.fit.ok).sum()} and {(~theirs.fit.ok).sum()}")
 
 

@@ -185,17 +185,16 @@ def test_trippy_finds_the_same_positions(both):
     fast, slow = both
     off = np.concatenate([abs(fast.fit.dx - slow.fit.dx)[:6], abs(fast.fit.dy - slow.fit.dy)[:6]])
     # TRIPPy rounds a source to a tenth of a pixel: no single one is better than half of that.
-    assert np.median(off) < 0.02
-    assert off.max() < 0.05
+    assert np.median(off) < 0.005
+    # In bad seeing LSfitter stops short of the least squares of a star or two.
+    assert (off < 0.05).sum() >= 11
     np.testing.assert_allclose(fast.fit.flux[:6], slow.fit.flux[:6], rtol=0.01)
 
 
-def test_trippy_ranks_alike(both, judged):
+def test_trippy_ranks_alike(both):
     fast, slow = both
-    if judged.fwhm > 5:
-        pytest.skip("no rank is alike where the positions are not")
     for figure in ("variance", "peak"):
-        assert spearmanr(getattr(fast, figure), getattr(slow, figure))[0] > 0.85
+        assert spearmanr(getattr(fast, figure), getattr(slow, figure))[0] > 0.95
 
 
 def test_trippy_as_the_selectors_fitter(good_seeing):

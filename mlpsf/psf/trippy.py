@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import least_squares
 
 from mlpsf.errors import InputError, PSFError
 from mlpsf.psf._inputs import as_cutouts, check_room
@@ -384,7 +385,9 @@ def fit_one_by_one(data: NDArray[np.floating], psf: EffectivePSF, half_width: in
     """
     light = psf.to_table()
     rep, size = 10, light.shape[0] // 10
-    alpha = beta = 3.0  # any will do: the table holds all that the profile lacks
+    # The table makes up for what the profile lacks, but TRIPPy shifts it by whole tenths of a
+    # pixel: what tells the fitter which way to go is the profile alone.
+    alpha, beta = _nearest_moffat(psf)
     moffat = centre_on_pixel(profile(alpha, beta, np.zeros_like(light), rep), rep)[0] / rep**2
     table = np.roll(light * moffat.sum() - moffat, (-rep // 2, -rep // 2), axis=(0, 1))
     live = new_psf(size, alpha, beta, rep, table)
@@ -398,3 +401,23 @@ def fit_one_by_one(data: NDArray[np.floating], psf: EffectivePSF, half_width: in
     dx, dy = x - centre, y - centre
     ok = np.isfinite(flux) & (flux > 0) & (np.maximum(np.abs(dx), np.abs(dy)) < 3.0)
     return PSFFit(np.nan_to_num(dx), np.nan_to_num(dy), np.nan_to_num(flux), ok)
+
+
+def _nearest_moffat(psf: EffectivePSF) -> tuple[float, float]:
+    """Return alpha (pixels) and beta of the round Moffat function nearest an effective PSF."""
+    values = psf.grid[::5, ::5]
+    u = np.arange(len(values)) * 0.5 - psf.half
+    radius2 = u**2 + u[:, None] ** 2
+
+    def residual(p: FloatArray) -> FloatArray:
+        top, alpha, beta = p
+        return np.asarray((top * (1 + radius2 / alpha**2) ** -beta - values).ravel())
+
+    width = np.sqrt((values > 0.5 * values.max()).sum() * 0.25 / np.pi)
+    fit = least_squares(
+        residual,
+        [values.max(), 2.0 * width, 3.0],
+        bounds=([0, 0.2, 1.1], [np.inf, 100.0, 50.0]),
+        x_scale=[values.max(), 1.0, 1.0],
+    )
+    return float(fit.x[1]), float(fit.x[2])
