@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from mlpsf import __version__
+from mlpsf.cutouts import sky_and_noise
 from mlpsf.errors import InputError, PSFError
 from mlpsf.psf import trippy as border
+from mlpsf.psf.effective import stack_stars
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.moments import centre_on_pixel, cumulative, pixel_integrals, profile
 
@@ -171,6 +173,37 @@ def _fill_masked(
     return alpha, beta
 
 
+def _strike_outliers(cutouts: FloatArray, x: FloatArray, y: FloatArray, fwhm: float) -> None:
+    """Give struck pixels, and those under a neighbour, the light that the other stars have there.
+
+    In place. A pixel is struck when it lies a FWHM or more from its star and over 5 standard
+    deviations of the sky, and 5 % of its light, from the stars' clipped mean. TRIPPy's own cut at
+    3 standard deviations, of which the outlier is part, never strikes one of ten stars.
+    """
+    if len(cutouts) < 4:
+        return
+    side = cutouts.shape[1]
+    centre = side // 2
+    dx, dy = x - centre, y - centre
+    offset = np.arange(side) - centre
+    square = (offset - dx[:, None])[:, None, :] ** 2 + (offset - dy[:, None])[:, :, None] ** 2
+    flux = np.where(square < (1.5 * fwhm) ** 2, cutouts, 0.0).sum(axis=(1, 2))
+    lit = flux > 0
+    if lit.sum() < 4:
+        return
+    reach = min(centre, 45)
+    mean = stack_stars(cutouts[lit], dx[lit], dy[lit], flux[lit], reach, n_iter=1)
+    light = mean.stamps(dx, dy, side)
+    inner = square < (2.0 * fwhm) ** 2
+    scale = np.where(inner, cutouts, 0.0).sum(axis=(1, 2))
+    scale /= np.maximum(np.where(inner, light, 0.0).sum(axis=(1, 2)), 1e-12)
+    model = scale[:, None, None] * light
+    noise = sky_and_noise(cutouts)[1].astype(np.float64)[:, None, None]
+    struck = np.abs(cutouts - model) > 5.0 * noise + 0.05 * np.abs(model)
+    struck &= (square > fwhm**2) & (square < (reach - 1.0) ** 2) & lit[:, None, None] & (noise > 0)
+    cutouts[struck] = model[struck]
+
+
 def _refine(
     psf: PSFModel, cutouts: FloatArray, bad: NDArray[np.bool_], x: FloatArray, y: FloatArray
 ) -> PSFModel:
@@ -300,6 +333,7 @@ def build_psf(
         return border.fit_moffat(images, xs, ys, radius=radius, rep_fact=coarse)
 
     alpha, beta = _fill_masked(cutouts, bad, x, y, fit)
+    _strike_outliers(cutouts, x, y, fwhm)
     table, amplitude = border.build_table(
         cutouts, x, y, alpha=alpha, beta=beta, size=size, rep_fact=rep_fact
     )
