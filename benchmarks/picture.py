@@ -17,13 +17,13 @@ def main() -> None:
         frame = read_frame(sys.argv[1])
     else:
         frame = simulate_frame(
-            shape=(1024, 1024), n_stars=400, n_galaxies=600, e1=0.02, seed=1
+            shape=(1536, 1536), n_stars=1500, n_galaxies=800, e1=0.02, seed=1
         ).frame
     stars = select_stars(frame)
     model = build_psf(frame, stars)
     figure = Figure(figsize=(15, 5.4), layout="constrained")
-    left, middle, right = figure.subfigures(1, 3, width_ratios=[1.05, 1, 0.55])
-    StarMapDisplay.from_frame(frame, stars, ax=left.subplots())
+    left, middle, right = figure.subfigures(1, 3, width_ratios=[1.05, 1, 0.6])
+    StarMapDisplay.from_frame(frame, stars, ax=left.subplots(), others=False)
     CutoutSheetDisplay.from_table(frame, stars, figure=middle)
     PSFDisplay.from_model(model, axes=right.subplots(2, 1))
     path = Path(__file__).parent / "figures" / "selection.png"

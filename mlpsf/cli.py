@@ -188,11 +188,11 @@ def simulate(
     out: Annotated[Path, typer.Option(help="FITS file; the truth goes into its extensions.")] = (
         Path("frame.fits")
     ),
-    nx: Annotated[int, typer.Option(min=64, help="Width in pixels.")] = 1024,
-    ny: Annotated[int, typer.Option(min=64, help="Height in pixels.")] = 1024,
+    nx: Annotated[int, typer.Option(min=64, help="Width in pixels.")] = 1536,
+    ny: Annotated[int, typer.Option(min=64, help="Height in pixels.")] = 1536,
     fwhm: Annotated[float, typer.Option(help="FWHM of the stars in pixels.")] = 4.0,
-    stars: Annotated[int, typer.Option(min=0, help="Number of stars.")] = 400,
-    galaxies: Annotated[int, typer.Option(min=0, help="Number of galaxies.")] = 600,
+    stars: Annotated[int, typer.Option(min=0, help="Number of stars.")] = 1500,
+    galaxies: Annotated[int, typer.Option(min=0, help="Number of galaxies.")] = 800,
     profile: Annotated[
         str, typer.Option(help="moffat, kolmogorov, gaussian or optical.")
     ] = "moffat",

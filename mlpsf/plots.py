@@ -211,7 +211,9 @@ class PSFDisplay:
         left, right = axes
         top = self.stamp.max()
         left.imshow(np.arcsinh(self.stamp / (top * 1e-3)), origin="lower", cmap="magma")
-        left.set_title(f"PSF: FWHM {self.fwhm:.2f} px, ellipticity {self.ellipticity:.3f}")
+        left.set_title(
+            f"FWHM {self.fwhm:.2f} px, ellipticity {self.ellipticity:.3f}", fontsize="small"
+        )
         left.set_axis_off()
         c = len(self.stamp) // 2
         u = np.arange(len(self.stamp)) - c
