@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 
@@ -154,7 +155,7 @@ def _positions(table: Table, frame: Frame, name: str) -> tuple[Any, Any]:
                     "by. Give columns x and y in pixels, counted from 0."
                 )
             ra, dec = (_numbers(table, columns[c], name) for c in (ra_name, dec_name))
-            x, y = frame.wcs.all_world2pix(ra, dec, 0, quiet=True)
+            x, y = frame.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg"))
             return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     raise CatalogueError(
         f"{name} has no columns of positions. Expected x and y (from 0), X_IMAGE and Y_IMAGE "

@@ -20,6 +20,7 @@ from mlpsf.cli_options import (
     ModelOption,
     NMaxOption,
     NMinOption,
+    ProfileName,
     QuietOption,
     RelaxOption,
     ReserveOption,
@@ -30,7 +31,7 @@ from mlpsf.cli_options import (
     ThresholdOption,
     hdu_number,
 )
-from mlpsf.errors import MlpsfError, TooFewStarsError
+from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError
 
 __all__ = ["app", "main"]
 
@@ -79,7 +80,7 @@ def select(
     catalogue: CatalogueOption = None,
     threshold: ThresholdOption = None,
     n_max: NMaxOption = 25,
-    n_min: NMinOption = 10,
+    n_min: NMinOption = None,
     reserve: ReserveOption = 0.0,
     relax: RelaxOption = False,
     snr_min: SnrOption = 50.0,
@@ -104,6 +105,7 @@ def select(
     from mlpsf.export import check_star_path, write_stars
 
     check_star_path(out)
+    _keep_apart([out], [frame, catalogue, mask, model])
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         progress("reading")
@@ -136,7 +138,7 @@ def psf(
     catalogue: CatalogueOption = None,
     threshold: ThresholdOption = None,
     n_max: NMaxOption = 25,
-    n_min: NMinOption = 10,
+    n_min: NMinOption = None,
     reserve: ReserveOption = 0.0,
     relax: RelaxOption = False,
     snr_min: SnrOption = 50.0,
@@ -160,8 +162,10 @@ def psf(
     from mlpsf.files import check_folder
     from mlpsf.psf import build_psf
 
-    check_folder(out)
+    if check_folder(out).suffix.lower() not in (".fits", ".fit"):
+        raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
     table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
+    _keep_apart([out, table_path], [frame, catalogue, mask, model])
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         progress("reading")
@@ -193,13 +197,14 @@ def simulate(
     fwhm: Annotated[float, typer.Option(help="FWHM of the stars in pixels.")] = 4.0,
     stars: Annotated[int, typer.Option(min=0, help="Number of stars.")] = 1500,
     galaxies: Annotated[int, typer.Option(min=0, help="Number of galaxies.")] = 800,
-    profile: Annotated[
-        str, typer.Option(help="moffat, kolmogorov, gaussian or optical.")
-    ] = "moffat",
+    profile: Annotated[ProfileName, typer.Option(help="What the PSF is.")] = ProfileName.moffat,
     e1: Annotated[float, typer.Option(help="Shear of the PSF along x.")] = 0.02,
     e2: Annotated[float, typer.Option(help="Shear of the PSF along the diagonal.")] = 0.0,
     variation: Annotated[float, typer.Option(help="Change of the PSF over the frame.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same frame.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file of that name.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Draw a frame whose stars, galaxies and PSF are known, with GalSim.
@@ -214,7 +219,8 @@ def simulate(
     from mlpsf.files import check_folder
     from mlpsf.simulation import simulate_frame
 
-    check_folder(out)
+    if check_folder(out).exists() and not overwrite:
+        raise OutputError(f"{out} exists. --overwrite replaces it.")
     with _Progress(quiet) as progress:
         progress("drawing")
         drawn = simulate_frame(
@@ -222,7 +228,7 @@ def simulate(
             fwhm=fwhm,
             n_stars=stars,
             n_galaxies=galaxies,
-            psf=profile,
+            psf=profile.value,
             e1=e1,
             e2=e2,
             psf_variation=variation,
@@ -269,6 +275,15 @@ def _one_line(
     typer.echo(f"mlpsf: warning: {' '.join(str(message).split())}", err=True)
 
 
+def _keep_apart(outputs: list[Path], inputs: list[Path | None]) -> None:
+    """Raise `OutputError` if an output would replace an input, or the other output."""
+    taken = {p.resolve() for p in inputs if p is not None}
+    for out in outputs:
+        if out.resolve() in taken:
+            raise OutputError(f"{out} would replace another file of this command. Rename it.")
+        taken.add(out.resolve())
+
+
 def _read(
     path: Path, hdu: str | None, mask: Path | None, gain: float | None, saturation: float | None
 ) -> Any:
@@ -283,24 +298,25 @@ def _selection(
     catalogue: Path | None,
     threshold: float | None,
     n_max: int,
-    n_min: int,
+    n_min: int | None,
     reserve: float,
     relax: bool,
 ) -> dict[str, Any]:
+    from mlpsf.selection import N_MIN
+
     estimator: Any = selector.value
     if model is not None:
+        if selector is SelectorName.residual:
+            raise InputError("--model and --selector residual exclude each other: give one.")
         from mlpsf.selectors import PSFStarSelector
 
         estimator = PSFStarSelector.load(model)
-    if threshold is None:
-        # The classical rule takes the best of a frame, whatever they are.
-        threshold = 0.0 if estimator == "residual" else 0.9
     return {
         "selector": estimator,
         "catalogue": catalogue,
         "threshold": threshold,
         "n_max": n_max,
-        "n_min": n_min,
+        "n_min": min(N_MIN, n_max) if n_min is None else n_min,
         "reserve": reserve,
         "relax": relax,
     }

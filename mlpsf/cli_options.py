@@ -17,6 +17,7 @@ __all__ = [
     "ModelOption",
     "NMaxOption",
     "NMinOption",
+    "ProfileName",
     "QuietOption",
     "RelaxOption",
     "ReserveOption",
@@ -27,6 +28,15 @@ __all__ = [
     "ThresholdOption",
     "hdu_number",
 ]
+
+
+class ProfileName(StrEnum):
+    """Profiles that the simulator draws."""
+
+    moffat = "moffat"
+    kolmogorov = "kolmogorov"
+    gaussian = "gaussian"
+    optical = "optical"
 
 
 class SelectorName(StrEnum):
@@ -71,7 +81,14 @@ ThresholdOption = Annotated[
     ),
 ]
 NMaxOption = Annotated[int, typer.Option(min=1, help="At most so many stars for the PSF.")]
-NMinOption = Annotated[int, typer.Option(min=0, help="Fewer is an error (exit code 3).")]
+NMinOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Fewer is an error (exit code 3). Default: 10, or --n-max where that is less.",
+        show_default=False,
+    ),
+]
 ReserveOption = Annotated[
     float, typer.Option(min=0.0, max=0.9, help="Share of good stars kept to judge the PSF.")
 ]

@@ -11,7 +11,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.cutouts import extract_cutouts
-from mlpsf.errors import InputError, NoSourcesError
+from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame
 from mlpsf.moments import Moments, gaussian_moments
@@ -141,12 +141,12 @@ def find_sources(
         }
     )
     if frame.wcs is not None:
-        table["ra"], table["dec"] = frame.wcs.all_pix2world(x, y, 0)
-        table["ra"].unit = table["dec"].unit = "deg"
+        sky = frame.wcs.pixel_to_world(x, y).icrs
+        table["ra"], table["dec"] = sky.ra.to("deg"), sky.dec.to("deg")
     flux, error = _kron_flux(frame, pixels, background, raw, x, y, profile.fwhm)
     table["flux"] = flux
     table["snr"] = flux / error
-    table["peak"] = raw["peak"] if detected else _peaks(pixels, x, y)
+    table["peak"] = raw["peak"] if detected else _peaks(frame, background, x, y)
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
@@ -210,6 +210,12 @@ def _as_detections(catalogue: Table) -> NDArray[Any]:
         len(catalogue),
         dtype=[(k, float) for k in ("x", "y", "a", "b", "theta", "peak", "npix")] + [("flag", int)],
     )
+    if not {"x", "y"} <= set(catalogue.colnames) or len(catalogue) == 0:
+        raise CatalogueError(
+            "A catalogue needs rows and the columns x and y, 0-based pixels. Got "
+            f"{len(catalogue)} rows of: {', '.join(catalogue.colnames)}. "
+            "mlpsf.catalogue.read_catalogue reads other names and files."
+        )
     raw["x"], raw["y"] = catalogue["x"], catalogue["y"]
     raw["a"] = raw["b"] = 2.0
     raw["npix"] = 16
@@ -261,10 +267,14 @@ def _kron_flux(
     """SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, smallest radius 3.5."""
     a, b = np.maximum(raw["a"], 0.3), np.maximum(raw["b"], 0.3)
     theta = np.clip(raw["theta"], -np.pi / 2, np.pi / 2)
-    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0)
+    mask = frame.mask & ~frame.saturated
+    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0, mask=mask)
     radius = np.where(np.isfinite(radius), radius, 0.0)
     small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
-    gain = {"gain": frame.gain} if np.isfinite(frame.gain) and frame.gain > 0 else {}
+    # A variance plane holds the sources' own photon noise already.
+    options: dict[str, Any] = {"err": background.rms, "mask": mask, "subpix": 1}
+    if frame.variance is None and np.isfinite(frame.gain) and frame.gain > 0:
+        options["gain"] = frame.gain
     flux, error, _ = sep.sum_ellipse(
         pixels,
         x,
@@ -273,22 +283,26 @@ def _kron_flux(
         b,
         theta,
         np.where(small, 0.1, 2.5 * radius),
-        err=background.rms,
-        subpix=1,
-        **gain,
+        **options,
     )
-    round_flux, round_error, _ = sep.sum_circle(
-        pixels, x, y, max(3.5, 1.5 * fwhm), err=background.rms, subpix=1, **gain
-    )
+    round_flux, round_error, _ = sep.sum_circle(pixels, x, y, max(3.5, 1.5 * fwhm), **options)
     flux, error = np.where(small, round_flux, flux), np.where(small, round_error, error)
     return flux, np.where(error > 0, error, np.inf)
 
 
 def _peaks(
-    pixels: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]
+    frame: Frame, background: Background, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    cut = extract_cutouts(pixels, x, y, 3).data
-    return np.asarray(np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)), dtype=np.float64)
+    """Highest of the central 3 x 3 pixels; NaN where all are masked."""
+    cut = extract_cutouts(frame, x, y, 3, background=background.level).data
+    highest = np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)).astype(np.float64)
+    return np.where(np.isfinite(highest), highest, np.nan)
+
+
+def _ids(catalogue: Table | None, n: int) -> NDArray[np.int64]:
+    if catalogue is None or "id" not in catalogue.colnames:
+        return np.arange(1, n + 1)
+    return np.asarray(catalogue["id"], dtype=np.int64)
 
 
 def _flags(

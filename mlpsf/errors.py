@@ -7,7 +7,8 @@ expected, what was got, and what to try.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -98,3 +99,8 @@ class TooFewStarsError(MlpsfError, RuntimeError):
         self.threshold = threshold
         self.enough_at = enough_at
         self.table = table
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are unpickled by position; without this, a pool's worker that raises it hangs.
+        keywords = {k: getattr(self, k) for k in ("found", "wanted", "threshold", "enough_at")}
+        return partial(type(self), str(self), **keywords, table=self.table), ()

@@ -53,9 +53,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['a.txt']
     """
     path = check_folder(path)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{path.stem}-", suffix="".join(path.suffixes[-2:]), dir=path.parent
-    )
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=".mlpsf-", suffix="".join(path.suffixes[-2:]), dir=path.parent
+        )
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error}.") from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ BAD_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "INTRP", "SUSPECT", "UNMASK
 
 # What astropy and gzip raise for a damaged file, by kind of damage.
 _READ_ERRORS = (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, zlib.error)
+_QUIET = threading.RLock()
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
@@ -66,14 +68,15 @@ class Image:
 def quiet() -> Iterator[None]:
     """Silence astropy about malformed cards and coordinates: such frames are common and usable."""
     logger = logging.getLogger("astropy")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with _QUIET:  # the filters are the whole process's: one thread at a time may change them
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,9 @@ def select_stars(
     True
     """
     say = progress or _silent
-    # Before minutes of work, not after.
+    # Before the work, not after.
+    if not snr_min >= 0:
+        raise InputError(f"The 'snr_min' parameter must be 0 or more. Got {snr_min}.")
     check_selection(threshold or 0.0, n_max, n_min, reserve, rank_by or "snr")
     if not isinstance(frame, Frame):
         say("reading")
@@ -171,8 +174,7 @@ def judge_sources(
         NaN where the source could not be judged.
     """
     fwhm = float(sources.meta["fwhm"])
-    reference = getattr(estimator, "reference_fwhm_", None)
-    size = getattr(estimator, "cutout_size_", None)
+    reference, size = _wanted_cutouts(estimator)
     own = _learns_from_frame(estimator)
     if size is None:
         odd = 2 * round(6 * fwhm) + 1
@@ -213,6 +215,21 @@ def judge_sources(
     out = sources.copy()
     out["flags"] = flags
     return out, probability
+
+
+def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
+    """Return FWHM and size of the cutouts that a selector, however wrapped, was fitted to."""
+    inner = estimator
+    while not hasattr(inner, "cutout_size_"):
+        steps = getattr(inner, "steps", None)
+        parts = [steps[-1][1]] if steps else []
+        parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator")]
+        following = next((p for p in parts if hasattr(p, "get_params")), None)
+        if following is None:
+            pixels = getattr(estimator, "n_features_in_", None)
+            return None, None if pixels is None else isqrt(pixels)
+        inner = following
+    return inner.reference_fwhm_, inner.cutout_size_
 
 
 def _learns_from_frame(estimator: Any) -> bool:
@@ -264,12 +281,16 @@ def frame_selector(selector: Any, frame: Frame, background: Background) -> tuple
 
 def _provenance(estimator: Any, name: str) -> dict[str, Any]:
     """Return what made a table: selector, versions."""
-    out = {"selector": name, "mlpsf_version": mlpsf.__version__}
+    out: dict[str, Any] = {"selector": name, "mlpsf_version": mlpsf.__version__}
     for key in ("model_name_", "model_sha256_"):
         if hasattr(estimator, key):
             out[key.strip("_")] = getattr(estimator, key)
+    # An estimator's own settings, where a file can hold them.
+    for key, value in estimator.get_params(deep=False).items():
+        if name == "residual" and isinstance(value, str | int | float | tuple):
+            out[f"residual_{key}"] = str(value) if isinstance(value, tuple) else value
     out["python_version"] = platform.python_version()
-    out.update({f"{p}_version": version(p) for p in ("numpy", "astropy", "sep")})
+    out.update({f"{p}_version": version(p) for p in ("numpy", "astropy", "sep", "scikit-learn")})
     return out
 
 

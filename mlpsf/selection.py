@@ -59,7 +59,7 @@ def choose(
     -------
     Table
         A copy with the columns ``probability``, ``selected``, ``reserved``, ``flags`` and
-        ``reason`` (in words, why a source was not taken) set.
+        ``reason`` (in words: selected, or why not) set.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def choose(
     >>> sources = Table({"flags": [0, 0, 1]})
     >>> stars = choose(sources, [0.95, 0.4, 0.99], n_min=1)
     >>> stars["selected"].tolist(), stars["reason"].tolist()
-    ([True, False, False], ['', 'below the threshold', 'saturated'])
+    ([True, False, False], ['selected', 'below the threshold', 'saturated'])
     """
     check_selection(threshold, n_max, n_min, reserve, rank_by)
     p = np.asarray(probability, dtype=np.float64)
@@ -97,7 +97,7 @@ def choose(
     reserved_rows = _reserve(good, reserve, n_max, n_min)
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[:n_max]
-    flags[~np.isfinite(p) & (flags == 0)] |= Flag.NOT_JUDGED
+    flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0)] |= Flag.NOT_JUDGED
     below = possible & (p < threshold)
     flags[below] |= Flag.BELOW_THRESHOLD
     flags[kept[n_max:]] |= Flag.BEYOND_N_MAX
@@ -111,7 +111,10 @@ def choose(
     out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
     out.remove_column("flags")
     out["flags"] = flags
-    out["reason"] = np.array([describe(f) for f in flags], dtype=str)
+    reasons = [describe(f) for f in flags]
+    for row in chosen:  # what is said of a chosen star is no reason against it
+        reasons[row] = "selected; " + reasons[row] if flags[row] & Flag.RELAXED else "selected"
+    out["reason"] = np.array(reasons, dtype=str)
     out.meta.update(
         {
             "threshold": float(threshold),
@@ -159,12 +162,19 @@ def _too_few(
     table: Table, ranked: NDArray[np.float64], found: int, threshold: float, wanted: int
 ) -> TooFewStarsError:
     enough_at = float(ranked[wanted - 1]) if len(ranked) >= wanted else float("nan")
-    if np.isfinite(enough_at):
+    if np.isfinite(enough_at) and enough_at < 0.5:
+        others = float(ranked[found]) if found < len(ranked) else 0.0
+        these = f"A lower n_min (--n-min {found}) takes these, r" if found else "R"
+        hint = (
+            f"the best of the others has {others:.3f}, and too few look like good stars. {these}"
+            "elax (--relax) takes the best there are"
+        )
+    elif np.isfinite(enough_at):
         # Rounded down, so that the threshold printed does give enough.
         shown = np.floor(enough_at * 1000) / 1000
         hint = (
-            f"the {wanted}th best has {enough_at:.3f}. A threshold of {shown:.3f} gives enough; "
-            "relax (--relax) takes the best there are"
+            f"the {_ordinal(wanted)} best has {enough_at:.3f}. A threshold of {shown:.3f} gives "
+            "enough; relax (--relax) takes the best there are"
         )
     else:
         hint = (
@@ -180,6 +190,11 @@ def _too_few(
         enough_at=enough_at,
         table=table,
     )
+
+
+def _ordinal(n: int) -> str:
+    last = {1: "st", 2: "nd", 3: "rd"}
+    return f"{n}{'th' if n % 100 in (11, 12, 13) else last.get(n % 10, 'th')}"
 
 
 def _commonest(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_what_always_holds(table, words):
     assert not (never & (selected | reserved)).any()
     assert not (np.isnan(probability) & (selected | reserved)).any()
     assert (flags[reserved] & Flag.RESERVED).all()
-    assert out["reason"].tolist() == [describe(f) for f in flags]
+    told = [r for r, taken in zip(out["reason"], selected, strict=True) if not taken]
+    assert told == [describe(f) for f, taken in zip(flags, selected, strict=True) if not taken]
     judged = np.isfinite(probability)
     assert all(out["reason"][judged & ~selected])
     # Under the threshold only by relaxing, which is said.
@@ -84,7 +86,7 @@ def test_what_always_holds(table, words):
 
 def test_a_source_that_could_not_be_judged_has_a_reason_too():
     out = choose(Table({"flags": [0, 0]}), [0.95, np.nan], n_min=1)
-    assert out["reason"][0] == ""
+    assert out["reason"][0] == "selected"
     assert out["reason"][1] != ""
 
 
@@ -166,7 +168,10 @@ def test_threshold_printed_is_rounded_down():
 def test_relax_takes_the_best_and_says_so():
     out = choose(stars(5), [0.97, 0.2, 0.8, 0.7, np.nan], n_min=3, relax=True)
     assert out["selected"].tolist() == [True, False, True, True, False]
-    assert out["reason"].tolist()[1:4] == ["below the threshold", *["taken by relaxing"] * 2]
+    assert out["reason"].tolist()[1:4] == [
+        "below the threshold",
+        *["selected; taken by relaxing"] * 2,
+    ]
     assert out.meta["relaxed"]
     assert out.meta["n_above_threshold"] == 1
 
@@ -273,3 +278,11 @@ def test_no_sources_at_all():
     with pytest.raises(TooFewStarsError, match="only 0 of 0 sources"):
         choose(stars(0), [], n_min=1)
     assert len(choose(stars(0), [], n_min=0)) == 0
+
+
+def test_too_few_survives_a_pool_of_processes():
+    with pytest.raises(TooFewStarsError) as caught:
+        choose(stars(3), [0.95, 0.6, 0.7], n_min=3)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert (again.found, again.wanted, len(again.table)) == (1, 3, 3)

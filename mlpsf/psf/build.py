@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from scipy.ndimage import label
 from mlpsf import __version__
 from mlpsf.cutouts import sky_and_noise
 from mlpsf.errors import InputError, PSFError
+from mlpsf.frame import Frame, read_frame
 from mlpsf.psf import trippy as border
 from mlpsf.psf.effective import stack_stars
 from mlpsf.psf.model import PSFModel
@@ -22,6 +25,18 @@ from mlpsf.psf.moments import centre_on_pixel, cumulative, pixel_integrals, prof
 __all__ = ["build_psf"]
 
 FloatArray = NDArray[np.float64]
+
+
+_CHOSEN_BY = (
+    "selector",
+    "model_name",
+    "model_sha256",
+    "threshold",
+    "snr_min",
+    "n_max",
+    "relaxed",
+)
+"""What a PSF repeats of the metadata of the table that its stars are from."""
 
 
 @dataclass
@@ -42,9 +57,13 @@ class _Stars:
 
 
 def _read_frame(frame: Any) -> tuple[FloatArray, NDArray[np.bool_], dict[str, Any]]:
-    meta = {}
-    if hasattr(frame, "sha256"):
-        pixels, mask = frame.data, np.asarray(frame.mask, dtype=bool)
+    meta: dict[str, Any] = {}
+    pixels: NDArray[Any]
+    if isinstance(frame, str | Path):
+        frame = read_frame(frame)
+    if isinstance(frame, Frame):
+        # A saturated core is no star's image: such stars fall out as masked.
+        pixels, mask = frame.data, frame.mask | frame.saturated
         meta = {"frame": frame.name, "frame_sha256": frame.sha256}
     else:
         pixels, mask = np.ma.getdata(frame), np.ma.getmaskarray(frame)
@@ -256,8 +275,8 @@ def build_psf(
 
     Parameters
     ----------
-    frame : Frame or (ny, nx) array
-        Masked and non-finite pixels are not used.
+    frame : Frame, path, or (ny, nx) array
+        Masked, saturated and non-finite pixels are not used.
     stars : Table or (n, 2) array
         Columns x and y, 0-based; rows that are not `selected`, or are `reserved`, are left out
         where the table has those columns.
@@ -347,8 +366,11 @@ def build_psf(
             AstropyUserWarning,
             stacklevel=2,
         )
+    chosen_by = getattr(stars, "meta", None) or {}
+    meta |= {key: chosen_by[key] for key in _CHOSEN_BY if key in chosen_by}
     meta |= {
         "mlpsf_version": __version__,
+        "trippy_version": version("trippy"),
         "background": how,
         "n_left_out": sum(hand.left_out.values()),
     }

@@ -27,9 +27,17 @@ _MOTION = ("RATE", "ANGLE", "DT", "PIXSCALE")
 _CARDS = {
     "mlpsf_version": ("MLPSFVER", "version of mlpsf that made this PSF"),
     "frame": ("FRAME", "name of the frame"),
-    "frame_sha256": ("FRAMESHA", "SHA-256 of the frame's file"),
+    "frame_sha256": ("FRAMESHA", "SHA-256 of the frame's pixels"),
     "background": ("BACKGND", "how the background was taken off"),
     "refinements": ("NREFINE", "corrections of the lookup table"),
+    "selector": ("SELECTOR", "what chose the stars"),
+    "model_name": ("MODEL", "network that chose them"),
+    "model_sha256": ("MODELSHA", "SHA-256 of its file"),
+    "threshold": ("THRESH", "least probability of a chosen star"),
+    "snr_min": ("SNRMIN", "least S/N of a chosen star"),
+    "n_max": ("NMAX", "most stars to be chosen"),
+    "relaxed": ("RELAXED", "whether the threshold was given up"),
+    "trippy_version": ("TRIPPYV", "version of TRIPPy"),
     "n_left_out": ("NLEFTOUT", "stars given but not used"),
 }
 
@@ -79,10 +87,13 @@ def write_psf(
     for i, (x, y, flux) in enumerate(stars[:1000]):
         header[f"XSTAR{i}"] = (x + 1.0, "PSF Star x value.")
         header[f"YSTAR{i}"] = (y + 1.0, "PSF Star y value.")
-        header[f"FSTAR{i}"] = (flux, "PSF star flux")
+        if np.isfinite(flux):  # TRIPPy's own files have none
+            header[f"FSTAR{i}"] = (flux, "PSF star flux")
     header["ALPHA"], header["BETA"] = alpha, beta
-    header["A"] = stars[-1, 2] / flux_per_amplitude if len(stars) else 1.0
-    header.update(zip(_MOTION, motion or (None,) * 4, strict=True))
+    amplitude = stars[-1, 2] / flux_per_amplitude if len(stars) else 1.0
+    header["A"] = amplitude if np.isfinite(amplitude) else 1.0
+    # TRIPPy takes an empty text, and nothing else, for a PSF that does not move.
+    header.update(zip(_MOTION, motion or ("",) * 4, strict=True))
     header["NSTARS"] = (len(stars), "stars this PSF was made from")
     header["FWHM"] = (shape.fwhm, "of a star's image, pixels")
     header["ELLIP"] = (shape.ellipticity, "1 - b/a")
