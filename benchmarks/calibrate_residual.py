@@ -13,9 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from benchmarks.scores import score
-from benchmarks.stamps import draw_frame
+from benchmarks.stamps import draw_frame, truth_of
 from mlpsf.errors import MlpsfError
-from mlpsf.labelling import truth_labels
 from mlpsf.pipeline import select_stars
 from mlpsf.selectors.residual import _DEFAULT_CALIBRATION
 
@@ -37,17 +36,7 @@ def main() -> None:
             continue
         p = np.asarray(table["probability"])
         judged = np.isfinite(p) & (p > 0)
-        truth = sim.truth
-        label, _ = truth_labels(
-            table["x"],
-            table["y"],
-            truth["x"],
-            truth["y"],
-            truth["flux"],
-            truth["kind"] == "star",
-            fwhm=sim.psf.fwhm,
-            defects=sim.defects,
-        )
+        label, _ = truth_of(sim, table)
         rows = np.flatnonzero(judged & (label >= 0))
         logit = np.log(p[rows] / np.maximum(1 - p[rows], 1e-15))
         logs.append((intercept - logit) / slope)

@@ -14,11 +14,10 @@ from collections.abc import Callable
 import numpy as np
 from astropy.table import Table, vstack
 
-from benchmarks.stamps import OUTPUT
+from benchmarks.stamps import OUTPUT, truth_of
 from mlpsf.detection import find_sources
 from mlpsf.errors import MlpsfError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
-from mlpsf.labelling import truth_labels
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.selectors import PSFStarSelector
@@ -75,17 +74,7 @@ def draw(number: int) -> SimulatedFrame:
 def clean_stars(sim: SimulatedFrame, n: int = 25) -> Table:
     """Return the n brightest detections that the truth says are clean."""
     sources = find_sources(sim.frame)
-    truth = sim.truth
-    labels, _ = truth_labels(
-        sources["x"],
-        sources["y"],
-        truth["x"],
-        truth["y"],
-        truth["flux"],
-        truth["kind"] == "star",
-        fwhm=sim.psf.fwhm,
-        defects=sim.defects,
-    )
+    labels, _ = truth_of(sim, sources)
     ny, nx = sim.frame.shape
     edge = 5 * sim.psf.fwhm + 2
     inside = (sources["x"] > edge) & (sources["x"] < nx - edge)
@@ -118,17 +107,7 @@ def lists(extra: dict[str, Callable] | None = None) -> dict[str, Callable]:
 def purity(table: Table, sim: SimulatedFrame) -> float:
     """Share of a list that the truth calls clean (ambiguous ones count as half)."""
     rows = table[table["selected"]] if "selected" in table.colnames else table
-    truth = sim.truth
-    labels, _ = truth_labels(
-        rows["x"],
-        rows["y"],
-        truth["x"],
-        truth["y"],
-        truth["flux"],
-        truth["kind"] == "star",
-        fwhm=sim.psf.fwhm,
-        defects=sim.defects,
-    )
+    labels, _ = truth_of(sim, rows)
     return float(np.where(labels < 0, 0.5, labels).mean())
 
 

@@ -65,6 +65,22 @@ def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict
     return simulate_frame(**parameters, seed=seed.spawn(1)[0]), parameters
 
 
+def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Label detections of a simulated frame by its truth; see `truth_labels`."""
+    truth = sim.truth
+    # The truth knows its own FWHM, whatever was measured.
+    return truth_labels(
+        sources["x"],
+        sources["y"],
+        truth["x"],
+        truth["y"],
+        truth["flux"],
+        truth["kind"] == "star",
+        fwhm=sim.psf.fwhm,
+        defects=sim.defects,
+    )
+
+
 def stamps_of(kind: str, split: str, number: int) -> dict[str, Any]:
     """Make the labelled stamps of one frame."""
     sim, parameters = draw_frame(kind, split, number)
@@ -75,18 +91,7 @@ def stamps_of(kind: str, split: str, number: int) -> dict[str, Any]:
     aperture, error, _ = sep.sum_circle(
         sim.frame.data - background.level, x, y, 10.0, err=background.rms, gain=sim.frame.gain
     )
-    truth = sim.truth
-    # The truth knows its own FWHM; what was measured decides the stamps.
-    labels, contamination = truth_labels(
-        x,
-        y,
-        truth["x"],
-        truth["y"],
-        truth["flux"],
-        truth["kind"] == "star",
-        fwhm=sim.psf.fwhm,
-        defects=sim.defects,
-    )
+    labels, contamination = truth_of(sim, sources)
     rows = np.flatnonzero(np.asarray(sources["snr"]) >= SNR_MIN)
     rng = np.random.default_rng([SPLITS[split], number])
     if split == "train" and len(rows) > PER_FRAME:
