@@ -26,7 +26,8 @@ from mlpsf.files import whole_file
 from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.labelling import residual_distance
 from mlpsf.psf.first import judge_frame
-from mlpsf.selectors.novelty import FEATURES, METHODS, NoveltyModel, NoveltySelector, Sources
+from mlpsf.selectors.novelty import FEATURES, METHODS, NoveltySelector, Sources
+from mlpsf.selectors.novelty_model import NoveltyModel
 
 N_BEST = 25
 N_BOOT = 200

@@ -102,7 +102,7 @@ def select(
 
         mlpsf select frame.fits --selector residual --catalogue sextractor.cat
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
-    from mlpsf.export import check_star_path, write_stars
+    from mlpsf.export import check_star_path
 
     check_star_path(out)
     _keep_apart([out], [frame, catalogue, mask, model])
@@ -110,14 +110,7 @@ def select(
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
-        try:
-            table = _select(image, options, snr_min, progress)
-        except TooFewStarsError as error:
-            if error.table is not None:
-                write_stars(error.table, out)
-                progress.note(f"The table of all {len(error.table)} sources is in {out}.")
-            raise
-        write_stars(table, out)
+        table = _choose(image, options, snr_min, out, progress)
         progress.note(_summary(table, out))
 
 
@@ -158,7 +151,7 @@ def psf(
 
         mlpsf psf mosaic.fits --hdu SCI,2 --out amp2.fits --n-max 40
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
-    from mlpsf.export import check_star_path, write_stars
+    from mlpsf.export import check_star_path
     from mlpsf.files import check_folder
     from mlpsf.psf import build_psf
 
@@ -170,14 +163,7 @@ def psf(
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
-        try:
-            table = _select(image, options, snr_min, progress)
-        except TooFewStarsError as error:
-            if error.table is not None:
-                write_stars(error.table, table_path)
-                progress.note(f"The table of all {len(error.table)} sources is in {table_path}.")
-            raise
-        write_stars(table, table_path)
+        table = _choose(image, options, snr_min, table_path, progress)
         progress("making the PSF")
         made = build_psf(image, table)
         made.save(out)
@@ -322,10 +308,22 @@ def _selection(
     }
 
 
-def _select(image: Any, options: dict[str, Any], snr_min: float, progress: Any) -> Any:
+def _choose(
+    image: Any, options: dict[str, Any], snr_min: float, path: Path, progress: _Progress
+) -> Any:
+    """Choose the stars and write their table, also when they are too few."""
+    from mlpsf.export import write_stars
     from mlpsf.pipeline import select_stars
 
-    return select_stars(image, snr_min=snr_min, progress=progress, **options)
+    try:
+        table = select_stars(image, snr_min=snr_min, progress=progress, **options)
+    except TooFewStarsError as error:
+        if error.table is not None:
+            write_stars(error.table, path)
+            progress.note(f"The table of all {len(error.table)} sources is in {path}.")
+        raise
+    write_stars(table, path)
+    return table
 
 
 def _summary(table: Any, path: Path) -> str:

@@ -24,7 +24,7 @@ from mlpsf.files import check_folder
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frame import Frame, HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
-from mlpsf.pipeline import SNR_MIN, frame_selector
+from mlpsf.pipeline import SNR_MIN, frame_selector, own_cutout_size
 
 __all__ = ["RULES", "STAMP_SIZE", "label_frames"]
 
@@ -243,7 +243,7 @@ def _by_residual(
     flags = np.array(sources["flags"])
     rows = np.flatnonzero(bright & (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0))
     fwhm = float(sources.meta["fwhm"])
-    size = int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
+    size = own_cutout_size(fwhm)
     x, y = np.asarray(sources["x"])[rows], np.asarray(sources["y"])[rows]
     cut = extract_cutouts(frame, x, y, size, background=background.level)
     rows = rows[~cut.near_edge]

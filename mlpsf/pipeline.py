@@ -26,7 +26,7 @@ from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
 from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, check_selection, choose
 
-__all__ = ["SNR_MIN", "frame_selector", "judge_sources", "select_stars"]
+__all__ = ["SNR_MIN", "frame_selector", "judge_sources", "own_cutout_size", "select_stars"]
 
 SNR_MIN = 50.0
 """Least S/N of a PSF star. The ML-PSF study took 200, on deep frames full of stars."""
@@ -177,8 +177,7 @@ def judge_sources(
     reference, size = _wanted_cutouts(estimator)
     own = _learns_from_frame(estimator)
     if size is None:
-        odd = 2 * round(6 * fwhm) + 1
-        size = cutout_size or int(np.clip(odd, 31, PUBLISHED_SIZE))
+        size = cutout_size or own_cutout_size(fwhm)
     flags = np.array(sources["flags"])
     rows = np.arange(len(sources))
     if own:  # it compares the sources of a frame: faint ones would set its scale
@@ -215,6 +214,11 @@ def judge_sources(
     out = sources.copy()
     out["flags"] = flags
     return out, probability
+
+
+def own_cutout_size(fwhm: float) -> int:
+    """Side of the cutouts by which a frame's sources are compared: 12 FWHM, at most 111 pixels."""
+    return int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
 
 
 def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:

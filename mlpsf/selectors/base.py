@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
@@ -16,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from mlpsf.errors import InputError
 from mlpsf.scaling import CutoutEstimator, as_cutouts
 
-__all__ = ["MIN_SIDE", "CutoutClassifier", "as_probabilities", "check_frames"]
+__all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "as_probabilities", "check_frames"]
 
 MIN_SIDE = 15
 """Side in pixels of the smallest cutouts that tell a star from other sources."""
@@ -131,6 +132,55 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
+        return tags
+
+
+class FrameClassifier(CutoutClassifier):
+    """A classifier that needs no labels and can judge every frame by its own sources.
+
+    Subclasses implement ``fit`` and ``decision_function(X, groups)``.
+    """
+
+    def decision_function(
+        self, X: ArrayLike, groups: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Log-odds of being good, shape (n,)."""
+        raise NotImplementedError
+
+    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+        groups : array_like, shape (n,), optional
+            The frame of each cutout: each is then judged by its own frame's sources.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, 2)
+            Columns in the order of ``classes_``: other, good.
+        """
+        return as_probabilities(self.decision_function(X, groups))
+
+    def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
+        """Label of each cutout: the more probable class, shape (n,)."""
+        return self._labels_of(self.decision_function(X, groups))
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> float:
+        """Share of cutouts whose label is right; `groups` as in `predict_proba`."""
+        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        tags.classifier_tags.poor_score = True  # it knows stars, and learns of no other thing
         return tags
 
 

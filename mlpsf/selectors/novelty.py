@@ -9,15 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
-from sklearn.mixture import GaussianMixture
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import OneClassSVM
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -28,33 +20,18 @@ from mlpsf.psf.effective import EffectivePSF
 from mlpsf.psf.first import Verdict, judge, judge_frame
 from mlpsf.psf.fitting import FIT_HALF_WIDTH
 from mlpsf.scaling import sky_and_noise
-from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, as_probabilities, check_frames
+from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
+from mlpsf.selectors.novelty_model import FEATURES, METHODS, NoveltyModel
 from mlpsf.selectors.residual import _gaussian_psf
 from mlpsf.stellar import stellar_size
 
-__all__ = ["NoveltySelector"]
-
-FEATURES = {"shape": [0], "residual": [1, 2], "shape+residual": [0, 1, 2], "embedding": []}
-"""Columns of the figures that each choice of features takes."""
-
-METHODS = ("gaussian_mixture", "kmeans", "isolation_forest", "one_class_svm")
+__all__ = ["FEATURES", "METHODS", "NoveltySelector"]
 
 # Median and scatter of the figures of unflagged sources of S/N > 30, no label asked, in the
 # validation frames of benchmarks.stamps (60 of random telescopes, 30 of a survey).
 _CENTRE = np.array([0.0172, -1.578, -2.841])
 _SCALE = np.array([0.911, 1.605, 2.915])
 _REACH = 8.0  # in that unit; a diverged fit is no worse than a bad one
-
-# The mixture of two that fits the same sources: stars, others. It tells the clusters apart where a
-# frame has too few sources to.
-_WEIGHTS = np.array([0.55, 0.45])
-_MEANS = np.array([[-0.352, -0.498, -0.611], [1.665, 1.009, 0.901]])
-_COVARIANCES = np.array(
-    [
-        [[0.234, 0.103, 0.139], [0.103, 0.379, 0.345], [0.139, 0.345, 0.453]],
-        [[1.871, -0.451, -0.375], [-0.451, 0.871, 0.787], [-0.375, 0.787, 0.779]],
-    ]
-)
 
 _CALIBRATION = {
     ("gaussian_mixture", "shape"): (-0.92, 0.28),
@@ -79,11 +56,10 @@ _CALIBRATION = {
 _FEWEST = 5  # sources of a frame that can make a PSF which tells them apart
 _POOL = 1000  # sources that make the PSF common to several frames
 _BRIGHT = 600  # sources in whose sizes the stars' is sought
-_CROWD, _MOST = 0.3, 5000  # share of sources that a one-class model takes for its class, at most
 _SURE = 500.0  # log-odds are within, and twice below for what cannot be judged
 
 
-class NoveltySelector(CutoutClassifier):
+class NoveltySelector(FrameClassifier):
     """Tell stars from other sources without labels: what is unlike the crowd of them is novel.
 
     The stars of a frame share a size and a shape, and one PSF leaves little of them; galaxies,
@@ -253,24 +229,6 @@ class NoveltySelector(CutoutClassifier):
             return self._to_log_odds(self.model_.score(self._embed(cutouts)))
         return self._to_log_odds(self.model_.score(self._figures(cutouts, groups)))
 
-    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Probability of each class (other, good), shape (n, 2); see `decision_function`."""
-        return as_probabilities(self.decision_function(X, groups))
-
-    def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
-        """Label of each cutout: the more probable class, shape (n,)."""
-        return self._labels_of(self.decision_function(X, groups))
-
-    def score(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> float:
-        """Share of cutouts whose label is right; `groups` as in `predict_proba`."""
-        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
-
     def _learn_figures(
         self, cutouts: NDArray[np.float32], groups: ArrayLike | None
     ) -> NDArray[np.float64]:
@@ -354,12 +312,6 @@ class NoveltySelector(CutoutClassifier):
         log_odds = np.clip(self.intercept_ + self.slope_ * score, -_SURE, _SURE)
         return np.where(np.isfinite(score), log_odds, -2 * _SURE)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = False
-        tags.classifier_tags.poor_score = True  # it knows stars, and learns of no other thing
-        return tags
-
 
 @dataclass(frozen=True, eq=False)
 class Sources:
@@ -428,120 +380,3 @@ def _figures(sources: Sources, stars: Stars, verdict: Verdict) -> NDArray[np.flo
     raw[~(np.isfinite(raw).all(axis=1) & sources.usable)] = np.nan
     scaled: NDArray[np.float64] = np.clip((raw - _CENTRE) / _SCALE, -_REACH, _REACH)
     return scaled
-
-
-class NoveltyModel:
-    """Score how much sources belong to the stars' cluster; parameters as of `NoveltySelector`."""
-
-    def __init__(self, method: str, features: str, n_anchors: int, random_state: Any) -> None:
-        self.method = method
-        self.features = features
-        self.n_anchors = n_anchors
-        self.random_state = random_state
-
-    def fit(self, values: NDArray[np.float64], figures: NDArray[np.float64]) -> Self:
-        """Find the cluster in features; `figures`, shape (n, 3), tell which one is the stars'."""
-        learnt = self.features == "embedding"
-        rows = np.flatnonzero(np.isfinite(figures).all(axis=1))
-        figures = figures[rows]
-        self._columns = columns = FEATURES[self.features]
-        if learnt and rows.size:
-            n = min(4, *values[rows].shape)
-            self._spread = make_pipeline(StandardScaler(), PCA(n, random_state=0))
-            z, level = self._spread.fit_transform(values[rows]), figures.sum(axis=1)
-        else:
-            z = np.vstack([figures, _anchors(self.n_anchors)])[:, columns]
-            level = z.sum(axis=1)
-        if len(z) < 2:
-            raise NoSourcesError(f"Only {rows.size} cutouts can be measured; expected 2 or more.")
-        if self.method in ("gaussian_mixture", "kmeans"):
-            self._fit_clusters(z, level, learnt)
-        else:
-            self._fit_class(z, level, learnt)
-        return self
-
-    def score(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score of each source, shape (n,): the higher the more a star; -inf where unknown."""
-        out = np.full(len(values), -np.inf)
-        known = np.isfinite(values).all(axis=1)
-        if known.any():
-            z = values[known]
-            learnt = self.features == "embedding"
-            out[known] = self._score(self._spread.transform(z) if learnt else z[:, self._columns])
-        return out
-
-    def _fit_clusters(
-        self, z: NDArray[np.float64], level: NDArray[np.float64], learnt: bool
-    ) -> None:
-        mixture = self.method == "gaussian_mixture"
-        k = min(3 if learnt or not mixture else 2, len(np.unique(z, axis=0)))
-        if mixture:
-            start: dict[str, Any] = {"n_init": 2, "random_state": self.random_state}
-            if not learnt and k == 2:
-                c = self._columns
-                start = {
-                    "init_params": "random_from_data",  # unused: k-means would be run for nothing
-                    "weights_init": _WEIGHTS,
-                    "means_init": _MEANS[:, c],
-                    "precisions_init": np.linalg.inv(_COVARIANCES[:, c][:, :, c]),
-                }
-            model = GaussianMixture(k, reg_covar=1e-2, max_iter=300, **start).fit(z)
-        else:
-            init: Any = "k-means++"
-            if not learnt and k == 3:
-                init = np.repeat([[-1.5], [0.0], [1.5]], z.shape[1], axis=1)
-            model = KMeans(
-                k,
-                init=init,
-                n_init=3 if isinstance(init, str) else 1,
-                random_state=self.random_state,
-            ).fit(z)
-        self.estimator_: Any = model
-        cluster = model.predict(z)
-        # Without members a cluster is not the stars'.
-        mean = [level[cluster == i].mean() if (cluster == i).any() else np.inf for i in range(k)]
-        self._star = int(np.argmin(mean))
-
-    def _fit_class(self, z: NDArray[np.float64], level: NDArray[np.float64], learnt: bool) -> None:
-        crowd = np.flatnonzero(level <= np.quantile(level, _CROWD))
-        crowd = crowd[:: -(-len(crowd) // _MOST)]
-        # Less residual than a typical star's is no novelty.
-        self._floor: Any = -np.inf if learnt else np.median(z[crowd], axis=0)
-        if self.method == "isolation_forest":
-            model = IsolationForest(random_state=self.random_state)
-        else:
-            model = OneClassSVM(nu=0.2, gamma=0.1)
-        self.estimator_ = model.fit(np.maximum(z[crowd], self._floor))
-
-    def _score(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        model = self.estimator_
-        if self.method == "isolation_forest":
-            score = model.score_samples(np.maximum(z, self._floor))
-        elif self.method == "one_class_svm":
-            # The mean kernel: of one scale whatever the number of sources.
-            score = model.score_samples(np.maximum(z, self._floor)) / model.dual_coef_.sum()
-        elif self.method == "kmeans":
-            score = _lead(-model.transform(z), self._star)
-        else:
-            step = np.einsum("nki,kij->nkj", z[:, None] - model.means_, model.precisions_cholesky_)
-            norm = np.log(np.einsum("kii->ki", model.precisions_cholesky_)).sum(axis=1)
-            score = _lead(np.log(model.weights_) + norm - 0.5 * (step**2).sum(axis=2), self._star)
-        return np.asarray(score, dtype=np.float64)
-
-
-def _lead(merit: NDArray[np.float64], star: int) -> NDArray[np.float64]:
-    """Merit of the stars' cluster above that of the best other, shape (n,)."""
-    others = np.delete(merit, star, axis=1)
-    lead: NDArray[np.float64] = merit[:, star] - (others.max(axis=1) if others.size else 0.0)
-    return lead
-
-
-def _anchors(n: int) -> NDArray[np.float64]:
-    """Draw figures of n simulated sources, always the same, shape (n, 3)."""
-    rng = np.random.default_rng(0)
-    kind = (rng.random(n) > _WEIGHTS[0]).astype(int)
-    root = np.linalg.cholesky(_COVARIANCES)
-    drawn: NDArray[np.float64] = _MEANS[kind] + np.einsum(
-        "nij,nj->ni", root[kind], rng.standard_normal((n, 3))
-    )
-    return drawn

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import _fit_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,7 +20,7 @@ from mlpsf.moments import FWHM_PER_SIGMA
 from mlpsf.psf.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.psf.first import Verdict, judge, judge_frame
 from mlpsf.psf.fitting import FIT_HALF_WIDTH
-from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, as_probabilities, check_frames
+from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
 
 __all__ = ["ResidualSelector"]
 
@@ -33,7 +32,7 @@ _COMMON_STARS = 50  # that make the PSF of several frames
 _SURE = 500.0  # log-odds are within, and twice below for what is never good: a probability of 0
 
 
-class ResidualSelector(CutoutClassifier):
+class ResidualSelector(FrameClassifier):
     """Rank the sources of a frame by what is left when its PSF is subtracted from them.
 
     The labelling rule of the ML-PSF study (Ferreira, Fraser & Kavelaars 2022) as an estimator: a
@@ -198,36 +197,6 @@ class ResidualSelector(CutoutClassifier):
         score = self.intercept_ - self.slope_ * np.log10(np.clip(distance, 1e-6, 1e6))
         return np.where(np.isfinite(distance), np.clip(score, -_SURE, _SURE), -2 * _SURE)
 
-    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X : array_like, shape (n, size, size) or (n, size * size)
-        groups : array_like, shape (n,), optional
-            The frame of each cutout: each is then judged by a PSF of its own cutouts.
-
-        Returns
-        -------
-        ndarray of float64, shape (n, 2)
-            Columns in the order of ``classes_``: other, good.
-        """
-        return as_probabilities(self.decision_function(X, groups))
-
-    def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
-        """Label of each cutout: the more probable class, shape (n,)."""
-        return self._labels_of(self.decision_function(X, groups))
-
-    def score(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> float:
-        """Share of cutouts whose label is right; `groups` as in `predict_proba`."""
-        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
-
     def distances(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
         """Distance by which sources are ranked, shape (n,): the smaller the better."""
         check_is_fitted(self)
@@ -356,12 +325,6 @@ class ResidualSelector(CutoutClassifier):
         model = LogisticRegression(C=1e3).fit(feature, y[fitted], sample_weight=weight[fitted])
         self.intercept_ = float(model.intercept_[0])
         self.slope_ = max(-float(model.coef_[0, 0]), 0.0)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = False
-        tags.classifier_tags.poor_score = True  # a rule about stars, which learns of no other thing
-        return tags
 
 
 # benchmarks/calibrate_residual.py: 20 simulated frames. No distance makes the rule sure of a star.
