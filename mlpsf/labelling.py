@@ -54,6 +54,18 @@ def residual_distance(
     ndarray of float64, shape (n,)
         ``hypot(variance / deviation, peak)``; inf for dropped sources and those without a fit.
 
+    Notes
+    -----
+    In any company a source that is no worse than another in both figures is no further: at equal
+    variance the order is that of the peaks, at equal peaks that of the variances. Between others
+    the deviation decides, and it is the frame's: one source more, however bad, moves it a little,
+    can turn the order of two of which one has the smaller variance and the other the smaller
+    peak, and can bring one under the clip. A source without a fit moves nothing.
+
+    The variances' unit does not matter, as long as they are not 0 for more than half the sources.
+    Pixels in another unit do matter, a little: see `mlpsf.psf.fitting.residual_figures`, whose
+    weights turn from equal ones to those of photon noise where the model is 1 ADU.
+
     Examples
     --------
     >>> residual_distance([1.0, 2.0, 3.0, 900.0], [0.1, 0.1, 0.2, 0.1]).round(2).tolist()
@@ -129,7 +141,8 @@ def best_labels(
     -------
     ndarray of int, shape (n,)
         A tie that reaches over the last place gets none: labels never depend on the order of the
-        sources, and never more than `n_best` are good.
+        sources, and never more than `n_best` are good. One source more makes no bad one good, and
+        one that is further than all good ones makes none of them bad.
 
     Examples
     --------

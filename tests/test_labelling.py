@@ -17,6 +17,8 @@ from mlpsf.labelling import (
     split_frames,
     truth_labels,
 )
+from mlpsf.psf.fitting import residual_figures
+from mlpsf.selectors import ResidualSelector
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
 FIGURE = st.floats(2.0**-10, 2.0**20, width=32) | st.sampled_from([1.0, np.nan, np.inf])
@@ -74,6 +76,25 @@ def test_not_eligible_is_never_good_and_not_replaced(distance, eligible, n_best)
     np.testing.assert_array_equal(labels, every * eligible)
 
 
+@few
+@given(
+    same_length(FIGURE, st.sampled_from([0.0, 1.0])),
+    ANY | st.sampled_from([0.0, 1.0, 2.0**20]),
+    st.integers(1, 30),
+)
+def test_one_more_source_makes_none_good_and_a_worse_one_none_bad(pairs, new, n_best):
+    distance, eligible = pairs[0], pairs[1] > 0
+    before = best_labels(distance, eligible, n_best)
+    every = best_labels([*distance, new], [*eligible, True], n_best)
+    assert np.all(every[:-1] <= before)
+    # Of those that may not be good too: they hold places.
+    worst = max(distance[best_labels(distance, n_best=n_best) == 1], default=-np.inf)
+    if not new <= worst:  # NaN is worse than all
+        np.testing.assert_array_equal(every[:-1], before)
+    elif not new <= max(distance[before == 1], default=-np.inf):
+        np.testing.assert_array_equal(every[:-1][before == 1], 1)
+
+
 # --- the distance
 
 
@@ -110,10 +131,269 @@ def test_distance_grows_with_either_figure():
     assert (np.diff(base) > 0).all()
 
 
+@few
+@given(same_length(FIGURE, FIGURE, max_size=20))
+def test_no_worse_in_both_figures_is_no_further(figures):
+    # Whatever the company: the order of such two cannot be turned by any other source.
+    variance, peak = figures
+    distance = residual_distance(variance, peak)
+    fitted = np.flatnonzero(np.isfinite(variance) & np.isfinite(peak))
+    for i in fitted:
+        no_better = fitted[(variance[fitted] >= variance[i]) & (peak[fitted] >= peak[i])]
+        assert np.all(distance[i] <= distance[no_better] * (1 + 1e-14))
+
+
+def test_what_a_worse_source_may_do():
+    """Worse in both figures than every good source: it moves the scatter, and nothing else."""
+    # Few sources and many equal figures: where it happens at all, seldom among hundreds.
+    rng = np.random.default_rng(0)
+    overtaken = 0
+    for _ in range(3000):
+        n = int(rng.integers(2, 14))
+        variance = rng.integers(1, 12, n) * 1.0 if rng.random() < 0.5 else rng.lognormal(0, 1.5, n)
+        peak, n_best = rng.integers(1, 100, n) / 100, int(rng.integers(1, n + 1))
+        before = residual_distance(variance, peak)
+        good = best_labels(before, n_best=n_best) == 1
+        if not good.any():
+            continue
+        worse = rng.uniform(1.5, 4) * np.array([variance[good].max(), peak[good].max()])
+        after = residual_distance([*variance, worse[0]], [*peak, worse[1]])
+        labels = best_labels(after, n_best=n_best)
+        assert np.all(after[-1] > after[:-1][good & np.isfinite(after[:-1])])
+        for i in np.flatnonzero(good & (labels[:-1] == 0)):
+            if np.isinf(after[i]):
+                continue  # under the clip: so rare that it has an example of its own below
+            # Overtaken, by sources that are better in one figure and worse in the other.
+            overtaken += 1
+            ahead = (after[:-1] <= after[i]) & (before >= before[i])
+            ahead[i] = False
+            assert ahead.any()
+            assert np.all((variance[ahead] - variance[i]) * (peak[ahead] - peak[i]) <= 0)
+    assert overtaken > 10
+
+
+@few
+@given(
+    arrays(np.float64, st.integers(1, 40), elements=st.floats(2.0**-10, 1, width=32)),
+    st.floats(2.0**-10, 2.0**20, width=32),
+    st.floats(1, 1e6),
+    st.floats(1.001, 100),
+    st.integers(1, 30),
+)
+def test_at_equal_variance_a_worse_source_makes_none_bad(peak, variance, more, higher, n_best):
+    variances = np.full(len(peak), variance)
+    before = best_labels(residual_distance(variances, peak), n_best=n_best)
+    # In units of the variance itself peaks are not lost beside it: their order decides.
+    np.testing.assert_array_equal(before, best_labels(np.hypot(1, peak), n_best=n_best))
+    top = peak[before == 1].max() if before.any() else peak.max()
+    after = residual_distance([*variances, more * variance], [*peak, higher * top + 1])
+    order = np.argsort(peak)
+    assert np.all(np.diff(after[:-1][order]) >= 0)
+    assert np.isfinite(after[:-1]).all()
+    if before.any():
+        assert np.all(best_labels(after, n_best=n_best)[:-1][before == 1] == 1)
+
+
+@pytest.mark.parametrize(
+    ("variance", "peak", "n_best", "lost"),
+    [
+        ([11, 11, 9], [0.6, 0.8, 0.9], 1, 0),  # overtaken by one of less variance and more peak
+        ([3, 8, 4, 9, 4, 4, 4], [0.4, 0.1, 0.8, 0.9, 0.8, 0.6, 0.2], 6, 1),  # under the clip
+    ],
+)
+def test_a_worse_source_can_turn_a_good_one_bad(variance, peak, n_best, lost):
+    # Not wished for, but so it is: the scatter that variances are measured in is that of all.
+    before = best_labels(residual_distance(variance, peak), n_best=n_best)
+    good = before == 1
+    worse = 2 * np.array(variance)[good].max(), 2 * np.array(peak)[good].max()
+    after = residual_distance([*variance, worse[0]], [*peak, worse[1]])
+    labels = best_labels(after, n_best=n_best)
+    assert np.flatnonzero(good & (labels[:-1] == 0)).tolist() == [lost]
+
+
+@few
+@given(
+    same_length(FIGURE, FIGURE),
+    arrays(np.float64, 2, elements=st.floats(0, 1e6)),
+    st.sampled_from([np.nan, np.inf, -np.inf]),
+)
+def test_a_source_without_a_fit_moves_nothing(figures, added, none):
+    variance, peak = figures
+    distance = residual_distance(variance, peak)
+    for v, p in ((none, added[0]), (added[1], none), (none, none)):
+        after = residual_distance([*variance, v], [*peak, p])
+        np.testing.assert_array_equal(after, [*distance, np.inf])
+
+
+@few
+@given(same_length(FIGURE, FIGURE), st.floats(1e-12, 1e12), st.integers(-40, 40))
+def test_the_unit_of_the_variance_does_not_matter(figures, factor, power):
+    variance, peak = figures
+    distance = residual_distance(variance, peak)
+    np.testing.assert_array_equal(residual_distance(variance * 2.0**power, peak), distance)
+    scaled = residual_distance(variance * factor, peak)
+    # Any other factor rounds: a source exactly on the clip may fall on either side.
+    both = np.isfinite(scaled) & np.isfinite(distance)
+    np.testing.assert_allclose(scaled[both], distance[both], rtol=1e-6)
+    clear = residual_distance(variance, peak, clip=5.0 * (1 - 1e-9))
+    wide = residual_distance(variance, peak, clip=5.0 * (1 + 1e-9))
+    assert np.isfinite(scaled[np.isfinite(clear)]).all()
+    assert np.isinf(scaled[np.isinf(wide)]).all()
+
+
 def test_no_fit_at_all():
     assert np.isinf(residual_distance([np.nan, np.inf], [0.1, 0.1])).all()
     assert residual_distance([], []).shape == (0,)
     assert best_labels([]).shape == (0,)
+
+
+# --- pixels
+
+
+def small_cutouts(n=30, size=21, fwhm=2.5, seed=0):
+    """Draw n lone stars on a sky of 100, and after them a third as many close pairs."""
+    rng = np.random.default_rng(seed)
+    m = n + n // 3
+    u = np.arange(size) - size // 2
+    dx, dy = rng.uniform(-0.4, 0.4, (2, m))
+    r2 = (u - dx[:, None, None]) ** 2 + (u[:, None] - dy[:, None, None]) ** 2
+    X = 10 ** rng.uniform(3, 4, (m, 1, 1)) * np.exp(-r2 / (2 * (fwhm / 2.3548) ** 2))
+    X[n:] += 0.6 * np.roll(X[n:], (2, 2), axis=(1, 2))
+    return X + rng.normal(100, 2, X.shape)
+
+
+LONE = np.repeat([1, 0], [30, 10])
+slow = settings(max_examples=8, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def small():
+    X = small_cutouts()
+    fitted = ResidualSelector(n_best=30).fit(X)
+    np.testing.assert_array_equal(fitted.labels_, LONE)
+    return X, fitted
+
+
+@pytest.mark.parametrize("kind", ["pair", "galaxy", "hot pixel", "sky", "no data", "saturated"])
+def test_another_bad_source_turns_no_good_one_bad(small, kind):
+    X, _ = small
+    rng = np.random.default_rng(9)
+    u = np.arange(21) - 10
+    r2 = (u**2 + u[:, None] ** 2).astype(float)
+    new = 100 + rng.normal(0, 2, (21, 21))
+    if kind == "pair":
+        new = 100 + (X[3] - 100) + 0.8 * np.roll(X[3] - 100, 3, axis=1)
+    elif kind == "galaxy":
+        new += 3000 * np.exp(-np.sqrt(r2) / 2)
+    elif kind == "hot pixel":
+        new[10, 10] += 5000
+    elif kind == "no data":
+        new[:] = np.nan
+    elif kind == "saturated":
+        new += np.minimum(2e6 * np.exp(-r2 / 2.25), 6e4)
+    labels = ResidualSelector(n_best=30).fit(np.concatenate([X, new[None]])).labels_
+    np.testing.assert_array_equal(labels, [*LONE, 0])
+
+
+PIXEL = st.integers(-(2**10), 2**10).map(float)
+
+
+@few
+@given(
+    st.integers(1, 4).flatmap(lambda n: arrays(np.float64, (2, n, 5, 5), elements=PIXEL)),
+    st.integers(-6, 6),
+)
+def test_all_pixels_times_a_factor(pixels, power):
+    """Of the figures, the peak stays, and the variance scales but for the 1 ADU in its weights."""
+    k = 2.0**power  # exact
+    model, residual = np.abs(pixels[0]).astype(np.float32), pixels[1].astype(np.float32)
+    cutouts = model + residual
+    variance, peak = residual_figures(cutouts, residual, model)
+    scaled, same = residual_figures(k * cutouts, k * residual, k * model)
+    np.testing.assert_array_equal(same, peak)
+    np.testing.assert_array_equal(np.isfinite(scaled), np.isfinite(variance))
+    for i in np.flatnonzero(np.isfinite(variance)):
+        # As if the weights had been 1 / (|model| + 1 / k) all along.
+        weight = 1 / (model[i] + 1.0 / k)
+        mean_square = np.average((residual[i] - residual[i].mean(dtype=float)) ** 2, weights=weight)
+        expected = mean_square * residual[i].size / model[i].sum(dtype=float)
+        assert scaled[i] / k == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        # So by no more than the factor once over, and not at all where the model is far from 1.
+        assert scaled[i] / k <= variance[i] * max(k, 1 / k) * 1.0001
+        assert scaled[i] / k >= variance[i] / max(k, 1 / k) * 0.9999
+
+
+def test_bright_models_do_not_know_their_unit():
+    rng = np.random.default_rng(0)
+    model = rng.uniform(1e3, 1e4, (60, 9, 9)).astype(np.float32)
+    residual = rng.normal(0, 10, model.shape).astype(np.float32)
+    distances = [
+        residual_distance(*residual_figures(k * (model + residual), k * residual, k * model))
+        for k in (np.float32(1), np.float32(3), np.float32(100))
+    ]
+    np.testing.assert_allclose(distances[1:], [distances[0]] * 2, rtol=2e-3)
+
+
+@pytest.mark.parametrize("k", [0.1, 0.5, 2.0, 50.0])
+def test_all_fluxes_in_another_unit(small, k):
+    # With the ranges, which are in ADU, in that unit too.
+    X, fitted = small
+    ranges = {
+        name: tuple(k * v for v in getattr(fitted, name))
+        for name in ("brightness_range", "exclusion_range")
+    }
+    other = ResidualSelector(n_best=30, **ranges).fit(k * X)
+    np.testing.assert_array_equal(other.labels_, fitted.labels_)
+    np.testing.assert_allclose(other.peak_, fitted.peak_, rtol=0.05)
+
+
+# One sky for the frame, or one for every source.
+@slow
+@given(
+    st.floats(-1000, 1000, width=32)
+    | arrays(np.float32, (40, 1, 1), elements=st.floats(-1000, 1000, width=32))
+)
+def test_a_constant_sky_changes_no_label(small, sky):
+    X, fitted = small
+    other = ResidualSelector(n_best=30).fit(X + sky)
+    np.testing.assert_array_equal(other.labels_, fitted.labels_)
+    near = fitted.labels_ == 1
+    np.testing.assert_allclose(other.distance_[near], fitted.distance_[near], rtol=0.02)
+
+
+@slow
+@given(st.permutations(range(40)))
+def test_the_order_of_the_cutouts_changes_no_label(small, order):
+    X, fitted = small
+    other = ResidualSelector(n_best=30).fit(X[order])
+    np.testing.assert_array_equal(other.labels_, fitted.labels_[order])
+
+
+@pytest.fixture(scope="module")
+def three_frames():
+    X = np.concatenate([small_cutouts(fwhm=f, seed=i) for i, f in enumerate((2.3, 2.8, 3.4))])
+    groups = np.repeat([0, 1, 2], 40)
+    fitted = ResidualSelector(n_best=20).fit(X, groups=groups)
+    return X, groups, fitted, fitted.distances(X, groups)
+
+
+@pytest.mark.parametrize(
+    "names", [["b.fits", "c.fits[2]", "a.fits"], ["c", "b", "a"], [7, -3, 4], [1, 2, 0]]
+)
+def test_the_names_of_the_frames_change_no_label(three_frames, names):
+    X, groups, fitted, distances = three_frames
+    frames = np.array(names)[groups]
+    other = ResidualSelector(n_best=20).fit(X, groups=frames)
+    np.testing.assert_array_equal(other.labels_, fitted.labels_)
+    np.testing.assert_array_equal(other.distance_, fitted.distance_)
+    np.testing.assert_array_equal(other.distances(X, frames), distances)
+
+
+def test_a_frame_is_labelled_as_if_alone(three_frames):
+    X, groups, fitted, _ = three_frames
+    for frame in range(3):
+        alone = ResidualSelector(n_best=20).fit(X[groups == frame])
+        np.testing.assert_array_equal(fitted.labels_[groups == frame], alone.labels_)
 
 
 # --- the brightness range

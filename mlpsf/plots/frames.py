@@ -1,12 +1,8 @@
-"""Pictures of what was chosen and made, as Display objects in scikit-learn's manner.
-
-A display holds what is to be shown; ``plot()`` draws it and keeps ``figure_`` and ``axes_``. None
-of them touches matplotlib's global state.
-"""
+"""A frame's stars, and their cutouts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from astropy.table import Table
@@ -14,22 +10,13 @@ from astropy.visualization import ZScaleInterval
 from numpy.typing import NDArray
 
 from mlpsf.cutouts import extract_cutouts
+from mlpsf.errors import InputError
 from mlpsf.frame import Frame
+from mlpsf.plots._figure import _new_figure
 
-if TYPE_CHECKING:
-    from mlpsf.psf import PSFModel
+__all__ = ["CutoutSheetDisplay", "StarMapDisplay"]
 
-__all__ = ["CutoutSheetDisplay", "PSFDisplay", "StarMapDisplay"]
-
-
-def _new_figure(width: float, height: float) -> Any:
-    """Make a figure that no window and no global state knows of."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+Stretch = Literal["arcsinh", "zscale"]
 
 
 class StarMapDisplay:
@@ -45,6 +32,14 @@ class StarMapDisplay:
     ----------
     figure_, axes_
         Set by ``plot``.
+
+    Examples
+    --------
+    >>> table = Table({"x": [3.0, 7.0], "y": [5.0, 2.0],
+    ...                "selected": [True, False], "reserved": [False, False]})
+    >>> display = StarMapDisplay(image=np.eye(10), table=table).plot()
+    >>> [text.get_text() for text in display.axes_.get_legend().get_texts()]
+    ['not taken (1)', 'selected (1)']
     """
 
     def __init__(self, *, image: NDArray[np.floating], table: Table) -> None:
@@ -106,11 +101,35 @@ class CutoutSheetDisplay:
     Parameters
     ----------
     cutouts : ndarray, shape (n, size, size)
-        Sky-subtracted.
+        Sky-subtracted; NaN pixels stay blank.
     titles : list of str, optional
+        One a cutout.
+
+    Attributes
+    ----------
+    figure_
+    axes_ : ndarray of Axes
+        Row by row; those beyond the last cutout are empty. Set by ``plot``.
+
+    Raises
+    ------
+    InputError
+        The cutouts are no stack of images, or the titles are not as many.
+
+    Examples
+    --------
+    >>> u = np.arange(-7, 8)
+    >>> star = np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 4)
+    >>> sheet = CutoutSheetDisplay(cutouts=np.stack([star, 9 * star])).plot(stretch="zscale")
+    >>> len(sheet.axes_)
+    5
     """
 
     def __init__(self, *, cutouts: NDArray[np.floating], titles: list[str] | None = None) -> None:
+        if cutouts.ndim != 3:
+            raise InputError(f"Cutouts must have shape (n, size, size). Got {cutouts.shape}.")
+        if titles is not None and len(titles) != len(cutouts):
+            raise InputError(f"{len(cutouts)} cutouts need as many titles. Got {len(titles)}.")
         self.cutouts = cutouts
         self.titles = titles or [""] * len(cutouts)
 
@@ -140,7 +159,14 @@ class CutoutSheetDisplay:
         titles = [f"{s['id']}: {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
         return cls(cutouts=cut.data, titles=titles).plot(**kwargs)
 
-    def plot(self, *, figure: Any = None, columns: int = 5, softening: float = 0.005) -> Self:
+    def plot(
+        self,
+        *,
+        figure: Any = None,
+        columns: int = 5,
+        softening: float = 0.005,
+        stretch: Stretch = "arcsinh",
+    ) -> Self:
         """Draw the sheet.
 
         Parameters
@@ -148,12 +174,22 @@ class CutoutSheetDisplay:
         figure : matplotlib Figure, optional
         columns : int
         softening : float
-            Fraction of the peak at which the stretch turns from linear to logarithmic.
+            Fraction of the peak at which the arcsinh stretch turns from linear to logarithmic.
+        stretch : {"arcsinh", "zscale"}
+            ``"zscale"``: linear between the limits that astropy's z-scale finds in each cutout,
+            as the sheets of the ML-PSF study; shows what is near the sky, and cores not at all.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        InputError
+            There is no such stretch.
         """
+        if stretch not in ("arcsinh", "zscale"):
+            raise InputError(f'stretch must be "arcsinh" or "zscale". Got {stretch!r}.')
         n = max(len(self.cutouts), 1)
         rows = -(-n // columns)
         figure = figure or _new_figure(1.6 * columns, 1.75 * rows)
@@ -161,66 +197,31 @@ class CutoutSheetDisplay:
         for ax in axes:
             ax.set_axis_off()
         for ax, cutout, title in zip(axes, self.cutouts, self.titles, strict=False):
-            c = len(cutout) // 2
-            core = cutout[c - 1 : c + 2, c - 1 : c + 2]
-            peak = np.nanmax(core) if np.isfinite(core).any() else 1.0
-            shown = np.arcsinh(cutout / (max(peak, 1e-9) * softening))
-            ax.imshow(
-                shown, origin="lower", cmap="magma", vmin=-1.0, vmax=np.arcsinh(1 / softening)
-            )
+            if stretch == "arcsinh":
+                shown, low, high = _arcsinh(cutout, softening)
+            else:
+                shown = cutout
+                low, high = _zscale(cutout)
+            ax.imshow(shown, origin="lower", cmap="magma", vmin=low, vmax=high)
             ax.set_title(title, fontsize=6)
         self.axes_, self.figure_ = axes, figure
         return self
 
 
-class PSFDisplay:
-    """A PSF: its image, and its profile along both axes.
+def _arcsinh(
+    cutout: NDArray[np.floating], softening: float
+) -> tuple[NDArray[np.floating], float, float]:
+    """Stretch a cutout by its own peak: what to show, and between which values."""
+    c = len(cutout) // 2
+    core = cutout[c - 1 : c + 2, c - 1 : c + 2]
+    peak = np.nanmax(core) if np.isfinite(core).any() else 1.0
+    shown = np.arcsinh(cutout / (max(peak, 1e-9) * softening))
+    return shown, -1.0, float(np.arcsinh(1 / softening))
 
-    Parameters
-    ----------
-    stamp : ndarray, shape (size, size)
-        Image of a star at the centre.
-    fwhm, ellipticity : float
-    """
 
-    def __init__(self, *, stamp: NDArray[np.floating], fwhm: float, ellipticity: float) -> None:
-        self.stamp = stamp
-        self.fwhm = fwhm
-        self.ellipticity = ellipticity
-
-    @classmethod
-    def from_model(cls, model: PSFModel, **kwargs: Any) -> Self:
-        """Make and plot it; keyword arguments go to `plot`."""
-        centre = model.size // 2
-        stamp = model.render(centre, centre, shape=(model.size, model.size))
-        return cls(stamp=stamp, fwhm=model.fwhm, ellipticity=model.ellipticity).plot(**kwargs)
-
-    def plot(self, *, axes: Any = None) -> Self:
-        """Draw image and profile.
-
-        Parameters
-        ----------
-        axes : two matplotlib Axes, optional
-
-        Returns
-        -------
-        self
-        """
-        if axes is None:
-            axes = _new_figure(7, 3.2).subplots(1, 2)
-        left, right = axes
-        top = self.stamp.max()
-        left.imshow(np.arcsinh(self.stamp / (top * 1e-3)), origin="lower", cmap="magma")
-        left.set_title(
-            f"FWHM {self.fwhm:.2f} px, ellipticity {self.ellipticity:.3f}", fontsize="small"
-        )
-        left.set_axis_off()
-        c = len(self.stamp) // 2
-        u = np.arange(len(self.stamp)) - c
-        radius = np.hypot(u, u[:, None]).ravel()
-        right.semilogy(radius, np.maximum(self.stamp.ravel() / top, 1e-6), ".", ms=2)
-        right.axvline(self.fwhm / 2, color="0.6", lw=0.8)
-        right.axhline(0.5, color="0.6", lw=0.8)
-        right.set(xlabel="radius (pixels)", ylabel="of the peak", ylim=(1e-5, 1.5), xlim=(0, c))
-        self.axes_, self.figure_ = axes, left.figure
-        return self
+def _zscale(cutout: NDArray[np.floating]) -> tuple[float, float]:
+    """Find the limits of a linear stretch."""
+    if not np.isfinite(cutout).any():
+        return 0.0, 1.0
+    low, high = ZScaleInterval().get_limits(cutout)
+    return float(low), float(high)

@@ -1,0 +1,254 @@
+"""A PSF, and how PSFs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsf.errors import InputError
+from mlpsf.plots._figure import _new_figure
+
+if TYPE_CHECKING:
+    from mlpsf.psf import PSFModel
+
+__all__ = ["PSFComparisonDisplay", "PSFDisplay"]
+
+
+class PSFDisplay:
+    """A PSF: its image, and its profile along both axes.
+
+    Parameters
+    ----------
+    stamp : ndarray, shape (size, size)
+        Image of a star at the centre.
+    fwhm, ellipticity : float
+        Pixels; 1 - b/a.
+
+    Attributes
+    ----------
+    figure_
+    axes_ : sequence of two Axes
+        Set by ``plot``.
+
+    Examples
+    --------
+    >>> from mlpsf import PSFModel
+    >>> display = PSFDisplay.from_model(PSFModel(np.zeros((210, 210)), 3.0, 3.0))
+    >>> display.stamp.shape
+    (21, 21)
+    """
+
+    def __init__(self, *, stamp: NDArray[np.floating], fwhm: float, ellipticity: float) -> None:
+        self.stamp = stamp
+        self.fwhm = fwhm
+        self.ellipticity = ellipticity
+
+    @classmethod
+    def from_model(cls, model: PSFModel, **kwargs: Any) -> Self:
+        """Make and plot it; keyword arguments go to `plot`."""
+        centre = model.size // 2
+        stamp = model.render(centre, centre, shape=(model.size, model.size))
+        return cls(stamp=stamp, fwhm=model.fwhm, ellipticity=model.ellipticity).plot(**kwargs)
+
+    def plot(self, *, axes: Any = None) -> Self:
+        """Draw image and profile.
+
+        Parameters
+        ----------
+        axes : two matplotlib Axes, optional
+
+        Returns
+        -------
+        self
+        """
+        if axes is None:
+            axes = _new_figure(7, 3.2).subplots(1, 2)
+        left, right = axes
+        top = self.stamp.max()
+        left.imshow(np.arcsinh(self.stamp / (top * 1e-3)), origin="lower", cmap="magma")
+        left.set_title(
+            f"FWHM {self.fwhm:.2f} px, ellipticity {self.ellipticity:.3f}", fontsize="small"
+        )
+        left.set_axis_off()
+        c = len(self.stamp) // 2
+        u = np.arange(len(self.stamp)) - c
+        radius = np.hypot(u, u[:, None]).ravel()
+        right.semilogy(radius, np.maximum(self.stamp.ravel() / top, 1e-6), ".", ms=2)
+        right.axvline(self.fwhm / 2, color="0.6", lw=0.8)
+        right.axhline(0.5, color="0.6", lw=0.8)
+        right.set(xlabel="radius (pixels)", ylabel="of the peak", ylim=(1e-5, 1.5), xlim=(0, c))
+        self.axes_, self.figure_ = axes, left.figure
+        return self
+
+
+class PSFComparisonDisplay:
+    """Two or more PSFs side by side on one stretch, and how each differs from the first.
+
+    Parameters
+    ----------
+    images : mapping of str to ndarray, shape (size, size)
+        By name; all of one size, the star at the centre.
+    kind : {"stamp", "lookup_table"}
+        What they are: a star's image, or the table of what the Moffat profile lacks.
+
+    Attributes
+    ----------
+    figure_
+    axes_ : ndarray, shape (2, n)
+        Images above, differences below; below the first, the profiles of all. Set by ``plot``.
+
+    Raises
+    ------
+    InputError
+        There are fewer than two, or they are not of one size.
+
+    Examples
+    --------
+    >>> from mlpsf import PSFModel
+    >>> table = np.zeros((210, 210))
+    >>> display = PSFComparisonDisplay.from_models(
+    ...     {"narrow": PSFModel(table, 3.0, 3.0), "wide": PSFModel(table, 3.3, 3.0)})
+    >>> bool(display.differences["wide"][10, 10] < 0)  # the wide one's peak is lower
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Mapping[str, NDArray[np.floating]],
+        kind: Literal["stamp", "lookup_table"] = "stamp",
+    ) -> None:
+        shapes = {name: np.shape(image) for name, image in images.items()}
+        first = next(iter(shapes.values()), ())
+        if len(images) < 2 or len(set(shapes.values())) > 1 or len(first) != 2:
+            raise InputError(f"A comparison needs two or more images of one size. Got {shapes}.")
+        self.images = dict(images)
+        self.kind = kind
+
+    @property
+    def top(self) -> float:
+        """What 1 stands for: the first stamp's peak; of lookup tables, the profile's amplitude."""
+        return float(next(iter(self.images.values())).max()) if self.kind == "stamp" else 1.0
+
+    @property
+    def differences(self) -> dict[str, NDArray[np.float64]]:
+        """Each image but the first, less the first, over `top`."""
+        (_, first), *others = self.images.items()
+        return {name: (image - first) / self.top for name, image in others}
+
+    @classmethod
+    def from_models(
+        cls,
+        models: Mapping[str, PSFModel],
+        *,
+        kind: Literal["stamp", "lookup_table"] = "stamp",
+        **kwargs: Any,
+    ) -> Self:
+        """Draw a star by each model, or take its lookup table, and plot them.
+
+        Parameters
+        ----------
+        models : mapping of str to PSFModel
+            Two or more, by name. The others are compared to the first, in the smallest one's box.
+        kind : {"stamp", "lookup_table"}
+            ``"stamp"``: stars of one flux, in pixels. ``"lookup_table"``: TRIPPy's tables, in
+            sub-pixels, as the ML-PSF study showed them. They differ for two reasons: because
+            the PSFs do, and because the Moffat profiles do that they complete.
+        **kwargs
+            For `plot`.
+
+        Raises
+        ------
+        InputError
+            There are fewer than two, there is no such kind, or lookup tables of different
+            ``rep_fact``.
+        """
+        if kind not in ("stamp", "lookup_table"):
+            raise InputError(f'kind must be "stamp" or "lookup_table". Got {kind!r}.')
+        if len(models) < 2:
+            raise InputError(f"A comparison needs two or more PSFs. Got {len(models)}.")
+        size = min(model.size for model in models.values())
+        if kind == "stamp":
+            images = {name: model.stamps(0.0, 0.0, size)[0] for name, model in models.items()}
+            return cls(images=images, kind=kind).plot(**kwargs)
+        rep = {name: model.rep_fact for name, model in models.items()}
+        if len(set(rep.values())) > 1:
+            raise InputError(f"Lookup tables must have one rep_fact. Got {rep}.")
+        images = {}
+        for name, model in models.items():
+            edge = (model.size - size) // 2 * model.rep_fact
+            side = size * model.rep_fact
+            images[name] = model.lookup_table[edge : edge + side, edge : edge + side]
+        return cls(images=images, kind=kind).plot(**kwargs)
+
+    def plot(self, *, axes: Any = None, softening: float = 1e-3) -> Self:
+        """Draw them.
+
+        Parameters
+        ----------
+        axes : ndarray of matplotlib Axes, shape (2, n), optional
+        softening : float
+            Fraction of the peak at which the stretch of stamps turns from linear to logarithmic;
+            lookup tables are shown on a linear one, symmetric about 0.
+
+        Returns
+        -------
+        self
+        """
+        n = len(self.images)
+        axes = _new_figure(2.9 * n, 5.6).subplots(2, n) if axes is None else np.asarray(axes)
+        if axes.shape != (2, n):
+            raise InputError(f"{n} PSFs need axes of shape (2, {n}). Got {axes.shape}.")
+        figure = axes[0, 0].figure
+        stamp = self.kind == "stamp"
+        largest = max(float(np.abs(image).max()) for image in self.images.values()) or 1.0
+        for ax, (name, image) in zip(axes[0], self.images.items(), strict=True):
+            shown, low, high = image, -largest, largest
+            if stamp:
+                shown = np.arcsinh(image / (largest * softening))
+                low, high = -1.0, float(np.arcsinh(1 / softening))
+            mapped = ax.imshow(
+                shown, origin="lower", cmap="magma" if stamp else "RdBu_r", vmin=low, vmax=high
+            )
+            ax.set_title(name, fontsize="small")
+            ax.set_axis_off()
+        if not stamp:
+            bar = figure.colorbar(mapped, ax=axes[0].tolist(), shrink=0.8)
+            bar.set_label("of the profile's amplitude", fontsize="small")
+        reach = max(float(np.abs(image).max()) for image in self.differences.values()) or 1.0
+        first = next(iter(self.images))
+        for ax, (name, image) in zip(axes[1, 1:], self.differences.items(), strict=True):
+            mapped = ax.imshow(image, origin="lower", cmap="RdBu_r", vmin=-reach, vmax=reach)
+            ax.set_title(f"{name} \N{MINUS SIGN} {first}", fontsize="small")
+            ax.set_axis_off()
+        bar = figure.colorbar(mapped, ax=axes[1, 1:].tolist(), shrink=0.8)
+        bar.set_label("of the peak" if stamp else "of the amplitude", fontsize="small")
+        self._plot_profiles(axes[1, 0])
+        self.axes_, self.figure_ = axes, figure
+        return self
+
+    def _plot_profiles(self, ax: Any) -> None:
+        """Draw each image's mean by radius."""
+        for name, image in self.images.items():
+            radius, mean = _radial_mean(image / self.top)
+            ax.plot(radius, mean, lw=1.3, label=name)
+        unit = "pixels" if self.kind == "stamp" else "sub-pixels"
+        ax.set(xlabel=f"radius ({unit})", xlim=(0, radius[-1]))
+        if self.kind == "stamp":
+            ax.set_yscale("log")
+            ax.set_ylim(1e-5, 1.5)
+        ax.set_ylabel("mean at radius", fontsize="small")
+        ax.legend(fontsize="x-small")
+
+
+def _radial_mean(image: NDArray[np.floating]) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+    """Mean of an image in rings of one pixel about its centre, out to its edge."""
+    c = len(image) // 2
+    u = np.arange(len(image)) - c
+    ring = np.rint(np.hypot(u, u[:, None])).astype(int)
+    inside = ring <= c
+    total = np.bincount(ring[inside], image[inside])
+    return np.arange(c + 1), total / np.bincount(ring[inside])

@@ -1,0 +1,535 @@
+"""Displays: what is drawn is what was given, asserted on the drawn bars, lines and images."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from astropy.visualization import ZScaleInterval
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+import mlpsf.plots
+from mlpsf import PSFModel, PSFStarSelector
+from mlpsf.errors import InputError
+from mlpsf.plots import (
+    ConfidenceDisplay,
+    CutoutSheetDisplay,
+    PSFComparisonDisplay,
+    PSFDisplay,
+    SizeHistogramDisplay,
+    StarMapDisplay,
+    TimesDisplay,
+    TrainingHistoryDisplay,
+)
+
+
+@pytest.fixture
+def ax():
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    return figure.subplots()
+
+
+@pytest.fixture(scope="module")
+def pretrained():
+    return PSFStarSelector.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def cutouts():
+    """Half stars, half blank sky, of the pretrained network's size."""
+    rng = np.random.default_rng(1)
+    u = np.arange(-20, 21)
+    X = rng.normal(0, 3, (12, 41, 41)).astype(np.float32)
+    X[:6] += 2000 * np.exp(-0.5 * (u**2 + u[:, None] ** 2) / (4 / 2.355) ** 2)
+    return X
+
+
+Y = np.repeat([1, 0], 6)
+
+
+def heights(container):
+    return [bar.get_height() for bar in container]
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def draw(display):
+    """Draw for good: whatever cannot be laid out raises or warns here."""
+    display.figure_.canvas.draw()
+
+
+@pytest.mark.parametrize("name", ["frames", "psfs", "runs", "scores"])
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(f"mlpsf.plots.{name}"))
+    assert result.attempted
+    assert not result.failed
+
+
+def test_all_are_exported():
+    assert all(hasattr(mlpsf.plots, name) for name in mlpsf.plots.__all__)
+    assert all(name.endswith("Display") for name in mlpsf.plots.__all__)
+
+
+# --- sizes
+
+
+def test_sizes_of_all_and_of_the_misclassified(ax):
+    display = SizeHistogramDisplay.from_predictions(
+        ["s", "s", "g", "g", "g", "s"],
+        ["s", "g", "g", "s", "s", "s"],
+        [4.0, 4.5, 6.0, 6.2, 7.0, np.nan],
+        bins=[4, 5, 6, 7],
+        ax=ax,
+    )
+    draw(display)
+    counts, share = display.axes_
+    assert counts is ax
+    assert display.figure_ is ax.figure
+    every, wrong = counts.containers
+    assert heights(every) == [2, 0, 3]
+    assert heights(wrong) == [1, 0, 2]
+    assert [bar.get_x() for bar in every] == [4, 5, 6]
+    assert [bar.get_width() for bar in wrong] == [1, 1, 1]
+    x, y = share.lines[0].get_data()
+    np.testing.assert_array_equal(x, [4.5, 5.5, 6.5])
+    np.testing.assert_allclose(y, [0.5, np.nan, 2 / 3])
+    assert share.get_ylim()[1] > 2 / 3
+    assert legend(counts) == ["all (5)", "misclassified (3)", "share misclassified"]
+    assert counts.get_legend().get_title().get_text() == "1 left out"
+
+
+def test_no_source_is_misclassified():
+    display = SizeHistogramDisplay.from_predictions([1, 0], [True, False], [3.0, 4.0], bins=2)
+    draw(display)
+    assert heights(display.axes_[0].containers[1]) == [0, 0]
+    assert display.axes_[1].get_ylim() == (0, 1)
+    assert display.n_left_out == 0
+
+
+def test_sources_of_one_size_and_outside_the_edges():
+    draw(SizeHistogramDisplay.from_predictions([1, 0], [1, 1], [3.0, 3.0]))
+    display = SizeHistogramDisplay.from_predictions([1, 0], [1, 1], [3.0, 9.0], bins=[8, 10])
+    assert (display.n_left_out, display.n_sources.tolist()) == (1, [1])
+
+
+def test_sizes_from_estimator(pretrained, cutouts):
+    fwhm = np.repeat([4.0, 8.0], 6)
+    display = SizeHistogramDisplay.from_estimator(pretrained, cutouts, 1 - Y, fwhm, bins=[3, 6, 9])
+    wrong = pretrained.predict(cutouts) != 1 - Y
+    assert heights(display.axes_[0].containers[1]) == [wrong[:6].sum(), wrong[6:].sum()]
+    assert wrong.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "message"),
+    [
+        (([1, 0], [1], [3.0, 4.0]), {}, r"one length\. Got 2, 1, 2"),
+        (([], [], []), {}, "empty"),
+        (([1], [1], [[3.0]]), {}, r"fwhm must have shape \(n,\)\. Got \(1, 1\)"),
+        (([1], [0.7], [3.0]), {}, r"y_pred must be labels\. Got 0\.7"),
+        (([1], [1], [np.inf]), {}, "None of the 1"),
+        (([1], [1], ["wide"]), {}, "fwhm must be numbers"),
+        (([1], [1], [3.0]), {"bins": 0}, r"1 or more, or edges\. Got 0"),
+        (([1], [1], [3.0]), {"bins": 2.5}, r"1 or more, or edges\. Got 2\.5"),
+        (([1], [1], [3.0]), {"bins": [4, 4]}, "rise"),
+    ],
+)
+def test_sizes_refused(arguments, words, message):
+    with pytest.raises(InputError, match=message):
+        SizeHistogramDisplay.from_predictions(*arguments, **words)
+
+
+# --- confidence
+
+
+def test_precision_at_or_above_each_confidence(ax):
+    rng = np.random.default_rng(3)
+    p = rng.integers(0, 21, 200) / 20  # many equal ones
+    y = rng.random(200) < p
+    display = ConfidenceDisplay.from_predictions(y, p, threshold=0.7, bins=4, ax=ax)
+    draw(display)
+    line, mark = ax.lines
+    x, precision = line.get_data()
+    assert x[0] == 0
+    np.testing.assert_array_equal(x[1:], np.unique(p))
+    np.testing.assert_allclose(precision[1:], [y[p >= t].mean() for t in np.unique(p)])
+    assert precision[0] == y.mean()
+    assert line.get_drawstyle() == "steps-pre"  # between two, that of the next one up
+    assert list(mark.get_xdata()) == [0.7, 0.7]
+    above = p >= 0.7
+    assert legend(ax)[1] == f"at 0.7: {y[above].mean():.3f} of {above.sum()}"
+    for t in (0.0, 0.701, 0.99, 1.0):
+        assert display.precision_at(t) == pytest.approx(y[p >= t].mean())
+    other, good = display.axes_[1].containers
+    edges = [0, 0.25, 0.5, 0.75, 1]
+    assert heights(other) == np.histogram(p[~y], edges)[0].tolist()
+    assert heights(good) == np.histogram(p[y], edges)[0].tolist()
+    assert [bar.get_y() for bar in good] == heights(other)  # on top of each other
+    assert ax.get_zorder() > display.axes_[1].get_zorder()
+
+
+def test_nothing_above_the_threshold():
+    display = ConfidenceDisplay.from_predictions([0, 1], [0.2, 0.3])
+    draw(display)
+    assert np.isnan(display.precision_at(0.9))
+    assert legend(display.axes_[0])[1] == "at 0.9: no source"
+
+
+def test_no_threshold():
+    display = ConfidenceDisplay.from_predictions([0, 1], [0.2, 0.3], threshold=None)
+    assert len(display.axes_[0].lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("y", "words", "good"),
+    [
+        ([0, 0, 0], {}, 0), ([1, 1, 1], {}, 3), ([-1, 1, 1], {}, 2), ([False] * 3, {}, 0),
+        (["a", "b", "b"], {}, 2), (["a", "b", "b"], {"pos_label": "a"}, 1),
+        (["a"] * 3, {"pos_label": "a"}, 3),
+    ],
+)  # fmt: skip
+def test_which_label_is_good(y, words, good):
+    display = ConfidenceDisplay.from_predictions(y, [0.1, 0.5, 0.9], **words)
+    assert display.n_good.sum() == good
+    assert display.precision[0] == pytest.approx(good / 3)
+
+
+def test_confidence_from_estimator(pretrained, cutouts):
+    names = np.where(Y == 1, "s", "b")
+    with pytest.raises(InputError, match="pos_label must be one of"):
+        ConfidenceDisplay.from_estimator(pretrained, cutouts, names)
+    display = ConfidenceDisplay.from_estimator(pretrained, cutouts, Y)
+    p = pretrained.predict_proba(cutouts)[:, 1]
+    np.testing.assert_array_equal(display.confidence, np.unique(p))
+    flat = ConfidenceDisplay.from_estimator(pretrained, cutouts.reshape(12, -1), Y)
+    np.testing.assert_array_equal(flat.precision, display.precision)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "message"),
+    [
+        (([0, 1], [0.5]), {}, r"one length\. Got 2, 1"),
+        (([], []), {}, "empty"),
+        (([0, 1], [0.5, 1.2]), {}, r"0\.\.1\. Got 1\.2 in row 1"),
+        (([0, 1], [np.nan, 0.5]), {}, r"0\.\.1\. Got nan in row 0"),
+        (([0, 1], [[0.5, 0.5]] * 2), {}, r"shape \(n,\)\. Got \(2, 2\)"),
+        (([0, 1, -1], [0.5] * 3), {}, "two classes.*ambiguous"),
+        ((["a"], [0.5]), {}, "pos_label"),
+        (([0, 1], [0.5, 0.6]), {"threshold": 90}, r"threshold must be in 0\.\.1\. Got 90"),
+        (([0, 1], [0.5, 0.6]), {"bins": 0}, "bins must be 1 or more"),
+    ],
+)
+def test_confidence_refused(arguments, words, message):
+    with pytest.raises(InputError, match=message):
+        ConfidenceDisplay.from_predictions(*arguments, **words)
+
+
+# --- training
+
+HISTORY = {
+    "loss": [0.7, 0.4, 0.3],
+    "accuracy": [0.5, 0.8, 0.9],
+    "val_loss": [0.6, 0.5, 0.55],
+    "val_accuracy": [0.6, 0.7, 0.8],
+    "learning_rate": [1e-3] * 3,
+}
+
+
+def test_history_by_epoch():
+    display = TrainingHistoryDisplay(history=HISTORY).plot()
+    draw(display)
+    for ax, name in zip(display.axes_, ("loss", "accuracy"), strict=True):
+        training, validation, best = ax.lines
+        np.testing.assert_array_equal(training.get_data(), ([1, 2, 3], HISTORY[name]))
+        np.testing.assert_array_equal(validation.get_data(), ([1, 2, 3], HISTORY[f"val_{name}"]))
+        assert list(best.get_xdata()) == [2, 2]
+        assert ax.get_ylabel() == name
+        assert legend(ax) == ["training", "validation", "least validation loss"]
+        assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_history_of_the_loss_alone(ax):
+    display = TrainingHistoryDisplay(history={"loss": [0.7, np.nan]}).plot(axes=ax)
+    draw(display)
+    assert list(display.axes_) == [ax]
+    assert len(ax.lines) == 1
+    assert display.best_epoch is None
+
+
+def test_history_from_selector(pretrained):
+    display = TrainingHistoryDisplay.from_selector(pretrained)
+    drawn = display.axes_[0].lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, pretrained.history_["loss"])
+
+
+def test_history_refused(ax):
+    with pytest.raises(InputError, match=r"no history_.*Call fit"):
+        TrainingHistoryDisplay.from_selector(PSFStarSelector())
+    with pytest.raises(InputError, match=r'needs "loss"\. Got \[\'accuracy\'\]'):
+        TrainingHistoryDisplay(history={"accuracy": [0.5]})
+    with pytest.raises(InputError, match="'loss': 2, 'val_loss': 1"):
+        TrainingHistoryDisplay(history={"loss": [1, 2], "val_loss": [1]})
+    with pytest.raises(InputError, match="one or more"):
+        TrainingHistoryDisplay(history={"loss": []})
+    with pytest.raises(InputError, match=r"need 2 axes\. Got 1"):
+        TrainingHistoryDisplay(history=HISTORY).plot(axes=ax)
+
+
+# --- times
+
+
+def test_times_by_method_and_stage(ax):
+    display = TimesDisplay.from_times(
+        {"cnn": {"cutouts": 0.1, "fit": [2.0, 1.0, 4.0]}, "rule": {"fit": 30.0}}, ax=ax
+    )
+    draw(display)
+    assert display.axes_ is ax
+    assert ax.get_xscale() == "log"
+    bars = [c for c in ax.containers if hasattr(c, "patches")]
+    assert [c.patches[0].get_width() for c in bars] == [0.1, 2.0, 30.0]
+    colours = [to_hex(c.patches[0].get_facecolor()) for c in bars]
+    assert colours[0] != colours[1] == colours[2]
+    assert legend(ax) == ["cutouts", "fit"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["cnn", "rule"]
+    error = bars[1].errorbar.lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(error[:, 0], [1.0, 4.0])  # the extremes, where there are several
+    assert bars[0].errorbar is None
+    assert ax.get_xlim()[0] < 0.1
+    assert ax.get_xlim()[1] > 30
+    assert [t.get_text() for t in ax.texts] == ["100 ms", "2 s", "30 s"]
+    middles = [c.patches[0].get_y() + c.patches[0].get_height() / 2 for c in bars]
+    np.testing.assert_allclose(ax.get_yticks(), [np.mean(middles[:2]), middles[2]])
+    assert ax.yaxis_inverted()  # the first on top
+
+
+def test_times_by_method():
+    display = TimesDisplay.from_times({"a": [1e-6, 3e-6], "b": 2500})
+    draw(display)
+    assert display.medians == {"a": {"": 2e-6}, "b": {"": 2500}}
+    assert display.axes_.get_legend() is None
+    assert [t.get_text() for t in display.axes_.texts] == ["2 µs", "2,500 s"]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ({}, "no times"),
+        ({"a": {}}, "no times"),
+        ({"a": 0.0}, r"positive and finite, in seconds\. Got 0\.0 of 'a'"),
+        ({"a": {"fit": [1.0, np.nan]}}, "Got nan of 'a fit'"),
+        ({"a": []}, "Got none of 'a'"),
+        ({"a": "fast"}, "must be numbers"),
+    ],
+)
+def test_times_refused(times, message):
+    with pytest.raises(InputError, match=message):
+        TimesDisplay.from_times(times)
+
+
+# --- frames, cutouts
+
+
+def test_star_map(ax):
+    table = Table(
+        {
+            "x": [1.0, 5.0, 8.0],
+            "y": [2.0, 6.0, 3.0],
+            "selected": [True, False, False],
+            "reserved": [False, True, False],
+        }
+    )
+    display = StarMapDisplay(image=np.random.default_rng(0).normal(size=(9, 12)), table=table)
+    display.plot(ax=ax)
+    draw(display)
+    assert legend(ax) == ["not taken (1)", "selected (1)", "reserved (1)"]
+    drawn = [c.get_offsets().tolist() for c in ax.collections]
+    assert drawn == [[[8.0, 3.0]], [[1.0, 2.0]], [[5.0, 6.0]]]
+    assert ax.get_xlim() == (-0.5, 11.5)
+    display = StarMapDisplay(image=display.image, table=table).plot(others=False)
+    assert legend(display.axes_) == ["selected (1)", "reserved (1)"]
+
+
+@pytest.fixture
+def stars():
+    rng = np.random.default_rng(2)
+    u = np.arange(-10, 11)
+    star = np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 4)
+    return star * np.array([100, 1000, 1e4])[:, None, None] + rng.normal(0, 2, (3, 21, 21))
+
+
+def test_sheet_by_arcsinh(stars):
+    sheet = CutoutSheetDisplay(cutouts=stars, titles=["a", "b", "c"]).plot(columns=2)
+    draw(sheet)
+    assert [ax.get_title() for ax in sheet.axes_] == ["a", "b", "c", ""]
+    assert not sheet.axes_[3].images
+    for ax, star in zip(sheet.axes_, stars, strict=False):
+        shown = ax.images[0]
+        np.testing.assert_allclose(shown.get_array(), np.arcsinh(star / (star.max() * 0.005)))
+        # The peak is at the top of the stretch, however bright.
+        assert shown.get_array().max() == pytest.approx(shown.norm.vmax)
+
+
+def test_sheet_by_zscale(stars):
+    stars[0, :3] = np.nan
+    blank = np.full((1, 21, 21), np.nan)
+    sheet = CutoutSheetDisplay(cutouts=np.concatenate([stars, blank])).plot(stretch="zscale")
+    draw(sheet)
+    for ax, star in zip(sheet.axes_[:3], stars, strict=True):
+        shown = ax.images[0]
+        np.testing.assert_array_equal(shown.get_array().filled(np.nan), star)
+        assert (shown.norm.vmin, shown.norm.vmax) == ZScaleInterval().get_limits(star)
+        assert shown.norm.vmax < star[10, 10]  # the core is off the scale
+    assert (sheet.axes_[3].images[0].norm.vmin, sheet.axes_[3].images[0].norm.vmax) == (0, 1)
+
+
+def test_sheet_refused(stars):
+    with pytest.raises(InputError, match=r"3 cutouts need as many titles\. Got 1"):
+        CutoutSheetDisplay(cutouts=stars, titles=["a"])
+    with pytest.raises(InputError, match=r"shape \(n, size, size\)\. Got \(21, 21\)"):
+        CutoutSheetDisplay(cutouts=stars[0])
+    with pytest.raises(InputError, match="Got 'log'"):
+        CutoutSheetDisplay(cutouts=stars).plot(stretch="log")
+
+
+# --- PSFs
+
+
+def model(alpha=3.0, pixels=21, rep_fact=10, bump=0.0):
+    table = np.zeros((pixels * rep_fact,) * 2)
+    middle = len(table) // 2
+    table[middle - 5 : middle + 5, middle - 5 : middle + 5] = bump
+    return PSFModel(table, alpha, 3.0, rep_fact)
+
+
+def test_psf():
+    psf = model()
+    display = PSFDisplay.from_model(psf)
+    draw(display)
+    image, profile = display.axes_
+    np.testing.assert_allclose(
+        image.images[0].get_array(), np.arcsinh(psf.render(10, 10) / (display.stamp.max() * 1e-3))
+    )
+    radius, height = profile.lines[0].get_data()
+    assert height[radius == 0] == [1]
+    assert list(profile.lines[1].get_xdata()) == [psf.fwhm / 2] * 2
+
+
+def test_stamps_side_by_side():
+    models = {"a": model(), "b": model(3.3, pixels=25), "c": model(bump=0.1)}
+    display = PSFComparisonDisplay.from_models(models)
+    draw(display)
+    images, below = display.axes_
+    assert [ax.get_title() for ax in images] == list("abc")
+    stamps = [m.stamps(0.0, 0.0, 21)[0] for m in models.values()]
+    largest = max(s.max() for s in stamps)
+    limits = set()
+    for ax, stamp in zip(images, stamps, strict=True):
+        shown = ax.images[0]
+        np.testing.assert_allclose(shown.get_array(), np.arcsinh(stamp / (largest * 1e-3)))
+        limits.add((shown.norm.vmin, shown.norm.vmax))
+    assert len(limits) == 1  # one stretch
+    assert [ax.get_title() for ax in below] == ["", "b \N{MINUS SIGN} a", "c \N{MINUS SIGN} a"]
+    reach = 0.0
+    for ax, stamp in zip(below[1:], stamps[1:], strict=True):
+        shown = ax.images[0].get_array()
+        np.testing.assert_allclose(shown, (stamp - stamps[0]) / stamps[0].max())
+        reach = max(reach, float(np.abs(shown).max()))
+    for ax in below[1:]:
+        norm = ax.images[0].norm
+        assert (norm.vmin, norm.vmax) == pytest.approx((-reach, reach))
+    assert legend(below[0]) == list("abc")
+    assert [line.get_ydata()[0] for line in below[0].lines] == pytest.approx(
+        [s[10, 10] / stamps[0].max() for s in stamps]
+    )
+
+
+def test_lookup_tables_side_by_side():
+    models = {"a": model(bump=0.1), "b": model(pixels=25, bump=0.3)}
+    display = PSFComparisonDisplay.from_models(models, kind="lookup_table")
+    draw(display)
+    (left, right), (_, difference) = display.axes_
+    np.testing.assert_array_equal(left.images[0].get_array(), models["a"].lookup_table)
+    inner = models["b"].lookup_table[20:-20, 20:-20]
+    np.testing.assert_array_equal(right.images[0].get_array(), inner)
+    for ax in (left, right):
+        assert (ax.images[0].norm.vmin, ax.images[0].norm.vmax) == (-0.3, 0.3)
+    shown = difference.images[0].get_array()
+    np.testing.assert_allclose(shown, inner - models["a"].lookup_table)
+    assert shown.max() == pytest.approx(0.2)
+
+
+def test_the_same_psf_twice_and_no_table():
+    draw(PSFComparisonDisplay.from_models({"a": model(), "b": model()}))
+    display = PSFComparisonDisplay.from_models({"a": model(), "b": model()}, kind="lookup_table")
+    draw(display)
+    assert not display.differences["b"].any()
+
+
+def test_comparison_refused(ax):
+    with pytest.raises(InputError, match=r"two or more PSFs\. Got 1"):
+        PSFComparisonDisplay.from_models({"a": model()})
+    with pytest.raises(InputError, match=r"one rep_fact\. Got {'a': 10, 'b': 5}"):
+        PSFComparisonDisplay.from_models(
+            {"a": model(), "b": model(rep_fact=5)}, kind="lookup_table"
+        )
+    with pytest.raises(InputError, match="Got 'table'"):
+        PSFComparisonDisplay.from_models({"a": model(), "b": model()}, kind="table")
+    with pytest.raises(InputError, match="one size"):
+        PSFComparisonDisplay(images={"a": np.ones((3, 3)), "b": np.ones((5, 5))})
+    with pytest.raises(InputError, match=r"axes of shape \(2, 2\)\. Got \(\)"):
+        PSFComparisonDisplay.from_models({"a": model(), "b": model()}, axes=ax)
+
+
+# --- what is not ours
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_scikit_learns_displays_take_our_selectors(pretrained, cutouts, flat, ax):
+    from sklearn.calibration import CalibrationDisplay
+    from sklearn.metrics import (
+        ConfusionMatrixDisplay,
+        PrecisionRecallDisplay,
+        RocCurveDisplay,
+        confusion_matrix,
+        roc_auc_score,
+    )
+
+    X = cutouts.reshape(len(cutouts), -1) if flat else cutouts
+    y = Y.copy()
+    y[0] = 0  # one that the network takes for good
+    p = pretrained.predict_proba(cutouts)[:, 1]
+    roc = RocCurveDisplay.from_estimator(pretrained, X, y, ax=ax)
+    assert roc.roc_auc == pytest.approx(roc_auc_score(y, p))
+    PrecisionRecallDisplay.from_estimator(pretrained, X, y, ax=ax)
+    calibration = CalibrationDisplay.from_estimator(pretrained, X, y, ax=ax)
+    np.testing.assert_allclose(calibration.y_prob, p)
+    confusion = ConfusionMatrixDisplay.from_estimator(pretrained, X, y, ax=ax)
+    np.testing.assert_array_equal(
+        confusion.confusion_matrix, confusion_matrix(y, pretrained.predict(cutouts))
+    )
+
+
+def test_no_window_of_pyplots():
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    before = dict(mpl.rcParams), pyplot.get_fignums()
+    displays = [
+        SizeHistogramDisplay.from_predictions([1, 0], [1, 1], [3.0, 4.0]),
+        ConfidenceDisplay.from_predictions([1, 0], [0.9, 0.1]),
+        TrainingHistoryDisplay(history=HISTORY).plot(),
+        TimesDisplay.from_times({"a": 1.0}),
+        PSFDisplay.from_model(model()),
+        PSFComparisonDisplay.from_models({"a": model(), "b": model()}),
+    ]
+    for display in displays:
+        draw(display)
+    assert (dict(mpl.rcParams), pyplot.get_fignums()) == before
