@@ -27,7 +27,7 @@ OUTPUT = Path(__file__).parent / "output"
 SPLITS = {"train": 1, "validation": 2, "test": 3}
 """First word of each split's seeds: no test frame's seed is ever trained on."""
 
-STAMP_SIZE = 41
+STAMP_SIZE = 51
 SNR_MIN = 30.0
 PER_FRAME = 400  # sources kept of a frame: a globular cluster must not be half of the set
 
@@ -160,8 +160,18 @@ def load_stamps(folder: Path, split: str, kind: str = "*") -> dict[str, np.ndarr
             if "failed" in file:
                 continue
             n = len(file["label"])
-            for name in file.files:
+            for name in set(file.files) - {"parameters"}:
                 value = file[name]
                 parts.setdefault(name, []).append(np.full(n, value) if value.ndim == 0 else value)
             parts.setdefault("frame", []).append(np.full(n, frame))
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def load_parameters(folder: Path, split: str, kind: str = "*") -> dict[int, dict[str, Any]]:
+    """Read what the frames of a split were drawn from, by the number `load_stamps` gives them."""
+    out = {}
+    for frame, path in enumerate(sorted(folder.glob(f"{split}-{kind}-*.npz"))):
+        with np.load(path) as file:
+            if "failed" not in file:
+                out[frame] = json.loads(str(file["parameters"]))
+    return out

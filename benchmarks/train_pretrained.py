@@ -9,47 +9,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
-
-import numpy as np
-from astropy.table import Table
+from typing import Any
 
 import mlpsf
+from benchmarks.conditions import by_condition
 from benchmarks.scores import score
-from benchmarks.stamps import OUTPUT, SNR_MIN, STAMP_SIZE, load_stamps, make_stamps
+from benchmarks.stamps import OUTPUT, SNR_MIN, load_parameters, load_stamps, make_stamps
+from benchmarks.training import judged, probabilities, teach
 from mlpsf.cutouts import REFERENCE_FWHM
 from mlpsf.files import whole_file
-from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.selectors.storage import file_hash
 
 HOME = Path(mlpsf.__file__).parent / "selectors" / "pretrained"
 
 
-def usable(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Keep what is clearly good or clearly not."""
-    keep = data["label"] >= 0
-    return {name: values[keep] for name, values in data.items()}
-
-
-def cosine(epochs: int, top: float) -> object:
-    """Learning rate that falls to nothing as half a cosine, after one epoch of warming up."""
-    import keras
-
-    def rate(epoch: int, _: float) -> float:
-        return top * min(1.0, (epoch + 1) / 2) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-
-    return keras.callbacks.LearningRateScheduler(rate)
-
-
 def main() -> None:
     """Draw, train, calibrate, test, save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--random", type=int, default=500, help="frames of random telescopes")
-    parser.add_argument("--quarter", type=int, default=160, help="quarter frames of a survey")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--random", type=int, default=900, help="frames of random telescopes")
+    parser.add_argument("--quarter", type=int, default=320, help="quarter frames of a survey")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--size", type=int, default=41, help="side of the stamps")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="compact")
@@ -59,63 +42,91 @@ def main() -> None:
     plan = {
         ("train", "random"): arguments.random,
         ("train", "quarter"): arguments.quarter,
-        ("validation", "random"): 60,
-        ("validation", "quarter"): 30,
-        ("test", "random"): 60,
-        ("test", "survey"): 16,
+        ("validation", "random"): 80,
+        ("validation", "quarter"): 60,
+        ("test", "random"): 80,
+        ("test", "survey"): 30,
     }
     make_stamps(plan, folder, arguments.workers)
-    train, held = (usable(load_stamps(folder, split)) for split in ("train", "validation"))
-    print(f"{len(train['label'])} stamps to train on, {train['label'].mean():.1%} good")
+    train, held = (load_stamps(folder, split) for split in ("train", "validation"))
+    certain = train["label"] >= 0
+    print(f"{len(certain)} stamps to train on, {train['label'][certain].mean():.1%} good")
     start = time.monotonic()
-    selector = PSFStarSelector(
+    selector = teach(
+        train,
+        held,
         epochs=arguments.epochs,
-        batch_size=256,
-        callbacks=[cosine(arguments.epochs, 2e-3)],
-        random_state=arguments.seed,
+        size=arguments.size,
+        seed=arguments.seed,
+        callbacks=[going_on(OUTPUT / "training" / arguments.name)],
         verbose=2,
     )
-    selector.fit(train["stamps"], train["label"])
     seconds = time.monotonic() - start
-    # In use, sources that no selector could save are flagged: calibrate on the others.
-    judged = held["flags"] & NEVER_A_PSF_STAR == 0
-    selector.calibrate(held["stamps"][judged], held["label"][judged])
-    selector.callbacks = None
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = selector.save(arguments.out / f"{arguments.name}.keras")
-    card = {
+    card: dict[str, Any] = {
         "name": arguments.name,
         "sha256": file_hash(path),
         "mlpsf": mlpsf.__version__,
-        "input": f"{STAMP_SIZE} x {STAMP_SIZE} stamps at a FWHM of {REFERENCE_FWHM:g} pixels",
-        "label": "mlpsf.labelling.truth_labels of simulated frames",
+        "made by": "python -m benchmarks.train_pretrained",
+        "input": f"{arguments.size} x {arguments.size} stamps at a FWHM of {REFERENCE_FWHM:g} "
+        "pixels, sky-subtracted, peak one, arcsinh; and their difference from themselves turned "
+        "by half a circle",
+        "label": "mlpsf.labelling.truth_labels of simulated frames; ambiguous sources count as "
+        "part good, part not; weighted by S/N up to 200",
+        "calibration": "Platt's scaling on frames apart",
         "frames": {f"{split} {kind}": n for (split, kind), n in plan.items()},
-        "stamps": len(train["label"]),
+        "stamps": len(certain),
         "snr_min": SNR_MIN,
         "epochs": arguments.epochs,
         "seed": arguments.seed,
         "parameters": int(selector.model_.count_params()),
         "training_seconds": round(seconds),
+        "thresholds": {},
         "scores": {},
+        "conditions": {},
     }
     for kind in ("survey", "random"):
-        table = test(selector, folder, kind)
-        card["scores"][kind] = {
-            row["score"]: [round(float(row[c]), 4) for c in ("value", "low", "high")]
-            for row in table
-        }
-        print(f"\n{kind} frames, never seen:")
-        table.pprint_all()
+        test(selector, folder, kind, card)
     with whole_file(arguments.out / f"{arguments.name}.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
 
 
-def test(selector: PSFStarSelector, folder: Path, kind: str) -> Table:
+def going_on(folder: Path) -> Any:
+    """Let an interrupted training go on at the epoch where it stopped."""
+    import keras
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return keras.callbacks.BackupAndRestore(folder)
+
+
+def test(selector: PSFStarSelector, folder: Path, kind: str, card: dict[str, Any]) -> None:
     """Score unseen frames: detections of S/N > 200 in an aperture of 10 pixels, ambiguous out."""
-    data = usable(load_stamps(folder, "test", kind))
-    judged = (data["aperture_snr"] > 200) & (data["flags"] & NEVER_A_PSF_STAR == 0)
-    p = selector.predict_proba(data["stamps"][judged])[:, 1]
-    return score(data["label"][judged], p, data["frame"][judged])
+    data = load_stamps(folder, "test", kind)
+    asked = judged(data)
+    p = probabilities(selector, asked)
+    table = score(asked["label"], p, asked["frame"])
+    card["scores"][kind] = {
+        row["score"]: [round(float(row[c]), 4) for c in ("value", "low", "high")] for row in table
+    }
+    print(f"\n{kind} frames, never seen, S/N > 200:")
+    table.pprint_all()
+    card["thresholds"][kind] = {
+        f"{t:g}": {
+            "precision": round(float(asked["label"][p >= t].mean()), 4),
+            "recall": round(float((p[asked["label"] == 1] >= t).mean()), 4),
+        }
+        for t in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+        if (p >= t).any()
+    }
+    faint = judged(data, snr=50.0)
+    conditions = by_condition(
+        faint, probabilities(selector, faint), load_parameters(folder, "test", kind)
+    )
+    conditions.pprint_all()
+    card["conditions"][kind] = [
+        dict(zip(conditions.colnames, row, strict=True)) for row in conditions.as_array().tolist()
+    ]
 
 
 if __name__ == "__main__":

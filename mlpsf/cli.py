@@ -25,6 +25,7 @@ from mlpsf.cli_options import (
     RelaxOption,
     ReserveOption,
     SaturationOption,
+    SecondLookOption,
     SelectorName,
     SelectorOption,
     SnrOption,
@@ -84,6 +85,7 @@ def select(
     reserve: ReserveOption = 0.0,
     relax: RelaxOption = False,
     snr_min: SnrOption = 50.0,
+    second_look: SecondLookOption = True,
     gain: GainOption = None,
     saturation: SaturationOption = None,
     mask: MaskOption = None,
@@ -108,9 +110,10 @@ def select(
     _keep_apart([out], [frame, catalogue, mask, model])
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
+        options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
-        table = _choose(image, options, snr_min, out, progress)
+        table = _choose(image, options, out, progress)
         progress.note(_summary(table, out))
 
 
@@ -135,6 +138,7 @@ def psf(
     reserve: ReserveOption = 0.0,
     relax: RelaxOption = False,
     snr_min: SnrOption = 50.0,
+    second_look: SecondLookOption = True,
     gain: GainOption = None,
     saturation: SaturationOption = None,
     mask: MaskOption = None,
@@ -161,9 +165,10 @@ def psf(
     _keep_apart([out, table_path], [frame, catalogue, mask, model])
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
+        options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
-        table = _choose(image, options, snr_min, table_path, progress)
+        table = _choose(image, options, table_path, progress)
         progress("making the PSF")
         made = build_psf(image, table)
         made.save(out)
@@ -308,15 +313,13 @@ def _selection(
     }
 
 
-def _choose(
-    image: Any, options: dict[str, Any], snr_min: float, path: Path, progress: _Progress
-) -> Any:
+def _choose(image: Any, options: dict[str, Any], path: Path, progress: _Progress) -> Any:
     """Choose the stars and write their table, also when they are too few."""
     from mlpsf.export import write_stars
     from mlpsf.pipeline import select_stars
 
     try:
-        table = select_stars(image, snr_min=snr_min, progress=progress, **options)
+        table = select_stars(image, progress=progress, **options)
     except TooFewStarsError as error:
         if error.table is not None:
             write_stars(error.table, path)

@@ -22,6 +22,7 @@ __all__ = [
     "RelaxOption",
     "ReserveOption",
     "SaturationOption",
+    "SecondLookOption",
     "SelectorName",
     "SelectorOption",
     "SnrOption",
@@ -96,6 +97,13 @@ RelaxOption = Annotated[
     bool, typer.Option("--relax", help="Too few: take the best there are, and say so.")
 ]
 SnrOption = Annotated[float, typer.Option(help="Least signal-to-noise ratio of a chosen star.")]
+SecondLookOption = Annotated[
+    bool,
+    typer.Option(
+        "--second-look/--no-second-look",
+        help="Strike stars that the PSF of the best does not explain; the next take their place.",
+    ),
+]
 GainOption = Annotated[
     float | None,
     typer.Option(help="Electrons per ADU. Default: from header or noise.", show_default=False),

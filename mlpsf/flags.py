@@ -34,6 +34,11 @@ class Flag(IntFlag):
     RELAXED = 1024, "taken by relaxing", "under the threshold, taken for want of better ones"
     VETOED = 2048, "vetoed", "left out by the user"
     NOT_JUDGED = 4096, "not judged", "the selector gave it no probability"
+    OUTLIER = (
+        8192,
+        "unlike the frame's PSF",
+        "the PSF that the best stars share leaves light of it that is no noise",
+    )
 
     short: str
     meaning: str
@@ -55,6 +60,7 @@ NEVER_A_PSF_STAR = (
     | Flag.TOO_NARROW
     | Flag.REJECTED
     | Flag.VETOED
+    | Flag.OUTLIER
 )
 """Sources with any of these are not chosen whatever their probability."""
 

@@ -24,7 +24,8 @@ from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
-from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, check_selection, choose
+from mlpsf.second_look import second_look as look_again
+from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, candidates, check_selection, choose
 
 __all__ = ["SNR_MIN", "frame_selector", "judge_sources", "own_cutout_size", "select_stars"]
 
@@ -46,6 +47,7 @@ def select_stars(
     relax: bool = False,
     rank_by: str | None = None,
     snr_min: float = SNR_MIN,
+    second_look: bool = True,
     cutout_size: int | None = None,
     veto: list[int] | None = None,
     progress: Progress | None = None,
@@ -73,6 +75,10 @@ def select_stars(
         residual selector, whose order is its verdict, the most probable.
     snr_min : float
         Least signal-to-noise ratio of a chosen star.
+    second_look : bool
+        Whether the best, twice as many as are wanted, are compared with the PSF that they share,
+        and those that it does not explain are struck; the next in rank take their place. Never so
+        many are struck that fewer than `n_min` are left. See `mlpsf.second_look`.
     cutout_size : int, optional
         Side of the residual selector's cutouts in pixels; 111, as published, or 12 FWHM where
         that is less, unless given.
@@ -98,7 +104,7 @@ def select_stars(
     --------
     >>> from mlpsf import simulate_frame
     >>> sim = simulate_frame(shape=(400, 400), n_stars=60, n_galaxies=20, fwhm=4.0, seed=2)
-    >>> stars = select_stars(sim.frame, selector="residual", threshold=0.5, n_min=1)
+    >>> stars = select_stars(sim.frame, selector="residual", threshold=0.3, n_min=1)
     >>> "probability" in stars.colnames and stars.meta["n_selected"] >= 1
     True
     """
@@ -134,6 +140,16 @@ def select_stars(
         threshold = 0.0 if classical else THRESHOLD
     if rank_by is None:
         rank_by = "probability" if classical else "snr"
+    sources.meta["second_look"] = bool(second_look)
+    if second_look:
+        say("looking again")
+        ranked = candidates(sources, probability, threshold=threshold, rank_by=rank_by)
+        n_looked_at = int(np.ceil(2 * n_max / (1.0 - reserve)))
+        struck = _outliers(frame, background, sources, ranked[:n_looked_at], len(ranked) - n_min)
+        flags = np.array(sources["flags"])
+        flags[struck] |= Flag.OUTLIER
+        sources["flags"] = flags
+        sources.meta["n_outliers"] = len(struck)
     return choose(
         sources,
         probability,
@@ -214,6 +230,23 @@ def judge_sources(
     out = sources.copy()
     out["flags"] = flags
     return out, probability
+
+
+def _outliers(
+    frame: Frame, background: Background, sources: Table, rows: NDArray[np.intp], at_most: int
+) -> NDArray[np.intp]:
+    """Return those of the rows that their common PSF does not explain, the worst first."""
+    if at_most <= 0:
+        return rows[:0]
+    look = look_again(
+        frame,
+        background,
+        np.asarray(sources["x"])[rows],
+        np.asarray(sources["y"])[rows],
+        float(sources.meta["fwhm"]),
+    )
+    worst = np.argsort(-np.nan_to_num(look.significance, nan=np.inf), kind="stable")
+    return rows[worst[look.outlier[worst]][:at_most]]
 
 
 def own_cutout_size(fwhm: float) -> int:

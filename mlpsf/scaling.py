@@ -179,7 +179,7 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
         "softening": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(self, *, method: str = "star", softening: float = 0.01) -> None:
+    def __init__(self, *, method: str = "star", softening: float = 0.003) -> None:
         self.method = method
         self.softening = softening
 

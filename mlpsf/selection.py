@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
 
-__all__ = ["N_MAX", "N_MIN", "THRESHOLD", "check_selection", "choose"]
+__all__ = ["N_MAX", "N_MIN", "THRESHOLD", "candidates", "check_selection", "choose"]
 
 THRESHOLD = 0.9
 """Least probability of a chosen star, as in the ML-PSF study."""
@@ -85,15 +85,12 @@ def choose(
     own |= Flag.NOT_JUDGED
     flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
     possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
-    snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(p))
-    # Best first; a stable order, so that the same table always gives the same stars.
-    order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(p)))
-    order = order[possible[order]]
+    order = candidates(sources, p)
     n_good = int((p[order] >= threshold).sum())
     relaxed = relax and n_good < n_min
     good = order[: n_min if relaxed else n_good]
     if rank_by == "snr":
-        good = good[np.argsort(-np.nan_to_num(snr[good]), kind="stable")]
+        good = _brightest_first(sources, good)
     reserved_rows = _reserve(good, reserve, n_max, n_min)
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[:n_max]
@@ -132,6 +129,32 @@ def choose(
     if len(chosen) < n_min and not (relaxed and len(chosen)):
         raise _too_few(out, p[order], n_good, threshold, n_min)
     return out
+
+
+def candidates(
+    sources: Table,
+    probability: NDArray[np.float64],
+    *,
+    threshold: float = 0.0,
+    rank_by: str = "probability",
+) -> NDArray[np.intp]:
+    """Return the rows that `choose` may choose, in the order in which it takes them.
+
+    Parameters are those of `choose`. The order is stable: the same table always gives the same
+    stars.
+    """
+    never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
+    snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(never))
+    order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
+    order = order[~never[order] & (probability[order] >= threshold)]  # NaN is under all of them
+    return _brightest_first(sources, order) if rank_by == "snr" else order
+
+
+def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Order rows by S/N; as they are where there is none."""
+    if "snr" not in sources.colnames:
+        return rows
+    return rows[np.argsort(-np.nan_to_num(np.asarray(sources["snr"])[rows]), kind="stable")]
 
 
 def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> NDArray[np.intp]:

@@ -145,7 +145,7 @@ def test_flux_unit_changes_hardly_a_star(field, stars):
 def test_progress(field):
     steps = []
     select_stars(field.frame, selector=quick(), threshold=0.0, progress=steps.append)
-    assert steps == ["finding sources", "judging sources"]
+    assert steps == ["finding sources", "judging sources", "looking again"]
 
 
 def test_catalogue_instead_of_detection(field):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mlpsf.errors import InputError, MlpsfError, TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
-from mlpsf.selection import choose
+from mlpsf.selection import candidates, choose
 
 FLAGS = st.sampled_from([0, 0, 0, 0, *(int(f) for f in Flag), int(Flag.BLENDED | Flag.SATURATED)])
 PROBABILITY = st.floats(0, 1) | st.sampled_from([0.0, 0.5, 0.9, 1.0, np.nan])
@@ -100,6 +100,16 @@ def test_the_best_are_taken(table, words):
     beaten &= (np.asarray(out["flags"]) & NEVER_A_PSF_STAR) == 0
     if selected.any() and beaten.any():
         assert probability[selected].min() >= probability[beaten].max()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tables(), st.floats(0, 1), st.integers(1, 30), st.sampled_from(["probability", "snr"]))
+def test_the_first_candidates_are_chosen(table, threshold, n_max, rank_by):
+    sources, probability = table
+    rows = candidates(sources, probability, threshold=threshold, rank_by=rank_by)
+    out = choose(sources, probability, threshold=threshold, n_max=n_max, n_min=0, rank_by=rank_by)
+    assert np.flatnonzero(out["selected"]).tolist() == sorted(rows[:n_max].tolist())
+    assert out.meta["n_above_threshold"] == len(rows)
 
 
 @settings(max_examples=60, deadline=None)

@@ -40,7 +40,7 @@ with _without_stderr():
 
 
 # "keras" too: whoever wants Keras takes it from here, where it is set up first.
-__all__ = ["ARCHITECTURES", "RandomSymmetry", "build_network", "keras"]
+__all__ = ["ARCHITECTURES", "Asymmetry", "RandomSymmetry", "build_network", "keras"]
 
 
 @keras.saving.register_keras_serializable(package="mlpsf")
@@ -76,6 +76,38 @@ class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "seed": self.seed}
 
 
+@keras.saving.register_keras_serializable(package="mlpsf")
+class Asymmetry(keras.layers.Layer):  # type: ignore[misc]
+    """Set beside each image its difference from itself turned by half a circle.
+
+    Nearly every PSF is its own image so turned, however elongated or trailed; a star with a
+    neighbour in its wings is not: one of a few per cent stands out, and no PSF need be known.
+
+    Parameters
+    ----------
+    gain : float
+        What the difference is multiplied by before it is bounded by a hyperbolic tangent.
+    """
+
+    def __init__(self, gain: float = 10.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gain = gain
+
+    def call(self, inputs: Any) -> Any:
+        """Return images and differences; shape (n, size, size, 2 * channels)."""
+        ops = keras.ops
+        turned = ops.flip(ops.flip(inputs, axis=1), axis=2)
+        return ops.concatenate([inputs, ops.tanh(self.gain * (inputs - turned))], axis=-1)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Twice the channels."""
+        return (*input_shape[:-1], 2 * input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what recreates the layer."""
+        return {**super().get_config(), "gain": self.gain}
+
+
 def _published(
     _size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
 ) -> Any:
@@ -99,12 +131,17 @@ def _published(
 def _compact(
     size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
 ) -> Any:
-    """Convolutions with pooling until 5 pixels a side are left; 45,000 parameters on 41 x 41."""
+    """Convolutions with pooling until 5 pixels a side are left; 46,000 parameters on 41 x 41."""
     layers = keras.layers
-    stack: list[Any] = [RandomSymmetry(seed=seed)]
+    stack: list[Any] = [RandomSymmetry(seed=seed), Asymmetry()]
     widths = (16, 24, 32, 32) if filters is None else tuple(filters)
     for i, width in enumerate(widths):
-        stack.append(layers.Conv2D(width, 3, padding="same", activation="relu"))
+        stack += [
+            layers.Conv2D(width, 3, padding="same", use_bias=False),
+            # Short trainings must not be judged by the averages of their first batches.
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+        ]
         if size >= 10 and i < len(widths) - 1:
             stack.append(layers.MaxPooling2D(2))
             size //= 2
