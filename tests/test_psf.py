@@ -415,6 +415,18 @@ def test_masked_pixels_do_not_poison_the_table(sky, psf, everywhere):
     assert np.abs(difference).max() < 0.01 * psf.render(0, 0).max()
 
 
+@pytest.mark.parametrize("at", [(-19, -19), (19, 17), (0, 19), (8, 0)])
+def test_hot_pixels_are_struck_wherever_they_are(sky, at):
+    image, x, y, _, _ = sky
+    spoilt = image.copy()
+    spoilt[round(y[6]) + at[0], round(x[6]) + at[1]] = 3e4
+    stars = np.column_stack([x, y])[4:10]
+    model = build_psf(spoilt, stars, background=0.0, size=41)
+    same = build_psf(image, stars, background=0.0, size=41)
+    difference = model.render(0, 0) - same.render(0, 0)
+    assert np.abs(difference).max() < 6e-3 * same.render(0, 0).max()  # 0.5 where it is not
+
+
 def test_one_star_makes_a_psf(sky):
     image, x, y, _, _ = sky
     model = build_psf(image, [[x[5], y[5]]], background=0.0, size=31)

@@ -34,6 +34,8 @@ _CHOSEN_BY = (
     "threshold",
     "snr_min",
     "n_max",
+    "second_look",
+    "n_outliers",
     "relaxed",
 )
 """What a PSF repeats of the metadata of the table that its stars are from."""
@@ -216,10 +218,13 @@ def _strike_outliers(cutouts: FloatArray, x: FloatArray, y: FloatArray, fwhm: fl
     inner = square < (2.0 * fwhm) ** 2
     scale = np.where(inner, cutouts, 0.0).sum(axis=(1, 2))
     scale /= np.maximum(np.where(inner, light, 0.0).sum(axis=(1, 2)), 1e-12)
-    model = scale[:, None, None] * light
+    # In the corners, beyond the stack, light changes so slowly that no shift is needed.
+    beyond = square >= (reach - 1.0) ** 2
+    wings = np.median(cutouts[lit] / np.maximum(scale[lit], 1e-12)[:, None, None], axis=0)
+    model = scale[:, None, None] * np.where(beyond, wings, light)
     noise = sky_and_noise(cutouts)[1].astype(np.float64)[:, None, None]
     struck = np.abs(cutouts - model) > 5.0 * noise + 0.05 * np.abs(model)
-    struck &= (square > fwhm**2) & (square < (reach - 1.0) ** 2) & lit[:, None, None] & (noise > 0)
+    struck &= (square > fwhm**2) & lit[:, None, None] & (noise > 0)
     cutouts[struck] = model[struck]
 
 
