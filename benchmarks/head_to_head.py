@@ -4,7 +4,8 @@ Frames of two simulated nights (`benchmarks.nights`), split by frame; each selec
 in every fold, to the labels of the residual rule and to the truth, and judged on frames it never
 saw, with as many good sources as bad. The network that ships and the rule need no training: they
 are judged on the same sources. TRIPPy's own fitter takes minutes a frame: it judges fewer frames,
-and the vectorised rule those same ones beside it.
+and the vectorised rule those same ones beside it. By the labels of the residual rule, the rule is
+judged by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, cross_validate
 
 from benchmarks.nights import Sample, load_night, make_nights
@@ -38,6 +38,10 @@ class Pool:
     def __init__(self, frames: dict[int, int]) -> None:
         self.parts = [(night, load_night(night, range(n))) for night, n in frames.items()]
         self.ends = np.cumsum([len(data["frame"]) for _, data in self.parts])
+
+    def __deepcopy__(self, _: Any) -> Pool:
+        """Cloning an estimator must not copy both nights."""
+        return self
 
     def column(self, name: str) -> NDArray:
         """One column of all sources."""
@@ -65,24 +69,51 @@ class Fed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A selector that is told the numbers of sources, and looks up the cutouts it takes.
 
     So all selectors, of cutouts of different kinds, can be given to one `cross_validate`.
+
+    Parameters
+    ----------
+    selector : estimator or "shipped"
+    size : int
+        Side of the cutouts it takes.
+    pool : Pool
+    learns : {"labels", "all", "nothing"}
+        From as many good as bad sources with their labels; from all without them; not at all.
+    as_published : bool
+        Whether probabilities are the network's own, not calibrated.
     """
 
-    def __init__(self, selector: Any, size: int, pool: Pool, taught: bool = True) -> None:
+    def __init__(
+        self,
+        selector: Any,
+        size: int,
+        pool: Pool,
+        learns: str = "labels",
+        as_published: bool = False,
+    ) -> None:
         self.selector = selector
         self.size = size
         self.pool = pool
-        self.taught = taught
+        self.learns = learns
+        self.as_published = as_published
 
     def fit(self, X: NDArray, y: NDArray) -> Self:
-        """Fit the selector to as many good as bad sources, if it learns from labels at all."""
+        """Fit the selector to what it learns from; ambiguous sources (-1) have no label."""
         self.classes_ = np.array([0, 1])
-        rows, frames = X[:, 0], self.pool.frame()[X[:, 0]]
-        self.selector_ = self.selector
-        if self.taught:
+        if self.selector == "shipped":
+            self.selector_ = PSFStarSelector.from_pretrained()
+            return self
+        self.selector_ = clone(self.selector)
+        if self.learns == "labels":
+            rows, y = X[y >= 0, 0], y[y >= 0]
+            frames = self.pool.frame()[rows]
             used = balance(y, groups=frames, random_state=0)
-            self.selector_ = clone(self.selector)
             pixels = self.pool.pixels(rows[used], self.size)
             self.selector_.fit(pixels, y[used], groups=frames[used])
+        elif self.learns == "all":
+            rows = X[:, 0]
+            self.selector_.fit(self.pool.pixels(rows, self.size), groups=self.pool.frame()[rows])
+        if self.as_published:
+            self.selector_.calibration_ = (1.0, 0.0)
         return self
 
     def predict_proba(self, X: NDArray) -> NDArray[np.float64]:
@@ -106,6 +137,7 @@ class Fed(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 class Judge:
     """What `cross_validate` calls: scores of a balanced choice of the sources held out.
 
+    Selectors see all sources of a frame, as in use; the ambiguous have no label and do not count.
     Keeps labels, probabilities and frames of all folds for intervals and reliability.
     """
 
@@ -114,31 +146,30 @@ class Judge:
         self.kept: list[tuple[NDArray, NDArray, NDArray]] = []
 
     def __call__(self, fed: Fed, X: NDArray, y: NDArray) -> dict[str, float]:
-        """Judge one fold. All sources of a frame are given, as in use; a balanced part counts."""
+        """Judge one fold."""
         p = fed.predict_proba(X)[:, 1]
         frames = self.pool.frame()[X[:, 0]]
-        counted = balance(y, groups=frames, random_state=0)
+        certain = np.flatnonzero(y >= 0)
+        counted = certain[balance(y[certain], groups=frames[certain], random_state=0)]
         y, p, frames = y[counted], p[counted], frames[counted]
         self.kept.append((y, p, frames))
         seconds = float(np.median(fed.seconds_))
-        figures = {name: function(y, p) for name, function in SCORES.items()}
-        return figures | {"log loss": log_loss(y, p), "CPU s a frame": seconds}
+        return {name: f(y, p) for name, f in SCORES.items()} | {"CPU s a frame": seconds}
 
 
 def selectors(pool: Pool, epochs: int) -> dict[str, Fed]:
     """Return all that are compared, by name."""
-    published = PSFStarSelector(**LETTER, epochs=epochs, validation_fraction=2 / 9, random_state=1)
-    longer = PSFStarSelector(**LONGER, validation_fraction=2 / 9, random_state=1)
-    compact = PSFStarSelector(**STOP, validation_fraction=2 / 9, random_state=1)
-    shipped = PSFStarSelector.from_pretrained()
-    side = shipped.cutout_size_
+    common = {"validation_fraction": 2 / 9, "random_state": 1}
+    published = PSFStarSelector(**LETTER, **common, epochs=epochs)
+    side = PSFStarSelector.from_pretrained().cutout_size_
+    native = PUBLISHED_SIZE
     return {
-        "original network, as published": Fed(published, PUBLISHED_SIZE, pool),
-        "original network, until it stops": Fed(longer, PUBLISHED_SIZE, pool),
-        "default network, taught here": Fed(compact, side, pool),
-        "default network, as shipped": Fed(shipped, side, pool, taught=False),
-        "residual rule": Fed(ResidualSelector(), PUBLISHED_SIZE, pool, taught=False),
-        "novelty": Fed(NoveltySelector(random_state=1), side, pool),
+        "original network, as published": Fed(published, native, pool, as_published=True),
+        "original network, until it stops": Fed(PSFStarSelector(**LONGER, **common), native, pool),
+        "default network, taught here": Fed(PSFStarSelector(**STOP, **common), side, pool),
+        "default network, as shipped": Fed("shipped", side, pool, "nothing"),
+        "residual rule": Fed(ResidualSelector(), native, pool, "nothing"),
+        "novelty": Fed(NoveltySelector(random_state=1), side, pool, "all"),
     }
 
 
@@ -185,10 +216,10 @@ def draw_reliability(judges: dict[str, dict[str, Judge]]) -> None:
     """Draw how far each selector's probabilities can be believed, by either label."""
     from sklearn.calibration import CalibrationDisplay
 
-    from mlpsf.plots._figure import _new_figure
+    from mlpsf.plots._figure import new_figure
 
     FIGURES.mkdir(parents=True, exist_ok=True)
-    figure = _new_figure(5.2 * len(judges), 5)
+    figure = new_figure(5.2 * len(judges), 5)
     for ax, (label, of) in zip(
         np.atleast_1d(figure.subplots(1, len(judges))), judges.items(), strict=True
     ):
@@ -225,21 +256,19 @@ def main() -> None:
     tables, judges = [], {}
     for label in arguments.labels:
         values, frame = pool.column(label), pool.frame()
-        rows = np.flatnonzero(values >= 0)
-        both = [f for f in np.unique(frame) if len(np.unique(values[rows][frame[rows] == f])) == 2]
-        rows = rows[np.isin(frame[rows], both)]
+        both = [f for f in np.unique(frame) if {0, 1} <= set(values[frame == f].tolist())]
+        rows = np.flatnonzero(np.isin(frame, both))
         table, judges[label] = compare(feds, pool, label, rows, arguments.splits)
         tables.append(table)
-        if arguments.trippy >= 2 and not arguments.only:
-            few = rows[np.isin(frame[rows], both[:: max(1, len(both) // arguments.trippy)])]
-            few = few[np.isin(frame[few], np.unique(frame[few])[: arguments.trippy])]
+        if label == "truth" and arguments.trippy >= 2 and not arguments.only:
+            few = np.flatnonzero(np.isin(frame, both[: arguments.trippy]))
             rules = {
                 f"residual rule, {arguments.trippy} frames": ResidualSelector(),
                 f"the same with TRIPPy's fitter, {arguments.trippy} frames": ResidualSelector(
                     fitter="trippy"
                 ),
             }
-            slow = {k: Fed(rule, PUBLISHED_SIZE, pool, taught=False) for k, rule in rules.items()}
+            slow = {k: Fed(rule, PUBLISHED_SIZE, pool, "nothing") for k, rule in rules.items()}
             tables.append(compare(slow, pool, label, few, arguments.trippy)[0])
     draw_reliability(judges)
     for i, table in enumerate(tables):

@@ -29,6 +29,9 @@ SPLITS = {"train": 1, "validation": 2, "test": 3}
 
 STAMP_SIZE = 51
 SNR_MIN = 30.0
+Plan = dict[tuple[str, str], int]
+"""How many frames of every (split, kind)."""
+
 PER_FRAME = 400  # sources kept of a frame: a globular cluster must not be half of the set
 
 
@@ -53,15 +56,37 @@ def survey_parameters(rng: np.random.Generator, shape: tuple[int, int]) -> dict[
     }
 
 
+def comatic_parameters(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw optics of strong aberrations, coma above all, and many bright stars."""
+    waves = rng.normal(0, rng.uniform(0.03, 0.15), 6).tolist()
+    coma = rng.normal(0, rng.uniform(0.05, 0.25), 2).tolist()
+    names = ("defocus", "astig1", "astig2", "trefoil1", "trefoil2", "spher", "coma1", "coma2")
+    optics = {"diffraction": float(rng.uniform(0.2, 0.8)), "obscuration": rng.uniform(0, 0.45)}
+    return {
+        "psf": "optical",
+        "optics": optics | dict(zip(names, waves + coma, strict=True)),
+        "star_slope": float(rng.uniform(0.25, 0.6)),
+    }
+
+
 def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict[str, Any]]:
-    """Draw frame `number` of a split: ``"random"`` telescopes, ``"survey"`` or ``"quarter"``."""
+    """Draw frame `number` of a split.
+
+    ``"random"`` telescopes; a ``"survey"``; a ``"quarter"`` of its frames, and ``"bright"`` ones:
+    quarters with more bright stars than the sky has; ``"comatic"`` telescopes out of alignment,
+    whose stars are not their own images turned by half a circle.
+    """
     seed = np.random.SeedSequence([SPLITS[split], sum(map(ord, kind)), number])
     rng = np.random.default_rng(seed)
-    if kind == "random":
+    if kind in ("random", "comatic"):
         parameters = random_parameters(rng, shape=(1024, 1024))
+        if kind == "comatic":
+            parameters |= comatic_parameters(rng)
     else:
         shape = (4176, 2048) if kind == "survey" else (2088, 1024)
         parameters = survey_parameters(rng, shape)
+        if kind == "bright":
+            parameters["star_slope"] = 0.3
     return simulate_frame(**parameters, seed=seed.spawn(1)[0]), parameters
 
 
@@ -135,7 +160,7 @@ def _make(task: tuple[str, str, int, str]) -> str | None:
     return str(content["failed"]) if "failed" in content else None
 
 
-def make_stamps(plan: dict[tuple[str, str], int], folder: Path, workers: int = 2) -> None:
+def make_stamps(plan: Plan, folder: Path, workers: int = 2) -> None:
     """Make what is missing of a plan ``{(split, kind): number of frames}``."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
@@ -152,10 +177,21 @@ def make_stamps(plan: dict[tuple[str, str], int], folder: Path, workers: int = 2
                 tqdm.write(f"no stamps: {failure}")
 
 
-def load_stamps(folder: Path, split: str, kind: str = "*") -> dict[str, np.ndarray]:
+def stamp_files(folder: Path, split: str, kind: str = "*", plan: Plan | None = None) -> list[Path]:
+    """Files of a split in order; only those of a plan, where one is given."""
+    found = sorted(folder.glob(f"{split}-{kind}-*.npz"))
+    if plan is None:
+        return found
+    wanted = {(f"{s}-{k}", n) for (s, k), count in plan.items() for n in range(count)}
+    return [p for p in found if (p.stem.rpartition("-")[0], int(p.stem[-5:])) in wanted]
+
+
+def load_stamps(
+    folder: Path, split: str, kind: str = "*", plan: Plan | None = None
+) -> dict[str, np.ndarray]:
     """Read all frames of a split; ``frame`` numbers them, per-frame values are repeated."""
     parts: dict[str, list[np.ndarray]] = {}
-    for frame, path in enumerate(sorted(folder.glob(f"{split}-{kind}-*.npz"))):
+    for frame, path in enumerate(stamp_files(folder, split, kind, plan)):
         with np.load(path) as file:
             if "failed" in file:
                 continue
@@ -167,10 +203,12 @@ def load_stamps(folder: Path, split: str, kind: str = "*") -> dict[str, np.ndarr
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def load_parameters(folder: Path, split: str, kind: str = "*") -> dict[int, dict[str, Any]]:
+def load_parameters(
+    folder: Path, split: str, kind: str = "*", plan: Plan | None = None
+) -> dict[int, dict[str, Any]]:
     """Read what the frames of a split were drawn from, by the number `load_stamps` gives them."""
     out = {}
-    for frame, path in enumerate(sorted(folder.glob(f"{split}-{kind}-*.npz"))):
+    for frame, path in enumerate(stamp_files(folder, split, kind, plan)):
         with np.load(path) as file:
             if "failed" not in file:
                 out[frame] = json.loads(str(file["parameters"]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import time
 import warnings
@@ -32,7 +33,7 @@ from benchmarks.nights import (
 )
 from benchmarks.scores import STUDY_RECALL, STUDY_SCORES, score
 from benchmarks.stamps import OUTPUT
-from mlpsf.cutouts import PUBLISHED_SIZE, extract_cutouts, sky_and_noise
+from mlpsf.cutouts import PUBLISHED_SIZE, CutoutScaler, extract_cutouts, sky_and_noise
 from mlpsf.frame_labels import STAMP_SIZE
 from mlpsf.labelling import balance, in_range, split_frames
 from mlpsf.psf import build_psf
@@ -55,10 +56,14 @@ LONGER = LETTER | STOP | {"learning_rate": 1e-3}
 
 def train(name: str, settings: dict[str, Any], sample: Sample, by_frame: bool = True) -> Any:
     """Train a network, or find it again."""
+    from mlpsf.selectors import networks
+
     settings = {"random_state": 1, "validation_fraction": _HELD} | settings
     size = PUBLISHED_SIZE if settings.get("architecture") == "published" else STAMP_SIZE
     content = hashlib.sha256(json.dumps([settings, size, by_frame], sort_keys=True).encode())
-    for values in (sample.frame, sample.data["row"][sample.rows], sample.y):
+    # A network or a scaling that has changed since is another one; so are other sources.
+    content.update(inspect.getsource(networks).encode() + repr(CutoutScaler()).encode())
+    for values in (sample.frame, sample.data["row"][sample.rows], sample.y, 1e6 * sample.weight):
         content.update(values.astype(np.int64).tobytes())
     path = HOME / f"{name.replace(' ', '-').replace(',', '')}-{content.hexdigest()[:12]}.keras"
     start, cpu = time.monotonic(), time.process_time()
@@ -150,12 +155,12 @@ def cpu_of(function: Callable[[], Any], repeat: int = 3) -> float:
 
 def times_of(network: Any, n_frames: int) -> dict[str, list[float]]:
     """Measure CPU seconds a frame of choosing among the same sources, cutting out included."""
-    kept = HOME / f"times-{n_frames}.json"
+    shipped = PSFStarSelector.from_pretrained()
+    kept = HOME / f"times-{n_frames}-{shipped.model_sha256_[:8]}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
     path = network.save(HOME / "timed.keras")
     keras = PSFStarSelector.load(path, engine="keras")
-    shipped = PSFStarSelector.from_pretrained()
     out: dict[str, list[float]] = {}
     for number in range(n_frames):
         sim = draw_night(2, number)
@@ -215,7 +220,7 @@ def draw_figures(sample: Sample, network: Any, letter: Any, times: dict[str, lis
         TimesDisplay,
         TrainingHistoryDisplay,
     )
-    from mlpsf.plots._figure import _new_figure
+    from mlpsf.plots._figure import new_figure
 
     FIGURES.mkdir(parents=True, exist_ok=True)
 
@@ -229,7 +234,7 @@ def draw_figures(sample: Sample, network: Any, letter: Any, times: dict[str, lis
 
     p = network.predict_proba(sample.pixels(PUBLISHED_SIZE))[:, 1]
     y, taken = sample.y, (p >= 0.5).astype(int)
-    figure = _new_figure(4.2, 3.6)
+    figure = new_figure(4.2, 3.6)
     ConfusionMatrixDisplay.from_predictions(
         y,
         taken,
@@ -241,14 +246,14 @@ def draw_figures(sample: Sample, network: Any, letter: Any, times: dict[str, lis
     )
     save("confusion", figure)
     for name, display in (("roc", RocCurveDisplay), ("precision_recall", PrecisionRecallDisplay)):
-        figure = _new_figure(4.2, 4)
+        figure = new_figure(4.2, 4)
         display.from_predictions(y, p, ax=figure.subplots(), name="night 2, rule's labels")
         save(name, figure)
     fwhm = sample.data["fwhm"][sample.rows]
     sizes = SizeHistogramDisplay.from_predictions(y, taken, fwhm, bins=np.linspace(2, 15, 27))
     save("fwhm", sizes.figure_)
     save("confidence", ConfidenceDisplay.from_predictions(y, p).figure_)
-    save("history", TrainingHistoryDisplay.from_selector(letter).figure_)
+    save("history_as_published", TrainingHistoryDisplay.from_selector(letter).figure_)
     save("times", TimesDisplay.from_times(times).figure_)
     draw_selections(network, CutoutSheetDisplay, PSFComparisonDisplay, save)
 

@@ -8,20 +8,26 @@ model and its card go to ``mlpsf/selectors/pretrained``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import mlpsf
 from benchmarks.conditions import by_condition
 from benchmarks.scores import score
-from benchmarks.stamps import OUTPUT, SNR_MIN, load_parameters, load_stamps, make_stamps
-from benchmarks.training import judged, probabilities, teach
+from benchmarks.stamps import OUTPUT, SNR_MIN, Plan, load_parameters, load_stamps, make_stamps
+from benchmarks.training import further, judged, probabilities, teach
 from mlpsf.cutouts import REFERENCE_FWHM
 from mlpsf.files import whole_file
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.selectors.storage import file_hash
+
+FIRST = (("train", "random"), ("train", "quarter"))
+"""What the first stage learns from; the second adds bright stars and odd telescopes."""
 
 HOME = Path(mlpsf.__file__).parent / "selectors" / "pretrained"
 
@@ -31,7 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--random", type=int, default=900, help="frames of random telescopes")
     parser.add_argument("--quarter", type=int, default=320, help="quarter frames of a survey")
+    parser.add_argument("--bright", type=int, default=140, help="quarters of bright stars")
+    parser.add_argument("--comatic", type=int, default=221, help="telescopes out of alignment")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--further", type=int, default=7, help="epochs on bright sources alone")
     parser.add_argument("--size", type=int, default=41, help="side of the stamps")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
@@ -42,26 +51,24 @@ def main() -> None:
     plan = {
         ("train", "random"): arguments.random,
         ("train", "quarter"): arguments.quarter,
+        ("train", "bright"): arguments.bright,
+        ("train", "comatic"): arguments.comatic,
         ("validation", "random"): 80,
         ("validation", "quarter"): 60,
+        ("validation", "comatic"): 30,
         ("test", "random"): 80,
         ("test", "survey"): 30,
+        ("test", "comatic"): 30,
     }
     make_stamps(plan, folder, arguments.workers)
-    train, held = (load_stamps(folder, split) for split in ("train", "validation"))
-    certain = train["label"] >= 0
-    print(f"{len(certain)} stamps to train on, {train['label'][certain].mean():.1%} good")
+    held = load_stamps(folder, "validation", plan=plan)
+    selector, seconds = first_stage(arguments, plan, held)
+    train = load_stamps(folder, "train", plan=plan)
     start = time.monotonic()
-    selector = teach(
-        train,
-        held,
-        epochs=arguments.epochs,
-        size=arguments.size,
-        seed=arguments.seed,
-        callbacks=[going_on(OUTPUT / "training" / arguments.name)],
-        verbose=2,
+    selector = further(
+        selector, train, held, epochs=arguments.further, seed=arguments.seed, verbose=2
     )
-    seconds = time.monotonic() - start
+    seconds += time.monotonic() - start
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = selector.save(arguments.out / f"{arguments.name}.keras")
     card: dict[str, Any] = {
@@ -76,9 +83,10 @@ def main() -> None:
         "part good, part not; weighted by S/N up to 200",
         "calibration": "Platt's scaling on frames apart",
         "frames": {f"{split} {kind}": n for (split, kind), n in plan.items()},
-        "stamps": len(certain),
+        "stamps": len(train["label"]),
         "snr_min": SNR_MIN,
         "epochs": arguments.epochs,
+        "epochs on S/N over 80": arguments.further,
         "seed": arguments.seed,
         "parameters": int(selector.model_.count_params()),
         "training_seconds": round(seconds),
@@ -86,10 +94,37 @@ def main() -> None:
         "scores": {},
         "conditions": {},
     }
-    for kind in ("survey", "random"):
-        test(selector, folder, kind, card)
+    for kind in ("survey", "random", "comatic"):
+        test(selector, folder, kind, plan, card)
     with whole_file(arguments.out / f"{arguments.name}.json") as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def first_stage(
+    arguments: argparse.Namespace, plan: Plan, held: dict[str, np.ndarray]
+) -> tuple[PSFStarSelector, float]:
+    """Train on sources of every brightness, or find what such a training made; and its seconds."""
+    part = {key: n for key, n in plan.items() if key in FIRST}
+    made_of = [sorted(map(str, part.items())), arguments.epochs, arguments.size, arguments.seed]
+    name = f"{arguments.name}-{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]}"
+    home = OUTPUT / "training"
+    path, clock = home / f"{name}.keras", home / f"{name}.json"
+    if not path.exists():
+        train = load_stamps(OUTPUT / "stamps", "train", plan=part)
+        print(f"{len(train['label'])} stamps of {part}")
+        start = time.monotonic()
+        selector = teach(
+            train,
+            held,
+            epochs=arguments.epochs,
+            size=arguments.size,
+            seed=arguments.seed,
+            callbacks=[going_on(home / name)],
+            verbose=2,
+        )
+        clock.write_text(json.dumps({"seconds": round(time.monotonic() - start)}))
+        selector.save(path)
+    return PSFStarSelector.load(path, engine="keras"), json.loads(clock.read_text())["seconds"]
 
 
 def going_on(folder: Path) -> Any:
@@ -100,9 +135,11 @@ def going_on(folder: Path) -> Any:
     return keras.callbacks.BackupAndRestore(folder)
 
 
-def test(selector: PSFStarSelector, folder: Path, kind: str, card: dict[str, Any]) -> None:
+def test(
+    selector: PSFStarSelector, folder: Path, kind: str, plan: Plan, card: dict[str, Any]
+) -> None:
     """Score unseen frames: detections of S/N > 200 in an aperture of 10 pixels, ambiguous out."""
-    data = load_stamps(folder, "test", kind)
+    data = load_stamps(folder, "test", kind, plan)
     asked = judged(data)
     p = probabilities(selector, asked)
     table = score(asked["label"], p, asked["frame"])
@@ -121,7 +158,7 @@ def test(selector: PSFStarSelector, folder: Path, kind: str, card: dict[str, Any
     }
     faint = judged(data, snr=50.0)
     conditions = by_condition(
-        faint, probabilities(selector, faint), load_parameters(folder, "test", kind)
+        faint, probabilities(selector, faint), load_parameters(folder, "test", kind, plan)
     )
     conditions.pprint_all()
     card["conditions"][kind] = [

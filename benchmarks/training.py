@@ -123,9 +123,48 @@ def teach(
         middle(train["stamps"][kept], size), train["label"][kept], sample_weight=weight[kept]
     )
     selector.callbacks = None
-    # In use, sources that no selector could save are flagged: calibrate on the others.
+    return calibrated(selector, held)
+
+
+def further(
+    selector: PSFStarSelector,
+    train: dict[str, np.ndarray],
+    held: dict[str, np.ndarray],
+    *,
+    epochs: int,
+    snr_min: float = 80.0,
+    seed: int = 1,
+    learning_rate: float = 7e-4,
+    verbose: int = 0,
+) -> PSFStarSelector:
+    """Train a network further, on bright sources alone: those that PSFs are made of."""
+    import keras
+
+    train = rows_of(train, train["aperture_snr"] > snr_min)
+    train, weight = with_ambiguous(train, snr_weight(train))
+    kept = weight > 0
+    images = selector._scale(middle(train["stamps"][kept], selector.cutout_size_))[..., None]
+    keras.utils.set_random_seed(seed)
+    network = selector.model_
+    network.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
+    history = network.fit(
+        images,
+        train["label"][kept],
+        sample_weight=weight[kept],
+        batch_size=128,
+        epochs=epochs,
+        callbacks=[cosine(epochs, learning_rate)],
+        verbose=verbose,
+    )
+    selector.history_["loss_further"] = [float(v) for v in history.history["loss"]]
+    return calibrated(selector, held)
+
+
+def calibrated(selector: PSFStarSelector, held: dict[str, np.ndarray]) -> PSFStarSelector:
+    """Calibrate on what, in use, will be asked: no source that is flagged in any case."""
     held = judged(held, REFERENCE_SNR / 2)
-    return selector.calibrate(middle(held["stamps"], size), held["label"])
+    selector.calibration_ = (1.0, 0.0)
+    return selector.calibrate(middle(held["stamps"], selector.cutout_size_), held["label"])
 
 
 def probabilities(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.ndarray:

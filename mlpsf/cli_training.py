@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -222,7 +223,9 @@ def _figures(trained: Any, n_frames: int, out: Path) -> list[str]:
     """Put the scores into lines."""
     done = f"{len(trained.history_['loss'])} epochs; model in {out}."
     if not trained.scores_:
-        return [f"{done} No frames were held out: its probabilities are not calibrated."]
+        as_before = trained.calibration_ != (1.0, 0.0)
+        how = "calibrated as before" if as_before else "not calibrated"
+        return [f"{done} No frames were held out: its probabilities are {how}."]
     lines = [
         f"{done} On {n_frames} frames held out:",
         f"{'':8} {'n':>7} {'good':>7} {'accuracy':>9} {'ROC AUC':>8} {'precision':>10} "
@@ -230,7 +233,15 @@ def _figures(trained: Any, n_frames: int, out: Path) -> list[str]:
     ]
     lines += [
         f"{name:8} {s.n:7} {s.n_good:7} {s.balanced_accuracy:9.3f} {s.roc_auc:8.3f} "
-        f"{s.precision:10.3f} {s.recall:7.3f}"
+        f"{s.precision:10.3f} {s.recall:7.3f}".replace("nan", "  -")
         for name, s in trained.scores_.items()
     ]
+    scores = trained.scores_.values()
+    reasons = []
+    if any(math.isnan(s.roc_auc) for s in scores):
+        reasons.append("all sources held out are of one class")
+    if any(math.isnan(s.precision) for s in scores):
+        reasons.append("none reaches 0.9")
+    if reasons:
+        lines.append(f"-: {', or '.join(reasons)}; give more frames.")
     return lines

@@ -39,6 +39,11 @@ class Flag(IntFlag):
         "unlike the frame's PSF",
         "the PSF that the best stars share leaves light of it that is no noise",
     )
+    OUTLIER_KEPT = (
+        16384,
+        "unlike the frame's PSF, kept for want of others",
+        "as above, but without it fewer stars than wanted would be left",
+    )
 
     short: str
     meaning: str

@@ -21,7 +21,7 @@ import mlpsf
 from mlpsf.catalogue import read_catalogue
 from mlpsf.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
 from mlpsf.detection import Background, find_sources, measure_background
-from mlpsf.errors import InputError, NoSourcesError
+from mlpsf.errors import InputError, NoSourcesError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
 from mlpsf.second_look import second_look as look_again
@@ -78,7 +78,10 @@ def select_stars(
     second_look : bool
         Whether the best, twice as many as are wanted, are compared with the PSF that they share,
         and those that it does not explain are struck; the next in rank take their place. Never so
-        many are struck that fewer than `n_min` are left. See `mlpsf.second_look`.
+        many are struck that fewer than `n_min` are left: the others, and stars taken by `relax`,
+        keep their place and get the flag ``OUTLIER_KEPT``. Metadata count them: ``n_looked_at``
+        (0 where there are too few to compare), ``n_outliers``, ``n_outliers_kept``. See
+        `mlpsf.second_look`.
     cutout_size : int, optional
         Side of the residual selector's cutouts in pixels; 111, as published, or 12 FWHM where
         that is less, unless given.
@@ -144,12 +147,19 @@ def select_stars(
     if second_look:
         say("looking again")
         ranked = candidates(sources, probability, threshold=threshold, rank_by=rank_by)
-        n_looked_at = int(np.ceil(2 * n_max / (1.0 - reserve)))
-        struck = _outliers(frame, background, sources, ranked[:n_looked_at], len(ranked) - n_min)
+        if relax and len(ranked) < n_min:
+            ranked = candidates(sources, probability)[:n_min]
+        rows = ranked[: int(np.ceil(2 * n_max / (1.0 - reserve)))]
+        rows = rows[np.argsort(-probability[rows], kind="stable")]  # the surest make the PSF
+        outliers, n_looked_at = _outliers(frame, background, sources, rows)
+        n_struck = min(len(outliers), max(len(ranked) - n_min, 0))
         flags = np.array(sources["flags"])
-        flags[struck] |= Flag.OUTLIER
+        flags[outliers[:n_struck]] |= Flag.OUTLIER
+        flags[outliers[n_struck:]] |= Flag.OUTLIER_KEPT
         sources["flags"] = flags
-        sources.meta["n_outliers"] = len(struck)
+        sources.meta["n_looked_at"] = n_looked_at
+        sources.meta["n_outliers"] = n_struck
+        sources.meta["n_outliers_kept"] = len(outliers) - n_struck
     return choose(
         sources,
         probability,
@@ -233,20 +243,30 @@ def judge_sources(
 
 
 def _outliers(
-    frame: Frame, background: Background, sources: Table, rows: NDArray[np.intp], at_most: int
-) -> NDArray[np.intp]:
-    """Return those of the rows that their common PSF does not explain, the worst first."""
-    if at_most <= 0:
-        return rows[:0]
-    look = look_again(
-        frame,
-        background,
-        np.asarray(sources["x"])[rows],
-        np.asarray(sources["y"])[rows],
-        float(sources.meta["fwhm"]),
-    )
+    frame: Frame, background: Background, sources: Table, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], int]:
+    """Find those of the rows that their common PSF does not explain.
+
+    Returns
+    -------
+    outliers : ndarray
+        The worst first.
+    n_looked_at : int
+        Rows compared; 0 where no PSF could be made of them.
+    """
+    try:
+        look = look_again(
+            frame,
+            background,
+            np.asarray(sources["x"])[rows],
+            np.asarray(sources["y"])[rows],
+            float(sources.meta["fwhm"]),
+        )
+    except PSFError:
+        return rows[:0], 0
     worst = np.argsort(-np.nan_to_num(look.significance, nan=np.inf), kind="stable")
-    return rows[worst[look.outlier[worst]][:at_most]]
+    compared = look.outlier | np.isfinite(look.significance)
+    return rows[worst[look.outlier[worst]]], int(compared.sum())
 
 
 def own_cutout_size(fwhm: float) -> int:

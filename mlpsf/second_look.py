@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.cutouts import REFERENCE_FWHM, extract_cutouts
 from mlpsf.detection import Background
+from mlpsf.errors import InputError
 from mlpsf.frame import Frame
 from mlpsf.psf.effective import EffectivePSF, stack_stars
 from mlpsf.psf.fitting import PSFFit, fit_psf
@@ -89,6 +90,13 @@ def second_look(
     -------
     SecondLook
 
+    Raises
+    ------
+    InputError
+        `fwhm` is not positive and finite.
+    PSFError
+        The candidates hold no light to make a PSF of.
+
     Examples
     --------
     >>> from mlpsf import simulate_frame
@@ -102,6 +110,8 @@ def second_look(
     >>> np.flatnonzero(look.outlier).tolist(), bool(look.contamination[0] > 0.02)
     ([0], True)
     """
+    if not 0 < fwhm < np.inf:
+        raise InputError(f"The 'fwhm' parameter must be positive and finite. Got {fwhm}.")
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     n = len(x)
     look = SecondLook(np.zeros(n, dtype=bool), np.full(n, np.nan), np.full(n, np.nan))

@@ -20,6 +20,8 @@ N_MAX = 25
 N_MIN = 10
 """Fewest stars that make a PSF worth having."""
 
+_ROUNDING = 1e-6  # by which the probability of a network in single precision may pass 0 or 1
+
 
 def choose(
     sources: Table,
@@ -40,7 +42,7 @@ def choose(
         With a column ``flags``; those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are not
         chosen. Equal probabilities are ordered by a column ``snr`` if there is one.
     probability : array_like, shape (n,)
-        Of being a good PSF star; NaN is never chosen.
+        Of being a good PSF star; what is not finite is never chosen.
     threshold : float
         Least probability.
     n_max, n_min : int
@@ -66,7 +68,7 @@ def choose(
     TooFewStarsError
         Fewer than `n_min` stars; its ``table`` holds what would have been returned.
     InputError
-        A parameter is out of its range.
+        A parameter or a probability is out of its range.
 
     Examples
     --------
@@ -81,6 +83,10 @@ def choose(
         raise InputError(
             f"There must be one probability a source: shape ({len(sources)},). Got {p.shape}."
         )
+    wrong = np.isfinite(p) & (np.abs(p - 0.5) > 0.5 + _ROUNDING)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"Probabilities must be in [0, 1]. Got {p[row]} in row {row}.")
     own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
     own |= Flag.NOT_JUDGED
     flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
@@ -109,8 +115,9 @@ def choose(
     out.remove_column("flags")
     out["flags"] = flags
     reasons = [describe(f) for f in flags]
+    said = Flag.RELAXED | Flag.OUTLIER_KEPT
     for row in chosen:  # what is said of a chosen star is no reason against it
-        reasons[row] = "selected; " + reasons[row] if flags[row] & Flag.RELAXED else "selected"
+        reasons[row] = "selected; " + reasons[row] if flags[row] & said else "selected"
     out["reason"] = np.array(reasons, dtype=str)
     out.meta.update(
         {
@@ -146,7 +153,8 @@ def candidates(
     never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
     snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(never))
     order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
-    order = order[~never[order] & (probability[order] >= threshold)]  # NaN is under all of them
+    allowed = ~never & np.isfinite(probability) & (probability >= threshold)
+    order = order[allowed[order]]
     return _brightest_first(sources, order) if rank_by == "snr" else order
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from conftest import simulate
 
 from mlpsf import CutoutScaler, CutoutSet, Flag, PSFStarSelector, label_frames, train_on_set
 from mlpsf.cli import main
+from mlpsf.cli_training import _figures
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import NEVER_A_PSF_STAR
+from mlpsf.selectors.networks import ARCHITECTURES
 from mlpsf.selectors.training import HeldOutScores
 
 TINY = {"filters": (4, 4), "batch_size": 32, "random_state": 1}
@@ -279,6 +282,50 @@ def test_training_further_keeps_scaling_and_classes_and_leaves_the_start(truth_s
         assert set(further.scores_) == {"before", "after"}
         assert not np.array_equal(further.predict_proba(X), before)
         np.testing.assert_array_equal(start.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("network", ["today's", "an older one"])
+def test_training_further_without_held_out_frames_keeps_the_calibration(
+    truth_set, monkeypatch, network
+):
+    with CutoutSet(truth_set) as data:
+        rows = np.flatnonzero(data.label >= 0)[:150]
+        start = PSFStarSelector(epochs=1, **TINY).fit(data[rows], data.label[rows])
+    start.calibration_ = (1.5, -0.5)
+    if network != "today's":
+        monkeypatch.setitem(ARCHITECTURES, "compact", ARCHITECTURES["published"])
+    further = train_on_set(truth_set, start)
+    assert further.calibration_ == (1.5, -0.5)
+    assert further.scores_ == {}
+    assert [type(layer) for layer in further.model_.layers] == [
+        type(layer) for layer in start.model_.layers
+    ]
+    assert further.estimator_.model_ is further.model_
+    for old, new in zip(start.model_.get_weights(), further.model_.get_weights(), strict=True):
+        assert 0 < np.abs(old - new).max() < 0.5
+    said = _figures(further, 0, "more.keras")
+    assert said[0].endswith("No frames were held out: its probabilities are calibrated as before.")
+
+
+@pytest.mark.parametrize(
+    ("good", "probability", "said"),
+    [
+        ([0, 1], [0.2, 0.95], None),
+        ([0, 1], [0.2, 0.5], "-: none reaches 0.9; give"),
+        ([1, 1], [0.2, 0.95], "-: all sources held out are of one class; give"),
+        ([0, 0], [0.2, 0.5], "-: all sources held out are of one class, or none reaches 0.9; give"),
+    ],
+)
+def test_every_dash_is_explained(good, probability, said):
+    scores = HeldOutScores.of(np.array(good, bool), np.array(probability))
+    trained = SimpleNamespace(history_={"loss": [0.1]}, scores_={"after": scores})
+    lines = _figures(trained, 1, "model.keras")
+    assert ("-" in lines[2].split()) == (said is not None)
+    assert "nan" not in lines[2]
+    if said is None:
+        assert len(lines) == 3
+    else:
+        assert lines[3].startswith(said)
 
 
 def test_sets_that_do_not_fit_are_refused(monkeypatch, capsys, simulated, truth_set, tmp_path):

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import mlpsf.plots
-from mlpsf import PSFModel, PSFStarSelector
+from mlpsf import PSFModel, PSFStarSelector, read_frame
 from mlpsf.errors import InputError
 from mlpsf.plots import (
     ConfidenceDisplay,
@@ -191,9 +191,9 @@ def test_no_threshold():
 @pytest.mark.parametrize(
     ("y", "words", "good"),
     [
-        ([0, 0, 0], {}, 0), ([1, 1, 1], {}, 3), ([-1, 1, 1], {}, 2), ([False] * 3, {}, 0),
+        ([0, 0, 0], {}, 0), ([1, 1, 1], {}, 3), ([-1, 1, 1], {"pos_label": 1}, 2), ([False] * 3, {}, 0),
         (["a", "b", "b"], {}, 2), (["a", "b", "b"], {"pos_label": "a"}, 1),
-        (["a"] * 3, {"pos_label": "a"}, 3),
+        (["a"] * 3, {"pos_label": "a"}, 3), ([-1, 0, 0], {"pos_label": 0}, 2),
     ],
 )  # fmt: skip
 def test_which_label_is_good(y, words, good):
@@ -206,6 +206,8 @@ def test_confidence_from_estimator(pretrained, cutouts):
     names = np.where(Y == 1, "s", "b")
     with pytest.raises(InputError, match="pos_label must be one of"):
         ConfidenceDisplay.from_estimator(pretrained, cutouts, names)
+    with pytest.raises(InputError, match="leave the ambiguous out"):
+        ConfidenceDisplay.from_estimator(pretrained, cutouts, np.where(Y == 1, 1, -1))
     display = ConfidenceDisplay.from_estimator(pretrained, cutouts, Y)
     p = pretrained.predict_proba(cutouts)[:, 1]
     np.testing.assert_array_equal(display.confidence, np.unique(p))
@@ -222,9 +224,13 @@ def test_confidence_from_estimator(pretrained, cutouts):
         (([0, 1], [np.nan, 0.5]), {}, r"0\.\.1\. Got nan in row 0"),
         (([0, 1], [[0.5, 0.5]] * 2), {}, r"shape \(n,\)\. Got \(2, 2\)"),
         (([0, 1, -1], [0.5] * 3), {}, "two classes.*ambiguous"),
+        (([0, -1], [0.5] * 2), {}, "leave the ambiguous out, or say by pos_label"),
+        (([1, -1], [0.5] * 2), {}, "leave the ambiguous out, or say by pos_label"),
+        (([-1], [0.5]), {}, "leave the ambiguous out, or say by pos_label"),
         ((["a"], [0.5]), {}, "pos_label"),
         (([0, 1], [0.5, 0.6]), {"threshold": 90}, r"threshold must be in 0\.\.1\. Got 90"),
         (([0, 1], [0.5, 0.6]), {"bins": 0}, "bins must be 1 or more"),
+        (([0, 1], [0.5, 0.6]), {"bins": 2.5}, r"an integer\. Got 2\.5"),
     ],
 )
 def test_confidence_refused(arguments, words, message):
@@ -357,6 +363,32 @@ def test_star_map(ax):
     assert legend(display.axes_) == ["selected (1)", "reserved (1)"]
 
 
+@pytest.mark.parametrize("image", [np.zeros((4, 6)), np.full((4, 6), np.nan), [[1, 2], [3, 4]]])
+def test_star_map_of_no_stars(image):
+    table = Table({name: [] for name in ("x", "y", "selected", "reserved")})
+    display = StarMapDisplay(image=image, table=table).plot()
+    draw(display)
+    assert display.axes_.get_legend() is None
+    assert not display.axes_.collections
+
+
+@pytest.mark.parametrize(
+    ("image", "table", "message"),
+    [
+        (np.zeros(5), None, r"shape \(ny, nx\)\. Got \(5,\)"),
+        (np.zeros((0, 5)), None, r"Got \(0, 5\)"),
+        ([[1, 2], [3]], None, "rows of one length"),
+        ([["a"]], None, "of numbers"),
+        (np.eye(5), Table(), "no column x, y, selected, reserved"),
+    ],
+)
+def test_star_map_refused(image, table, message):
+    if table is None:
+        table = Table({name: [] for name in ("x", "y", "selected", "reserved")})
+    with pytest.raises(InputError, match=message):
+        StarMapDisplay(image=image, table=table)
+
+
 @pytest.fixture
 def stars():
     rng = np.random.default_rng(2)
@@ -395,8 +427,34 @@ def test_sheet_refused(stars):
         CutoutSheetDisplay(cutouts=stars, titles=["a"])
     with pytest.raises(InputError, match=r"shape \(n, size, size\)\. Got \(21, 21\)"):
         CutoutSheetDisplay(cutouts=stars[0])
+    with pytest.raises(InputError, match=r"Got \(3, 21, 9\)"):
+        CutoutSheetDisplay(cutouts=stars[:, :, :9])
     with pytest.raises(InputError, match="Got 'log'"):
         CutoutSheetDisplay(cutouts=stars).plot(stretch="log")
+    for columns in (0, 2.5):
+        with pytest.raises(InputError, match="columns must be 1 or more, an integer"):
+            CutoutSheetDisplay(cutouts=stars).plot(columns=columns)
+    with pytest.raises(InputError, match="softening must be positive"):
+        CutoutSheetDisplay(cutouts=stars).plot(softening=0)
+
+
+def test_sheet_of_lists_and_of_no_light():
+    sheet = CutoutSheetDisplay(cutouts=[np.zeros((5, 5)).tolist(), np.eye(5).tolist()]).plot()
+    draw(sheet)
+    assert [len(ax.images) for ax in sheet.axes_] == [1, 1, 0, 0, 0]
+
+
+def test_sheet_of_a_table_without_stars():
+    frame = read_frame(np.random.default_rng(0).normal(100, 3, (64, 64)))
+    names = ("id", "x", "y", "snr", "probability", "selected")
+    table = Table({name: [] for name in names}, meta={"fwhm": 3.0})
+    sheet = CutoutSheetDisplay.from_table(frame, table)
+    draw(sheet)
+    assert not any(ax.images for ax in sheet.axes_)
+    with pytest.raises(InputError, match="no column id, x"):
+        CutoutSheetDisplay.from_table(frame, Table())
+    with pytest.raises(InputError, match="must hold the frame's fwhm"):
+        CutoutSheetDisplay.from_table(frame, Table({name: [] for name in names}))
 
 
 # --- PSFs
@@ -420,6 +478,31 @@ def test_psf():
     radius, height = profile.lines[0].get_data()
     assert height[radius == 0] == [1]
     assert list(profile.lines[1].get_xdata()) == [psf.fwhm / 2] * 2
+
+
+NO_STAMPS = [
+    (np.ones((3, 5)), r"shape \(size, size\)\. Got \(3, 5\)"),
+    (np.ones(3), r"Got \(3,\)"),
+    (np.full((3, 3), np.nan), "must be finite. Got 9"),
+    (np.zeros((3, 3)), "must hold light"),
+    ([[1, 2], [3]], "rows of one length"),
+]
+
+
+@pytest.mark.parametrize(("stamp", "message"), NO_STAMPS)
+def test_no_stamps_are_refused(stamp, message):
+    with pytest.raises(InputError, match=message):
+        PSFDisplay(stamp=stamp, fwhm=2.0, ellipticity=0.0)
+    with pytest.raises(InputError, match=message):
+        PSFComparisonDisplay(images={"a": stamp, "b": stamp})
+
+
+def test_stamps_may_be_lists():
+    stamp = model().stamps(0.0, 0.0, 21)[0]
+    draw(PSFDisplay(stamp=stamp.tolist(), fwhm=2.0, ellipticity=0.0).plot())
+    display = PSFComparisonDisplay(images={"a": stamp.tolist(), "b": (2 * stamp).tolist()}).plot()
+    draw(display)
+    assert display.differences["b"].max() == pytest.approx(1)
 
 
 def test_stamps_side_by_side():
@@ -482,6 +565,10 @@ def test_comparison_refused(ax):
         )
     with pytest.raises(InputError, match="Got 'table'"):
         PSFComparisonDisplay.from_models({"a": model(), "b": model()}, kind="table")
+    with pytest.raises(InputError, match="Got 'table'"):
+        PSFComparisonDisplay(images={"a": np.eye(3), "b": np.eye(3)}, kind="table")
+    with pytest.raises(InputError, match="softening must be positive"):
+        PSFComparisonDisplay.from_models({"a": model(), "b": model()}, softening=0)
     with pytest.raises(InputError, match="one size"):
         PSFComparisonDisplay(images={"a": np.ones((3, 3)), "b": np.ones((5, 5))})
     with pytest.raises(InputError, match=r"axes of shape \(2, 2\)\. Got \(\)"):

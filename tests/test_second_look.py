@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from mlpsf.cli import app
 from mlpsf.detection import find_sources, measure_background
-from mlpsf.errors import TooFewStarsError
-from mlpsf.flags import Flag
+from mlpsf.errors import InputError, PSFError, TooFewStarsError
+from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.second_look import FEWEST, second_look
@@ -33,6 +33,14 @@ class Anything(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X):
         return np.tile([0.02, 0.98], (len(X), 1))
+
+
+class FainterIsBetter(Anything):
+    """A selector whose order is not that of brightness."""
+
+    def predict_proba(self, X):
+        good = 1 / (1 + np.nanmax(X, axis=(1, 2)).clip(0) / 1e4)
+        return np.column_stack([1 - good, good])
 
 
 def draw(fwhm=4.0, share=0.0, *, fraction=(0.06, 0.1), snr=(300, 1000), seed=1, **parameters):
@@ -250,7 +258,65 @@ def test_never_fewer_than_wanted(spoiled):
     assert (wanted | ~struck).all()
     with pytest.raises(TooFewStarsError) as caught:
         choose(simulated, n_min=n_min + 3, n_max=60)
-    assert caught.value.table.meta["n_outliers"] == 0
+    table = caught.value.table
+    assert table.meta["n_outliers"] == 0
+    assert table.meta["n_outliers_kept"] == n_struck
+    assert table.meta["n_looked_at"] == n_good + n_struck
+    kept = (table["flags"] & Flag.OUTLIER_KEPT) != 0
+    np.testing.assert_array_equal(kept, wanted)
+    assert table["selected"][kept].all()
+    assert all("kept for want of others" in reason for reason in table["reason"][kept])
+
+
+def test_relaxed_stars_are_looked_at_too(spoiled):
+    simulated, bad, sources = spoiled
+    table = choose(simulated, threshold=0.99, relax=True, n_min=15)
+    assert table.meta["relaxed"]
+    assert table["selected"].sum() == table.meta["n_looked_at"] == 15
+    kept = (table["flags"] & Flag.OUTLIER_KEPT) != 0
+    assert kept.sum() == table.meta["n_outliers_kept"] >= 3
+    assert bad[nearest(table[kept], sources)].all()
+    assert table.meta["n_outliers"] == 0
+
+
+def test_where_nothing_can_be_compared_it_is_said(spoiled, monkeypatch):
+    simulated, _, _ = spoiled
+    few = choose(simulated, n_max=2, n_min=1)  # 4 candidates are under FEWEST
+
+    def fail(*_, **__):
+        raise PSFError("No star to make a PSF of.")
+
+    monkeypatch.setattr("mlpsf.second_look.stack_stars", fail)
+    for table in (few, choose(simulated)):
+        assert table.meta["second_look"]
+        counts = [table.meta[f"n_{key}"] for key in ("looked_at", "outliers", "outliers_kept")]
+        assert counts == [0, 0, 0]
+
+
+def test_the_most_probable_make_the_psf(spoiled, monkeypatch):
+    simulated, _, _ = spoiled
+    given = []
+
+    def note(frame, background, x, y, fwhm):
+        given.append(x)
+        return second_look(frame, background, x, y, fwhm)
+
+    monkeypatch.setattr("mlpsf.pipeline.look_again", note)
+    selector = FainterIsBetter().fit(None)
+    table = select_stars(simulated.frame, selector=selector, n_max=10, rank_by="snr", threshold=0.0)
+    rows = [int(np.flatnonzero(table["x"] == x)[0]) for x in given[0]]
+    assert len(rows) == 20
+    assert (np.diff(table["probability"][rows]) <= 0).all()
+    # And yet it is the brightest that are looked at.
+    fit = (table["flags"] & NEVER_A_PSF_STAR & ~Flag.OUTLIER) == 0
+    assert set(rows) == set(np.flatnonzero(fit)[np.argsort(-table["snr"][fit])[:20]])
+
+
+@pytest.mark.parametrize("fwhm", [0.0, -1.0, np.nan, np.inf])
+def test_a_fwhm_that_is_none_is_refused(clean, fwhm):
+    simulated, _, sources = clean
+    with pytest.raises(InputError, match="'fwhm' parameter must be positive"):
+        look(simulated.frame, sources[:2], fwhm)
 
 
 def test_reserve_stars_are_looked_at_too(spoiled):

@@ -296,3 +296,27 @@ def test_too_few_survives_a_pool_of_processes():
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
     assert (again.found, again.wanted, len(again.table)) == (1, 3, 3)
+
+
+def test_what_is_not_finite_is_never_a_candidate():
+    out = choose(stars(4), [np.inf, 0.95, -np.inf, np.nan], n_min=1)
+    assert out["selected"].tolist() == [False, True, False, False]
+    assert set(out["reason"][[0, 2, 3]]) == {"not judged"}
+    assert out.meta["n_above_threshold"] == 1
+    assert candidates(stars(2), np.array([np.inf, 0.5])).tolist() == [1]
+
+
+@pytest.mark.parametrize("p", [-0.2, 1.1])
+def test_probabilities_are_in_0_to_1(p):
+    with pytest.raises(InputError, match=rf"in \[0, 1\]. Got {p} in row 1"):
+        choose(stars(2), [0.95, p], n_min=0)
+    assert choose(stars(1), np.float32([1 + 2e-7]), n_min=1)["selected"].all()
+
+
+def test_what_a_second_look_says_of_a_chosen_star_is_kept():
+    out = choose(Table({"flags": [int(Flag.OUTLIER_KEPT), 0]}), [0.95, 0.95], n_min=1)
+    assert out["selected"].all()
+    assert out["reason"].tolist() == [
+        "selected; unlike the frame's PSF, kept for want of others",
+        "selected",
+    ]

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-def _new_figure(width: float, height: float) -> Any:
+from mlpsf.errors import InputError
+
+
+def new_figure(width: float, height: float) -> Any:
     """Make a figure that no window and no global state knows of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -13,3 +18,50 @@ def _new_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_above(ax: Any, handles: list[Any], title: str | None = None) -> None:
+    """Put the legend where it hides no bar and no line."""
+    ax.legend(
+        handles=handles,
+        title=title,
+        title_fontsize="small",
+        fontsize="small",
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=min(len(handles), 3) if len(handles) != 4 else 2,
+        frameon=False,
+    )
+
+
+def as_numbers(name: str, values: ArrayLike, ndim: int, *, square: bool = False) -> NDArray[Any]:
+    """Return an image, or a stack of square ones; raise `InputError` where it is none to be drawn.
+
+    A `square` image is measured, and must be finite.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        raise InputError(f"{name} must be of numbers, in rows of one length.") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be of numbers. Got {array.dtype}.")
+    shape = "(n, size, size)" if ndim == 3 else "(size, size)" if square else "(ny, nx)"
+    lopsided = (ndim == 3 or square) and len(set(array.shape[-2:])) > 1
+    if array.ndim != ndim or 0 in array.shape[-2:] or lopsided:
+        raise InputError(f"{name} must have shape {shape}. Got {array.shape}.")
+    if square and not np.isfinite(array).all():
+        raise InputError(f"{name} must be finite. Got {int((~np.isfinite(array)).sum())} NaN.")
+    return array
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise where a number of things is none."""
+    given = np.asarray(value)
+    if given.ndim or given.dtype.kind not in "iu" or given < 1:
+        raise InputError(f"{name} must be 1 or more, an integer. Got {value!r}.")
+
+
+def check_softening(softening: float) -> None:
+    """Raise where a stretch cannot be softened so."""
+    if not 0 < softening < np.inf:
+        raise InputError(f"softening must be positive. Got {softening}.")

@@ -7,12 +7,12 @@ from typing import Any, Literal, Self
 import numpy as np
 from astropy.table import Table
 from astropy.visualization import ZScaleInterval
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.cutouts import extract_cutouts
 from mlpsf.errors import InputError
 from mlpsf.frame import Frame
-from mlpsf.plots._figure import _new_figure
+from mlpsf.plots._figure import as_numbers, check_count, check_softening, new_figure
 
 __all__ = ["CutoutSheetDisplay", "StarMapDisplay"]
 
@@ -33,6 +33,11 @@ class StarMapDisplay:
     figure_, axes_
         Set by ``plot``.
 
+    Raises
+    ------
+    InputError
+        The image is no image, or the table lacks a column.
+
     Examples
     --------
     >>> table = Table({"x": [3.0, 7.0], "y": [5.0, 2.0],
@@ -42,8 +47,9 @@ class StarMapDisplay:
     ['not taken (1)', 'selected (1)']
     """
 
-    def __init__(self, *, image: NDArray[np.floating], table: Table) -> None:
-        self.image = image
+    def __init__(self, *, image: ArrayLike, table: Table) -> None:
+        self.image = as_numbers("An image", image, 2)
+        _check_columns(table, "x", "y", "selected", "reserved")
         self.table = table
 
     @classmethod
@@ -67,16 +73,18 @@ class StarMapDisplay:
         ny, nx = self.image.shape
         if ax is None:
             scale = 8.0 / max(nx, ny)
-            ax = _new_figure(nx * scale + 1, ny * scale + 1).subplots()
-        low, high = ZScaleInterval().get_limits(self.image)
+            ax = new_figure(nx * scale + 1, ny * scale + 1).subplots()
+        low, high = _zscale(self.image)
         ax.imshow(self.image, origin="lower", cmap="gray", vmin=low, vmax=high)
         t = self.table
+        # An empty table's columns are of floats, unless it was told.
+        selected, reserved = (np.asarray(t[name], bool) for name in ("selected", "reserved"))
         kinds = [
-            (t["selected"], "#40e060", 90, "selected"),
-            (t["reserved"], "#40d0ff", 90, "reserved"),
+            (selected, "#40e060", 90, "selected"),
+            (reserved, "#40d0ff", 90, "reserved"),
         ]
         if others:
-            kinds.insert(0, (~(t["selected"] | t["reserved"]), "#ff5040", 14, "not taken"))
+            kinds.insert(0, (~(selected | reserved), "#ff5040", 14, "not taken"))
         for rows, colour, size, label in kinds:
             if rows.any():
                 ax.scatter(
@@ -90,7 +98,8 @@ class StarMapDisplay:
                 )
         ax.set(xlabel="x (pixels)", ylabel="y (pixels)", xlim=(-0.5, nx - 0.5))
         ax.set_ylim(-0.5, ny - 0.5)
-        ax.legend(loc="upper right", fontsize="small")
+        if any(rows.any() for rows, *_ in kinds):
+            ax.legend(loc="upper right", fontsize="small")
         self.axes_, self.figure_ = ax, ax.figure
         return self
 
@@ -125,9 +134,8 @@ class CutoutSheetDisplay:
     5
     """
 
-    def __init__(self, *, cutouts: NDArray[np.floating], titles: list[str] | None = None) -> None:
-        if cutouts.ndim != 3:
-            raise InputError(f"Cutouts must have shape (n, size, size). Got {cutouts.shape}.")
+    def __init__(self, *, cutouts: ArrayLike, titles: list[str] | None = None) -> None:
+        cutouts = as_numbers("Cutouts", cutouts, 3)
         if titles is not None and len(titles) != len(cutouts):
             raise InputError(f"{len(cutouts)} cutouts need as many titles. Got {len(titles)}.")
         self.cutouts = cutouts
@@ -148,10 +156,18 @@ class CutoutSheetDisplay:
             How far a cutout reaches, in FWHM of the frame.
         **kwargs
             For `plot`.
+
+        Raises
+        ------
+        InputError
+            The table lacks a column, or ``fwhm`` in its metadata.
         """
         from mlpsf.detection import measure_background
 
-        stars = table[table["selected"]]
+        _check_columns(table, "id", "x", "y", "snr", "probability", "selected")
+        if "fwhm" not in table.meta:
+            raise InputError("The table's metadata must hold the frame's fwhm.")
+        stars = table[np.asarray(table["selected"], bool)]
         stars = stars[np.argsort(-stars["probability"], kind="stable")]
         size = 2 * int(np.ceil(half_width_fwhm * table.meta["fwhm"])) + 1
         sky = measure_background(frame).level
@@ -186,13 +202,15 @@ class CutoutSheetDisplay:
         Raises
         ------
         InputError
-            There is no such stretch.
+            There is no such stretch, or `columns` or `softening` is out of its range.
         """
+        check_count("columns", columns)
+        check_softening(softening)
         if stretch not in ("arcsinh", "zscale"):
             raise InputError(f'stretch must be "arcsinh" or "zscale". Got {stretch!r}.')
         n = max(len(self.cutouts), 1)
         rows = -(-n // columns)
-        figure = figure or _new_figure(1.6 * columns, 1.75 * rows)
+        figure = figure or new_figure(1.6 * columns, 1.75 * rows)
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for ax in axes:
             ax.set_axis_off()
@@ -206,6 +224,12 @@ class CutoutSheetDisplay:
             ax.set_title(title, fontsize=6)
         self.axes_, self.figure_ = axes, figure
         return self
+
+
+def _check_columns(table: Table, *names: str) -> None:
+    missing = [name for name in names if name not in table.colnames]
+    if missing:
+        raise InputError(f"The table of stars has no column {', '.join(missing)}.")
 
 
 def _arcsinh(

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import _new_figure
+from mlpsf.plots._figure import as_numbers, check_softening, new_figure
 
 if TYPE_CHECKING:
     from mlpsf.psf import PSFModel
 
 __all__ = ["PSFComparisonDisplay", "PSFDisplay"]
+
+Kind = Literal["stamp", "lookup_table"]
 
 
 class PSFDisplay:
@@ -33,6 +35,11 @@ class PSFDisplay:
     axes_ : sequence of two Axes
         Set by ``plot``.
 
+    Raises
+    ------
+    InputError
+        The stamp is no square image, holds NaN, or nothing above 0.
+
     Examples
     --------
     >>> from mlpsf import PSFModel
@@ -41,8 +48,10 @@ class PSFDisplay:
     (21, 21)
     """
 
-    def __init__(self, *, stamp: NDArray[np.floating], fwhm: float, ellipticity: float) -> None:
-        self.stamp = stamp
+    def __init__(self, *, stamp: ArrayLike, fwhm: float, ellipticity: float) -> None:
+        self.stamp = as_numbers("A stamp", stamp, 2, square=True)
+        if self.stamp.max() <= 0:
+            raise InputError("A stamp must hold light. Got nothing above 0.")
         self.fwhm = fwhm
         self.ellipticity = ellipticity
 
@@ -65,7 +74,7 @@ class PSFDisplay:
         self
         """
         if axes is None:
-            axes = _new_figure(7, 3.2).subplots(1, 2)
+            axes = new_figure(7, 3.2).subplots(1, 2)
         left, right = axes
         top = self.stamp.max()
         left.imshow(np.arcsinh(self.stamp / (top * 1e-3)), origin="lower", cmap="magma")
@@ -103,7 +112,8 @@ class PSFComparisonDisplay:
     Raises
     ------
     InputError
-        There are fewer than two, or they are not of one size.
+        There are fewer than two, they are not square and of one size, one holds NaN, the first
+        stamp has nothing above 0, or there is no such kind.
 
     Examples
     --------
@@ -118,15 +128,20 @@ class PSFComparisonDisplay:
     def __init__(
         self,
         *,
-        images: Mapping[str, NDArray[np.floating]],
-        kind: Literal["stamp", "lookup_table"] = "stamp",
+        images: Mapping[str, ArrayLike],
+        kind: Kind = "stamp",
     ) -> None:
-        shapes = {name: np.shape(image) for name, image in images.items()}
-        first = next(iter(shapes.values()), ())
-        if len(images) < 2 or len(set(shapes.values())) > 1 or len(first) != 2:
+        _check_kind(kind)
+        self.images = {
+            name: as_numbers(f"Image {name!r}", image, 2, square=True)
+            for name, image in images.items()
+        }
+        shapes = {name: image.shape for name, image in self.images.items()}
+        if len(images) < 2 or len(set(shapes.values())) > 1:
             raise InputError(f"A comparison needs two or more images of one size. Got {shapes}.")
-        self.images = dict(images)
         self.kind = kind
+        if self.top <= 0:
+            raise InputError("The first stamp must hold light. Got nothing above 0.")
 
     @property
     def top(self) -> float:
@@ -144,7 +159,7 @@ class PSFComparisonDisplay:
         cls,
         models: Mapping[str, PSFModel],
         *,
-        kind: Literal["stamp", "lookup_table"] = "stamp",
+        kind: Kind = "stamp",
         **kwargs: Any,
     ) -> Self:
         """Draw a star by each model, or take its lookup table, and plot them.
@@ -166,8 +181,7 @@ class PSFComparisonDisplay:
             There are fewer than two, there is no such kind, or lookup tables of different
             ``rep_fact``.
         """
-        if kind not in ("stamp", "lookup_table"):
-            raise InputError(f'kind must be "stamp" or "lookup_table". Got {kind!r}.')
+        _check_kind(kind)
         if len(models) < 2:
             raise InputError(f"A comparison needs two or more PSFs. Got {len(models)}.")
         size = min(model.size for model in models.values())
@@ -197,9 +211,15 @@ class PSFComparisonDisplay:
         Returns
         -------
         self
+
+        Raises
+        ------
+        InputError
+            The axes are not as many, or `softening` is not positive.
         """
+        check_softening(softening)
         n = len(self.images)
-        axes = _new_figure(2.9 * n, 5.6).subplots(2, n) if axes is None else np.asarray(axes)
+        axes = new_figure(2.9 * n, 5.6).subplots(2, n) if axes is None else np.asarray(axes)
         if axes.shape != (2, n):
             raise InputError(f"{n} PSFs need axes of shape (2, {n}). Got {axes.shape}.")
         figure = axes[0, 0].figure
@@ -242,6 +262,11 @@ class PSFComparisonDisplay:
             ax.set_ylim(1e-5, 1.5)
         ax.set_ylabel("mean at radius", fontsize="small")
         ax.legend(fontsize="x-small")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in ("stamp", "lookup_table"):
+        raise InputError(f'kind must be "stamp" or "lookup_table". Got {kind!r}.')
 
 
 def _radial_mean(image: NDArray[np.floating]) -> tuple[NDArray[np.int_], NDArray[np.float64]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import _new_figure
+from mlpsf.plots._figure import legend_above, new_figure
 
 __all__ = ["TimesDisplay", "TrainingHistoryDisplay"]
 
@@ -105,7 +105,7 @@ class TrainingHistoryDisplay:
 
         names = [name for name in ("loss", "accuracy") if _of(self.history, name)]
         if axes is None:
-            axes = _new_figure(4 * len(names), 3.2).subplots(1, len(names), squeeze=False)
+            axes = new_figure(4 * len(names), 3.2).subplots(1, len(names), squeeze=False)
         axes = np.atleast_1d(axes).ravel()
         if len(axes) < len(names):
             raise InputError(f"{' and '.join(names)} need {len(names)} axes. Got {len(axes)}.")
@@ -204,7 +204,7 @@ class TimesDisplay:
         stages = list(dict.fromkeys(s for by_stage in self.times.values() for s in by_stage))
         n_bars = sum(map(len, self.times.values()))
         if ax is None:
-            ax = _new_figure(6.5, 1.1 + 0.28 * n_bars + 0.2 * len(self.times)).subplots()
+            ax = new_figure(6.5, 1.1 + 0.28 * n_bars + 0.2 * len(self.times)).subplots()
         place, ticks, smallest, largest = 0.0, [], np.inf, 0.0
         labelled: set[str] = set()
         for by_stage in self.times.values():
@@ -242,13 +242,7 @@ class TimesDisplay:
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
         if any(stages):
-            ax.legend(
-                fontsize="small",
-                loc="lower center",
-                bbox_to_anchor=(0.5, 1.0),
-                ncols=min(len(stages), 4),
-                frameon=False,
-            )
+            legend_above(ax, ax.get_legend_handles_labels()[0])
         self.axes_, self.figure_ = ax, ax.figure
         return self
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import _new_figure
+from mlpsf.plots._figure import check_count, legend_above, new_figure
 from mlpsf.selection import THRESHOLD
 
 __all__ = ["ConfidenceDisplay", "SizeHistogramDisplay"]
@@ -128,7 +128,7 @@ class SizeHistogramDisplay:
         -------
         self
         """
-        ax = _new_figure(6, 3.8).subplots() if ax is None else ax
+        ax = new_figure(6, 3.8).subplots() if ax is None else ax
         width = np.diff(self.edges)
         total, wrong = int(self.n_sources.sum()), int(self.n_misclassified.sum())
         for counts, colour, label in (
@@ -145,7 +145,7 @@ class SizeHistogramDisplay:
         right.set(ylabel="share misclassified", ylim=(0, min(1.15 * top, 1.05) or 1.0))
         handles = [*ax.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
         title = f"{self.n_left_out:,} left out" if self.n_left_out else None
-        _legend_above(ax, handles, title)
+        legend_above(ax, handles, title)
         self.axes_, self.figure_ = np.array([ax, right]), ax.figure
         return self
 
@@ -234,7 +234,8 @@ class ConfidenceDisplay:
         ------
         InputError
             The lengths differ, there is nothing to show, a probability or the threshold is not in
-            0..1, or the labels are not of two classes.
+            0..1, or the labels are not of two classes: -1, the ambiguous of a `CutoutSet`, is
+            none unless `pos_label` is given.
         """
         true, p = _columns(y_true=y_true, probability=probability)
         p = _numbers("probability", p)
@@ -244,8 +245,7 @@ class ConfidenceDisplay:
             raise InputError(f"Probabilities must be in 0..1. Got {p[row]} in row {row}.")
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold must be in 0..1. Got {threshold}.")
-        if bins < 1:
-            raise InputError(f"bins must be 1 or more. Got {bins}.")
+        check_count("bins", bins)
         good = true == _label_of_good(true, pos_label)
         order = np.argsort(-p, kind="stable")
         falling = p[order]
@@ -265,7 +265,10 @@ class ConfidenceDisplay:
     @classmethod
     def from_estimator(cls, estimator: Any, X: ArrayLike, y: ArrayLike, **kwargs: Any) -> Self:
         """Predict, compute and plot; keyword arguments go to `from_predictions`."""
-        kwargs.setdefault("pos_label", estimator.classes_[1])
+        if "pos_label" not in kwargs:
+            kwargs["pos_label"] = estimator.classes_[1]
+            if -1 not in estimator.classes_.tolist():
+                _check_unambiguous(np.asarray(y))
         return cls.from_predictions(y, estimator.predict_proba(X)[:, 1], **kwargs)
 
     def precision_at(self, threshold: float) -> float:
@@ -284,7 +287,7 @@ class ConfidenceDisplay:
         -------
         self
         """
-        ax = _new_figure(6, 3.8).subplots() if ax is None else ax
+        ax = new_figure(6, 3.8).subplots() if ax is None else ax
         right = ax.twinx()
         width = np.diff(self.edges)
         bottom = np.zeros(len(width))
@@ -315,23 +318,9 @@ class ConfidenceDisplay:
         ax.set_zorder(right.get_zorder() + 1)  # the line over the bars
         ax.patch.set_visible(False)
         handles = [*ax.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-        _legend_above(ax, handles)
+        legend_above(ax, handles)
         self.axes_, self.figure_ = np.array([ax, right]), ax.figure
         return self
-
-
-def _legend_above(ax: Any, handles: list[Any], title: str | None = None) -> None:
-    """Put the legend where it hides no bar and no line."""
-    ax.legend(
-        handles=handles,
-        title=title,
-        title_fontsize="small",
-        fontsize="small",
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=min(len(handles), 3) if len(handles) != 4 else 2,
-        frameon=False,
-    )
 
 
 def _columns(**columns: ArrayLike) -> list[NDArray[Any]]:
@@ -381,8 +370,18 @@ def _label_of_good(labels: NDArray[Any], given: Any) -> Any:
         if len(classes) == 2 and given not in classes.tolist():
             raise InputError(f"pos_label must be one of {classes.tolist()}. Got {given!r}.")
         return given
+    _check_unambiguous(classes)
     if len(classes) == 2:
         return classes[1]
-    if classes[0] in (0, 1, -1):  # of one class only, labels of the usual names tell which
+    if classes[0] in (0, 1):  # of one class only, labels of the usual names tell which
         return 1
     raise InputError(f"y_true holds {classes[0]!r} alone: say by pos_label what good is called.")
+
+
+def _check_unambiguous(labels: NDArray[Any]) -> None:
+    """Raise where the labels of a `CutoutSet` hold the ambiguous too, which are no class."""
+    if set(labels.ravel().tolist()) in ({-1}, {-1, 0}, {-1, 1}, {-1, 0, 1}):
+        raise InputError(
+            "y_true holds -1, which stands for ambiguous sources: leave the ambiguous out, or say "
+            "by pos_label what good is called."
+        )

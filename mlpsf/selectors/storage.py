@@ -59,12 +59,13 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         "format": _FORMAT,
         "mlpsf": mlpsf.__version__,
         "kind": type(selector).__name__,
-        # Callbacks and random states are no plain values, and no use to a trained network.
+        # Callbacks and random states are no plain values, and no use to a trained network; how much
+        # its training said is no one else's business.
         "parameters": {
             k: v
             for k, v in parameters.items()
             if isinstance(v, str | int | float | bool | list | tuple | type(None))
-            and k != "callbacks"
+            and k not in ("callbacks", "verbose")
         },
         "classes": selector.classes_.tolist(),
         "classes_dtype": selector.classes_.dtype.str,
@@ -122,7 +123,7 @@ def load_selector(
 
 
 def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> Any:
-    selector = cls(**state["parameters"])
+    selector = cls(**{k: v for k, v in state["parameters"].items() if k != "verbose"})
     selector.network_ = OnnxNetwork(path.read_bytes())
     if engine == "keras" or not selector.network_.available:
         selector.network_ = KerasNetwork(selector.network_.model)

@@ -88,7 +88,8 @@ def train_on_set(
     cutouts : CutoutSet or path
     selector : PSFStarSelector, optional
         One that is not fitted is trained from nothing; one that is, is trained further with its
-        scaling as it is. It is left as it was. Unless given: a compact network, classes
+        network and scaling as they are, and its calibration where no frames are held out to make
+        one of. It is left as it was. Unless given: a compact network, classes
         balanced, early stopping on a fifth of the frames.
     undersample : bool
         Whether to train on as many other sources as good ones of every frame, drawn at random.
@@ -154,11 +155,12 @@ def train_on_set(
             log_odds = _log_odds(other, data, judged)
             made.scores_[name] = HeldOutScores.of(good, expit(log_odds))
         _fit(made, data, train, held, seed, start, progress)
+        if 0 < good.sum() < len(good):
+            made.calibration_ = _platt(_log_odds(made, data, judged), good)
+        elif start is not None:
+            made.calibration_ = start.calibration_
         if judged.size:
             log_odds = _log_odds(made, data, judged)
-            if 0 < good.sum() < len(good):
-                made.calibration_ = slope, intercept = _platt(log_odds, good)
-                log_odds = slope * log_odds + intercept
             made.scores_["after"] = HeldOutScores.of(good, expit(log_odds))
         made.held_out_ = held
     return made
@@ -280,14 +282,14 @@ def _fit(
     extra: dict[str, Any] = {}
     with bar, tensorflow_random_state(seed):
         estimator.initialize(np.zeros((2, data.size, data.size, 1), np.float32), [0, 1])
+        if start is not None:
+            estimator.model_ = _copy(start.model_)
         model = estimator.model_
         model.compile(  # scikeras does so in its fit, which takes arrays only
             keras.optimizers.Adam(made.learning_rate),
             loss=estimator.loss,
             metrics=estimator.metrics,
         )
-        if start is not None:
-            _take_over(model, start)
         if held.size:
             extra["validation_data"] = _stream(made, data, held, np.ones(2, np.float32), done)
             extra["validation_steps"] = held_steps
@@ -308,15 +310,13 @@ def _fit(
     made.history_ = {key: list(map(float, values)) for key, values in history.history.items()}
 
 
-def _take_over(model: Any, start: PSFStarSelector) -> None:
-    """Give a new network the weights of a trained one."""
-    try:
-        model.set_weights(start.model_.get_weights())
-    except ValueError as error:
-        raise ModelFileError(
-            f"The model's network is not the {start.architecture!r} one that this mlpsf builds, "
-            "so it cannot be trained further. Train one from nothing."
-        ) from error
+def _copy(model: Any) -> Any:
+    """Copy a trained network, which may be none of those that this mlpsf builds."""
+    import keras
+
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _stream(
