@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=60, help="of the network as published")
     parser.add_argument("--only", help="part of the names of the selectors wanted")
-    parser.add_argument("--labels", nargs="+", default=["rule", "truth"])
+    parser.add_argument("--labels", nargs="+", default=["truth", "rule"])
     parser.add_argument("--trippy", type=int, default=3, help="frames judged with TRIPPy's fitter")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -263,9 +263,9 @@ def main() -> None:
         if label == "truth" and arguments.trippy >= 2 and not arguments.only:
             few = np.flatnonzero(np.isin(frame, both[: arguments.trippy]))
             rules = {
-                f"residual rule, {arguments.trippy} frames": ResidualSelector(),
-                f"the same with TRIPPy's fitter, {arguments.trippy} frames": ResidualSelector(
-                    fitter="trippy"
+                f"rule in one pass, {arguments.trippy} frames": ResidualSelector(n_iter=0),
+                f"the same, TRIPPy's fitter, {arguments.trippy} frames": ResidualSelector(
+                    n_iter=0, fitter="trippy"
                 ),
             }
             slow = {k: Fed(rule, PUBLISHED_SIZE, pool, "nothing") for k, rule in rules.items()}

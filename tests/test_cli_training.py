@@ -197,7 +197,7 @@ def test_trains_from_nothing(monkeypatch, capsys, truth_set, tmp_path):
     assert code == 0
     lines = [line for line in said.splitlines() if not line.startswith(("I0", "WARNING: All"))]
     assert lines[0] == f"2 epochs; model in {out}. On 1 frames held out:"
-    assert lines[-1].split()[0] == "after"
+    assert "after" in [line.split()[0] for line in lines[2:]]  # a line on dashes may follow
     selector = PSFStarSelector.load(out)
     assert (selector.cutout_size_, selector.reference_fwhm_) == (41, 4.0)
     assert len(selector.history_["val_loss"]) == 2
@@ -212,10 +212,13 @@ def test_trains_from_nothing(monkeypatch, capsys, truth_set, tmp_path):
         "--balance", "undersample",
     )  # fmt: skip
     assert code == 0
-    assert [line.split()[0] for line in said.splitlines()[-2:]] == ["before", "after"]
+    words = [line.split()[0] for line in said.splitlines()]
+    assert [word for word in words if word in ("before", "after")] == ["before", "after"]
     finer = PSFStarSelector.load(more)
-    for old, new in zip(selector.model_.get_weights(), finer.model_.get_weights(), strict=True):
-        assert 0 < np.abs(old - new).max() < 0.05
+    # A batch normalisation's averages move by a tenth each step, at any rate.
+    both = (model.model_.trainable_weights for model in (selector, finer))
+    for old, new in zip(*both, strict=True):
+        assert 0 < np.abs(np.array(old) - np.array(new)).max() < 0.05
 
 
 def test_the_same_seed_gives_the_same_model(truth_set):
