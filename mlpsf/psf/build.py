@@ -35,7 +35,9 @@ _CHOSEN_BY = (
     "snr_min",
     "n_max",
     "second_look",
+    "n_looked_at",
     "n_outliers",
+    "n_outliers_kept",
     "relaxed",
 )
 """What a PSF repeats of the metadata of the table that its stars are from."""
