@@ -63,6 +63,14 @@ class Cutouts:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __repr__(self) -> str:
+        size = self.data.shape[-1]
+        return f"<Cutouts: {len(self)} of {size} x {size}, {self.scale:.3g} frame pixels a pixel>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Let NumPy, and the selectors, take the pixels."""
+        return np.array(self.data, dtype=dtype, copy=copy)
+
 
 def extract_cutouts(
     frame: Frame | ArrayLike,

@@ -124,7 +124,7 @@ class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
         Features are counted in pixels whichever form came, so that one can be fitted and the
         other asked for.
         """
-        if isinstance(X, list | tuple):
+        if isinstance(X, list | tuple) or not hasattr(X, "ndim"):  # Cutouts, too
             X = np.asarray(X)
         if getattr(X, "ndim", 0) == 3:
             X = as_cutouts(np.asarray(X)).reshape(len(X), X.shape[1] * X.shape[2])

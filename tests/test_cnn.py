@@ -482,3 +482,12 @@ def test_not_fitted_is_not_saved(tmp_path):
 def test_other_size_than_fitted(fitted, shape):
     with pytest.raises(ValueError, match=r"expecting|sample"):
         fitted.predict_proba(np.ones(shape))
+
+
+def test_cutouts_of_a_frame_are_taken_as_they_are():
+    from mlpsf.cutouts import extract_cutouts
+
+    image = np.random.default_rng(0).normal(size=(90, 90))
+    cut = extract_cutouts(image, [45.0, 44.0], [45.0, 40.0], 41)
+    selector = PSFStarSelector.from_pretrained()
+    np.testing.assert_array_equal(selector.predict_proba(cut), selector.predict_proba(cut.data))

@@ -316,3 +316,10 @@ def test_scaler_in_scikit_learn(stamps):
         scaler.transform(stamps)
     with pytest.raises(InputError, match=r"'method' parameter.*'log'"):
         CutoutScaler(method="log").fit(stamps)
+
+
+def test_cutouts_are_arrays_to_numpy_and_short_in_print():
+    cut = extract_cutouts(np.arange(900.0).reshape(30, 30), [15.0], [14.0], 5)
+    np.testing.assert_array_equal(np.asarray(cut), cut.data)
+    assert np.asarray(cut, dtype=np.float64).dtype == np.float64
+    assert repr(cut) == "<Cutouts: 1 of 5 x 5, 1 frame pixels a pixel>"

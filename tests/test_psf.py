@@ -643,3 +643,10 @@ def test_model_is_a_value(psf):
         PSFModel(np.zeros((210, 210)), 3.0, 1.0)
     with pytest.raises(PSFError, match="not finite"):
         PSFModel(np.full((210, 210), np.nan), 3.0, 3.0)
+
+
+def test_stars_of_another_frame_are_noticed(sky):
+    image, x, y, _, _ = sky
+    stars = Table({"x": x, "y": y}, meta={"frame": "other.fits", "frame_sha256": "0" * 64})
+    with pytest.warns(AstropyUserWarning, match="chosen on other.fits, whose pixels are not"):
+        build_psf(read_frame(image), stars, background=0.0)

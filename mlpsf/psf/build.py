@@ -332,6 +332,15 @@ def build_psf(
         raise InputError(f"refinements must be 0 or more; got {refinements}")
     pixels, mask, meta = _read_frame(frame)
     hand = _read_stars(stars, pixels.shape)
+    chosen_by = getattr(stars, "meta", None) or {}
+    own, theirs = meta.get("frame_sha256"), chosen_by.get("frame_sha256")
+    if own and theirs and own != theirs:
+        warnings.warn(
+            f"the stars were chosen on {chosen_by.get('frame', 'another frame')}, whose pixels are "
+            f"not those of {meta['frame']}: are their positions this frame's?",
+            AstropyUserWarning,
+            stacklevel=2,
+        )
     sky, how = _background(pixels, mask, background)
     pixels = np.where(mask, 0.0, pixels - sky)
     fwhm = _guess_fwhm(_cut(pixels, hand, 25)[0])
@@ -373,7 +382,6 @@ def build_psf(
             AstropyUserWarning,
             stacklevel=2,
         )
-    chosen_by = getattr(stars, "meta", None) or {}
     meta |= {key: chosen_by[key] for key in _CHOSEN_BY if key in chosen_by}
     meta |= {
         "mlpsf_version": __version__,
