@@ -160,8 +160,7 @@ def chosen(
             np.asarray(sources["y"])[looked_at],
             sources.meta["fwhm"],
         )
-        worst = np.argsort(-np.nan_to_num(look.significance, nan=np.inf), kind="stable")
-        struck = looked_at[worst[look.outlier[worst]][: len(rows) - N_MIN]]
+        struck = looked_at[look.worst_first()[: len(rows) - N_MIN]]
         rows = rows[~np.isin(rows, struck)]
     if len(rows) < N_MIN:
         rows = candidates(table, p)[:N_MIN]

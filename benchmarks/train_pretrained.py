@@ -20,7 +20,14 @@ import mlpsf
 from benchmarks.conditions import by_condition
 from benchmarks.scores import score
 from benchmarks.stamps import OUTPUT, SNR_MIN, Plan, load_parameters, load_stamps, make_stamps
-from benchmarks.training import further, judged, probabilities, teach
+from benchmarks.training import (
+    REFERENCE_SNR,
+    further,
+    judged,
+    probabilities,
+    rows_of,
+    teach,
+)
 from mlpsf.cutouts import REFERENCE_FWHM
 from mlpsf.files import whole_file
 from mlpsf.selectors import PSFStarSelector
@@ -139,9 +146,10 @@ def test(
     selector: PSFStarSelector, folder: Path, kind: str, plan: Plan, card: dict[str, Any]
 ) -> None:
     """Score unseen frames: detections of S/N > 200 in an aperture of 10 pixels, ambiguous out."""
-    data = load_stamps(folder, "test", kind, plan)
-    asked = judged(data)
-    p = probabilities(selector, asked)
+    faint = judged(load_stamps(folder, "test", kind, plan), snr=50.0)
+    p_faint = probabilities(selector, faint)
+    bright = faint["aperture_snr"] > REFERENCE_SNR
+    asked, p = rows_of(faint, bright), p_faint[bright]
     table = score(asked["label"], p, asked["frame"])
     card["scores"][kind] = {
         row["score"]: [round(float(row[c]), 4) for c in ("value", "low", "high")] for row in table
@@ -156,10 +164,7 @@ def test(
         for t in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
         if (p >= t).any()
     }
-    faint = judged(data, snr=50.0)
-    conditions = by_condition(
-        faint, probabilities(selector, faint), load_parameters(folder, "test", kind, plan)
-    )
+    conditions = by_condition(faint, p_faint, load_parameters(folder, "test", kind, plan))
     conditions.pprint_all()
     card["conditions"][kind] = [
         dict(zip(conditions.colnames, row, strict=True)) for row in conditions.as_array().tolist()

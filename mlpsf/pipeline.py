@@ -264,9 +264,8 @@ def _outliers(
         )
     except PSFError:
         return rows[:0], 0
-    worst = np.argsort(-np.nan_to_num(look.significance, nan=np.inf), kind="stable")
     compared = look.outlier | np.isfinite(look.significance)
-    return rows[worst[look.outlier[worst]]], int(compared.sum())
+    return rows[look.worst_first()], int(compared.sum())
 
 
 def own_cutout_size(fwhm: float) -> int:

@@ -54,6 +54,11 @@ class SecondLook(NamedTuple):
     contamination: NDArray[np.float64]
     significance: NDArray[np.float64]
 
+    def worst_first(self) -> NDArray[np.intp]:
+        """Rows of the outliers, the most significant first, those without a fit before all."""
+        worst = np.argsort(-np.nan_to_num(self.significance, nan=np.inf), kind="stable")
+        return np.asarray(worst[self.outlier[worst]])
+
 
 class _Cutouts(NamedTuple):
     """Cutouts of the candidates, with a FWHM of 4 pixels at most, and first guesses of them."""
