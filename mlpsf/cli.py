@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf import __version__, cli_training
+from mlpsf import __version__, cli_batch, cli_training
 from mlpsf.cli_options import (
     CatalogueOption,
     FrameArgument,
@@ -232,6 +232,7 @@ def simulate(
         )
 
 
+app.command()(cli_batch.run)
 app.command()(cli_training.label)
 app.command()(cli_training.train)
 
