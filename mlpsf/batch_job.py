@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from threadpoolctl import threadpool_limits
 
 import mlpsf
 from mlpsf.batch_inputs import Job
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from mlpsf.frame import Frame
     from mlpsf.psf import PSFModel
 
-__all__ = ["Outcome", "Row", "failed", "judge_psf", "one_thread", "run_job"]
+__all__ = ["Outcome", "Row", "failed", "judge_psf", "run_job"]
 
 _FEWEST_RESERVED = 3  # with fewer, their median is one star's accident
 # A scheduler's worker may run several jobs in threads; warnings and thread limits are the whole
@@ -80,7 +79,7 @@ def run_job(job: Job) -> Outcome:
     """
     row = _empty_row(job)
     again = False
-    with _ALONE, one_thread(), warnings.catch_warnings(record=True) as caught:
+    with _ALONE, threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         start = time.perf_counter()
         try:
@@ -257,29 +256,3 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
     if excess.size == 0:
         return None, ""
     return float(np.sqrt(max(np.median(excess), 0.0))), by
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep BLAS, OpenMP and ONNX Runtime to one thread: cores are taken by frames, not within them.
-
-    It also makes what a frame gives independent of the machine's number of cores.
-    """
-    import onnxruntime
-
-    threadpoolctl = importlib.import_module("threadpoolctl")
-    make = onnxruntime.InferenceSession
-
-    def single(content: Any, sess_options: Any = None, **keywords: Any) -> Any:
-        if sess_options is None:
-            sess_options = onnxruntime.SessionOptions()
-            sess_options.intra_op_num_threads = sess_options.inter_op_num_threads = 1
-        return make(content, sess_options, **keywords)
-
-    # ONNX Runtime heeds no environment variable; only its sessions can be told.
-    onnxruntime.InferenceSession = single
-    try:
-        with threadpoolctl.threadpool_limits(1):
-            yield
-    finally:
-        onnxruntime.InferenceSession = make

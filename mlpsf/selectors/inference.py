@@ -91,9 +91,13 @@ class OnnxNetwork:
 
             with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
                 content = archive.read(ONNX_ENTRY)
+            # A frame's stamps are judged in a tenth of a second; more threads would cost more than
+            # they bring, and what comes out must not depend on how many cores there are.
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
             try:
                 self._session = onnxruntime.InferenceSession(
-                    content, providers=["CPUExecutionProvider"]
+                    content, options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # onnxruntime's errors share no base of their own
                 raise ModelFileError(f"The model's ONNX form cannot be run: {error}") from error
