@@ -11,6 +11,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.cutouts import extract_cutouts
+from mlpsf.defects import struck_pixels
 from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame
@@ -32,6 +33,8 @@ _SEP_OBJECTS = 1_000_000  # room for globular clusters; sep's own default is a t
 _EDGE_FWHM = 1.5  # a source nearer the edge than this is cut off itself
 _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may lie within this radius
+_STRUCK_SNR = 30.0  # fainter ones are no PSF stars, and show no weak defects
+_STRUCK_MOST = 5000  # of the brightest: a globular cluster has more, and stars to spare
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +155,9 @@ def find_sources(
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
     # No light that came through the telescope is that much narrower than its stars.
     flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
+    bright = _worth_a_look(table["snr"], flags)
+    struck = struck_pixels(frame, background, x[bright], y[bright], profile.fwhm).struck
+    flags[bright[struck]] |= Flag.STRUCK
     table["flags"] = flags
     table.meta.update(
         {
@@ -303,6 +309,13 @@ def _ids(catalogue: Table | None, n: int) -> NDArray[np.int64]:
     if catalogue is None or "id" not in catalogue.colnames:
         return np.arange(1, n + 1)
     return np.asarray(catalogue["id"], dtype=np.int64)
+
+
+def _worth_a_look(snr: NDArray[np.float64], flags: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Rows of those that might be taken for PSF stars, bounded for the sake of time."""
+    usable = (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0) & (snr >= _STRUCK_SNR)
+    rows = np.flatnonzero(usable)
+    return np.sort(rows[np.argsort(-snr[rows], kind="stable")][:_STRUCK_MOST])
 
 
 def _flags(

@@ -44,6 +44,11 @@ class Flag(IntFlag):
         "unlike the frame's PSF, kept for want of others",
         "as above, but without it fewer stars than wanted would be left",
     )
+    STRUCK = (
+        32768,
+        "struck",
+        "a pixel of its core is sharper than the optics allow: cosmic ray, hot pixel or bad column",
+    )
 
     short: str
     meaning: str
@@ -66,6 +71,7 @@ NEVER_A_PSF_STAR = (
     | Flag.REJECTED
     | Flag.VETOED
     | Flag.OUTLIER
+    | Flag.STRUCK
 )
 """Sources with any of these are not chosen whatever their probability."""
 
