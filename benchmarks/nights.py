@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from benchmarks.stamps import OUTPUT, truth_of
+from mlpsf.common_star import common_star
 from mlpsf.cutouts import PUBLISHED_SIZE, extract_cutouts
 from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import MlpsfError
@@ -32,14 +33,13 @@ from mlpsf.files import whole_file
 from mlpsf.labelling import balance
 from mlpsf.selectors import ResidualSelector
 from mlpsf.simulation import SimulatedFrame, detector, simulate_frame
+from mlpsf.standard import STAMP_SIZE, standardise
 
 FOLDER = OUTPUT / "nights"
 SNR_MIN = 200.0
 """Least S/N of a source, as in the study."""
 
-STAMP_SIZE = 51
-"""Of what is kept for networks of stamps at a FWHM of 4 pixels; smaller ones are its middle."""
-
+_KEPT_SIZE = 51  # of the resampled stamps; their middle is used
 _SEED = 2022  # first word of all seeds here; those of benchmarks.stamps are 1, 2 and 3
 _SATURATION, _GAIN, _READ_NOISE = 60000.0, 3.0, 4.5
 _FAINTEST = 25.0  # times the noise of a point source: three magnitudes under S/N 200
@@ -159,7 +159,7 @@ def content_of(night: int, number: int) -> dict[str, Any]:
         sim.frame,
         columns["x"],
         columns["y"],
-        STAMP_SIZE,
+        _KEPT_SIZE,
         fwhm=fwhm,
         background=made.background.level,
     ).data
@@ -252,13 +252,24 @@ def load_night(
 def load_pixels(
     night: int, data: dict[str, np.ndarray], rows: np.ndarray, what: str, folder: Path = FOLDER
 ) -> np.ndarray:
-    """Read the ``"cutouts"`` or ``"stamps"`` of some rows of what `load_night` returned."""
+    """Read the ``"cutouts"`` or ``"stamps"`` of some rows of what `load_night` returned.
+
+    Stamps are standardised here, by the star that all sources of their frame give.
+    """
     out: np.ndarray | None = None
     frame, row = data["frame"][rows], data["row"][rows]
     for number in np.unique(frame):
         here = np.flatnonzero(frame == number)
         with np.load(_path(folder, night, number)) as file:
-            pixels = file[what][row[here]]
+            pixels = file[what]
+            if what == "stamps":
+                edge = (pixels.shape[-1] - STAMP_SIZE) // 2
+                pixels = pixels[:, edge : edge + STAMP_SIZE, edge : edge + STAMP_SIZE]
+                pixels = pixels.astype(np.float32)
+                x, y = file["x"], file["y"]
+                star = common_star(pixels, file["snr"], file["flags"], x, y)
+                pixels = standardise(pixels, star, x, y)
+            pixels = pixels[row[here]]
         if out is None:
             out = np.empty((len(rows), *pixels.shape[1:]), dtype=np.float32)
         out[here] = pixels
@@ -313,11 +324,9 @@ class Sample(NamedTuple):
         return self.data["frame"][self.rows]
 
     def pixels(self, size: int) -> np.ndarray:
-        """Cutouts of a side: the frame's own pixels, or the middle of stamps at FWHM 4."""
+        """Cutouts of a side: 111 of the frame's own pixels, or standardised stamps of 41."""
         native = size == PUBLISHED_SIZE
-        images = load_pixels(self.night, self.data, self.rows, "cutouts" if native else "stamps")
-        edge = (images.shape[-1] - size) // 2
-        return images[:, edge : edge + size, edge : edge + size]
+        return load_pixels(self.night, self.data, self.rows, "cutouts" if native else "stamps")
 
 
 def _labelled(data: dict[str, np.ndarray], label: str, among: np.ndarray | None) -> np.ndarray:

@@ -30,6 +30,7 @@ from mlpsf.psf import build_psf
 from mlpsf.psf.trippy import load_trippy, release_downsample
 from mlpsf.selectors import PSFStarSelector, ResidualSelector
 from mlpsf.simulation import simulate_frame
+from mlpsf.standard import extract_stamps, frame_star
 
 
 def timed(function: Any, repeat: int = 3) -> tuple[float, float, Any]:
@@ -109,8 +110,10 @@ def main() -> None:
     add(f"find and measure {len(sources)} sources", wall, cpu)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
     sky, fwhm = background.level, sources.meta["fwhm"]
-    wall, cpu, _ = timed(lambda: extract_cutouts(frame, x, y, 41, fwhm=fwhm, background=sky))
-    add("stamps of all, 41 x 41 resampled", wall, cpu)
+    wall, cpu, star = timed(lambda: frame_star(frame, background, sources))
+    add("the frame's common star", wall, cpu)
+    wall, cpu, _ = timed(lambda: extract_stamps(frame, x, y, fwhm=fwhm, background=sky, star=star))
+    add("stamps of all, resampled and standardised", wall, cpu)
     bright = np.asarray(sources["snr"]) > 200
     wall, cpu, _ = timed(lambda: extract_cutouts(frame, x[bright], y[bright], 111, background=sky))
     add(f"cutouts of {bright.sum()}, 111 x 111", wall, cpu)

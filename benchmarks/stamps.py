@@ -16,18 +16,17 @@ import numpy as np
 import sep
 from tqdm import tqdm
 
-from mlpsf.cutouts import extract_cutouts, sky_and_noise
 from mlpsf.detection import find_sources, measure_background
 from mlpsf.errors import MlpsfError
 from mlpsf.files import whole_file
 from mlpsf.labelling import truth_labels
 from mlpsf.simulation import SimulatedFrame, random_parameters, simulate_frame
+from mlpsf.standard import STAMP_SIZE, extract_stamps, frame_star
 
 OUTPUT = Path(__file__).parent / "output"
 SPLITS = {"train": 1, "validation": 2, "test": 3}
 """First word of each split's seeds: no test frame's seed is ever trained on."""
 
-STAMP_SIZE = 51
 SNR_MIN = 30.0
 Plan = dict[tuple[str, str], int]
 """How many frames of every (split, kind)."""
@@ -106,8 +105,8 @@ def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]
     )
 
 
-def stamps_of(kind: str, split: str, number: int) -> dict[str, Any]:
-    """Make the labelled stamps of one frame."""
+def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict[str, Any]:
+    """Make the labelled stamps of one frame, standardised or with its own PSF left in."""
     sim, parameters = draw_frame(kind, split, number)
     background = measure_background(sim.frame)
     sources = find_sources(sim.frame, background=background)
@@ -121,11 +120,10 @@ def stamps_of(kind: str, split: str, number: int) -> dict[str, Any]:
     rng = np.random.default_rng([SPLITS[split], number])
     if split == "train" and len(rows) > PER_FRAME:
         rows = np.sort(rng.choice(rows, PER_FRAME, replace=False))
-    cut = extract_cutouts(
-        sim.frame, x[rows], y[rows], STAMP_SIZE, fwhm=fwhm, background=background.level
+    star = frame_star(sim.frame, background, sources) if standard else None
+    cut = extract_stamps(
+        sim.frame, x[rows], y[rows], fwhm=fwhm, background=background.level, star=star
     ).data
-    sky, _ = sky_and_noise(cut)
-    cut = cut - sky[:, None, None]
     c = STAMP_SIZE // 2
     peak = np.nan_to_num(cut[:, c - 1 : c + 2, c - 1 : c + 2], nan=0).max(axis=(1, 2))
     cut /= np.maximum(peak, 1e-6)[:, None, None]  # float16 holds shapes, not counts
@@ -139,20 +137,21 @@ def stamps_of(kind: str, split: str, number: int) -> dict[str, Any]:
         "x": x[rows],
         "y": y[rows],
         "fwhm": np.float64(fwhm),
+        "standard": np.bool_(star is not None),
         "true_fwhm": np.float64(sim.psf.fwhm),
         "parameters": np.array(json.dumps(parameters)),
     }
 
 
-def _make(task: tuple[str, str, int, str]) -> str | None:
-    kind, split, number, folder = task
+def _make(task: tuple[str, str, int, str, bool]) -> str | None:
+    kind, split, number, folder, standard = task
     path = Path(folder) / f"{split}-{kind}-{number:05d}.npz"
     if path.exists():
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            content = stamps_of(kind, split, number)
+            content = stamps_of(kind, split, number, standard)
         except MlpsfError as error:  # a frame without usable sources is a frame without stamps
             content = {"failed": np.array(str(error))}
     with whole_file(path) as temporary:
@@ -160,11 +159,11 @@ def _make(task: tuple[str, str, int, str]) -> str | None:
     return str(content["failed"]) if "failed" in content else None
 
 
-def make_stamps(plan: Plan, folder: Path, workers: int = 2) -> None:
-    """Make what is missing of a plan ``{(split, kind): number of frames}``."""
+def make_stamps(plan: Plan, folder: Path, workers: int = 2, standard: bool = True) -> None:
+    """Make what is missing of a plan ``{(split, kind): number of frames}``; see `stamps_of`."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
-        (kind, split, number, str(folder))
+        (kind, split, number, str(folder), standard)
         for (split, kind), n in plan.items()
         for number in range(n)
         if not (folder / f"{split}-{kind}-{number:05d}.npz").exists()

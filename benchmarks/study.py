@@ -34,11 +34,11 @@ from benchmarks.nights import (
 from benchmarks.scores import STUDY_RECALL, STUDY_SCORES, score
 from benchmarks.stamps import OUTPUT
 from mlpsf.cutouts import PUBLISHED_SIZE, CutoutScaler, extract_cutouts, sky_and_noise
-from mlpsf.frame_labels import STAMP_SIZE
 from mlpsf.labelling import balance, in_range, split_frames
 from mlpsf.psf import build_psf
 from mlpsf.psf.trippy import release_downsample
 from mlpsf.selectors import PSFStarSelector, ResidualSelector
+from mlpsf.standard import STAMP_SIZE, extract_stamps, frame_star
 
 HOME = OUTPUT / "study"
 FIGURES = Path(__file__).parent / "figures" / "study"
@@ -166,15 +166,17 @@ def times_of(network: Any, n_frames: int) -> dict[str, list[float]]:
         sim = draw_night(2, number)
         made = label_frame(sim)
         x, y = (np.asarray(made.sources[key])[made.rows] for key in ("x", "y"))
-        sky, fwhm = made.background.level, float(made.sources.meta["fwhm"])
+        sky = made.background.level
 
         def native(at: Any = (sim, x, y, sky)) -> np.ndarray:
             return extract_cutouts(at[0].frame, at[1], at[2], background=at[3]).data
 
-        def stamps(at: Any = (sim, x, y, sky, fwhm)) -> np.ndarray:
-            size = shipped.cutout_size_
-            return extract_cutouts(
-                at[0].frame, at[1], at[2], size, fwhm=at[4], background=at[3]
+        def stamps(at: Any = (sim.frame, x, y, made.background, made.sources)) -> np.ndarray:
+            frame, x, y, background, sources = at
+            star = frame_star(frame, background, sources)
+            fwhm = sources.meta["fwhm"]
+            return extract_stamps(
+                frame, x, y, fwhm=fwhm, background=background.level, star=star
             ).data
 
         def published(cut: Any = native) -> None:

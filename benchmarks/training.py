@@ -60,12 +60,6 @@ def with_ambiguous(
     )
 
 
-def middle(stamps: np.ndarray, size: int) -> np.ndarray:
-    """Cut the middle out of larger stamps."""
-    c = (stamps.shape[-1] - size) // 2
-    return stamps[:, c : c + size, c : c + size]
-
-
 def cosine(epochs: int, top: float) -> Any:
     """Learning rate that falls to nothing as half a cosine, after one epoch of warming up."""
     import keras
@@ -81,7 +75,6 @@ def teach(
     held: dict[str, np.ndarray],
     *,
     epochs: int,
-    size: int = 41,
     weighted: bool = True,
     ambiguous: bool = True,
     seed: int = 1,
@@ -95,8 +88,8 @@ def teach(
     ----------
     train, held : dict of ndarray
         As `benchmarks.stamps.load_stamps` returns.
-    epochs, size, seed, learning_rate
-        Of the training; side of the stamps.
+    epochs, seed, learning_rate
+        Of the training.
     weighted : bool
         Whether bright sources count for more, see `snr_weight`.
     ambiguous : bool
@@ -119,9 +112,7 @@ def teach(
         random_state=seed,
         **parameters,
     )
-    selector.fit(
-        middle(train["stamps"][kept], size), train["label"][kept], sample_weight=weight[kept]
-    )
+    selector.fit(train["stamps"][kept], train["label"][kept], sample_weight=weight[kept])
     selector.callbacks = None
     return calibrated(selector, held)
 
@@ -143,7 +134,7 @@ def further(
     train = rows_of(train, train["aperture_snr"] > snr_min)
     train, weight = with_ambiguous(train, snr_weight(train))
     kept = weight > 0
-    images = selector._scale(middle(train["stamps"][kept], selector.cutout_size_))[..., None]
+    images = selector._scale(train["stamps"][kept])[..., None]
     keras.utils.set_random_seed(seed)
     network = selector.model_
     network.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
@@ -164,14 +155,13 @@ def calibrated(selector: PSFStarSelector, held: dict[str, np.ndarray]) -> PSFSta
     """Calibrate on what, in use, will be asked: no source that is flagged in any case."""
     held = judged(held, REFERENCE_SNR / 2)
     selector.calibration_ = (1.0, 0.0)
-    return selector.calibrate(middle(held["stamps"], selector.cutout_size_), held["label"])
+    return selector.calibrate(held["stamps"], held["label"])
 
 
 def probabilities(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.ndarray:
-    """Probability of good of stamps that may be larger than the network's."""
-    size = selector.cutout_size_
+    """Probability of good of stamps."""
     parts = [
-        selector.predict_proba(middle(data["stamps"][i : i + 8192], size).astype(np.float32))[:, 1]
+        selector.predict_proba(data["stamps"][i : i + 8192].astype(np.float32))[:, 1]
         for i in range(0, len(data["label"]), 8192)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)

@@ -2,8 +2,8 @@
 
 What flows through the package, one module a step, each useful alone::
 
-    FITS frame -> Frame -> sources -> cutouts -> P(good) -> chosen stars -> PSF -> products
-                  frame    detection  cutouts    selectors  selection      psf    export
+    FITS frame -> Frame -> sources -> stamps -> P(good) -> chosen stars -> PSF -> products
+                  frame   detection   standard  selectors  selection      psf    export
 
 The public names are imported when they are first used: ``import mlpsf`` loads neither TensorFlow
 nor TRIPPy.
@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mlpsf.batch import run_frames as run_frames
     from mlpsf.cutouts import Cutouts as Cutouts
     from mlpsf.cutouts import CutoutScaler as CutoutScaler
     from mlpsf.cutouts import extract_cutouts as extract_cutouts
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from mlpsf.selectors.training import train_on_set as train_on_set
     from mlpsf.simulation import SimulatedFrame as SimulatedFrame
     from mlpsf.simulation import simulate_frame as simulate_frame
+    from mlpsf.standard import extract_stamps as extract_stamps
+    from mlpsf.standard import frame_star as frame_star
 
 __version__ = "0.1.0"
 
@@ -58,11 +61,14 @@ _HOME = {
     "build_psf": "psf",
     "choose": "selection",
     "extract_cutouts": "cutouts",
+    "extract_stamps": "standard",
     "find_label_issues": "label_issues",
     "find_sources": "detection",
+    "frame_star": "standard",
     "label_frames": "frame_labels",
     "list_images": "frame",
     "read_frame": "frame",
+    "run_frames": "batch",
     "select_stars": "pipeline",
     "simulate_frame": "simulation",
     "train_on_set": "selectors.training",

@@ -141,10 +141,16 @@ def extract_cutouts(
         for start in range(0, x.size, _BLOCK):
             block = slice(start, start + _BLOCK)
             data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background)
-    ny, nx = pixels.shape
-    # The cutout's outermost pixel centres must lie on the frame.
-    near_edge = (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
+    near_edge = reaches_over(x0, y0, reach, pixels.shape)
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
+
+
+def reaches_over(
+    x0: NDArray[np.floating], y0: NDArray[np.floating], reach: float, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which cutouts reach over the edge: their outermost pixel centres must lie on the frame."""
+    ny, nx = shape
+    return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
 
 
 def _check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -201,15 +207,48 @@ def _resample(
     scale: float,
     background: NDArray[np.floating] | float,
 ) -> NDArray[np.float32]:
-    """Resample around sub-pixel positions: one matrix for rows and one for columns a source."""
-    width = max(scale, 1.0)
-    half_in = int(np.ceil(scale * (size // 2) + 2.0 * width + 0.5))
+    """Resample around sub-pixel positions."""
     col, row = np.rint(x).astype(int), np.rint(y).astype(int)
-    raw = _gather(pixels, bad, col, row, half_in, background)
+    raw = _gather(pixels, bad, col, row, reach_of(size, scale), background)
+    return resample(raw, x - col, y - row, size, scale)
+
+
+def reach_of(size: int, scale: float) -> int:
+    """Pixels to each side of a source that resampling to a stamp of `size` draws on."""
+    return int(np.ceil(scale * (size // 2) + 2.0 * max(scale, 1.0) + 0.5))
+
+
+def resample(
+    raw: NDArray[np.float32],
+    dx: NDArray[np.float64],
+    dy: NDArray[np.float64],
+    size: int,
+    scale: float,
+) -> NDArray[np.float32]:
+    """Resample squares of whole pixels: one matrix for rows and one for columns a source.
+
+    Parameters
+    ----------
+    raw : ndarray of float32, shape (n, side, side)
+        At the frame's own scale, ``side = 2 * reach_of(size, scale) + 1``; NaN where there is no
+        pixel. Overwritten.
+    dx, dy : ndarray, shape (n,)
+        Offset in pixels of the new centre from that of the centre pixel.
+    size : int
+        Side of the stamps.
+    scale : float
+        Frame pixels per stamp pixel.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, size, size)
+    """
+    width = max(scale, 1.0)
+    half_in = raw.shape[-1] // 2
     missing = np.isnan(raw)
     raw[missing] = 0.0
-    wx = _cubic_weights(x - col, size, half_in, scale, width)
-    wy = _cubic_weights(y - row, size, half_in, scale, width)
+    wx = _cubic_weights(dx, size, half_in, scale, width)
+    wy = _cubic_weights(dy, size, half_in, scale, width)
     # A transposed view would keep numpy from handing the product to BLAS.
     wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
     out: NDArray[np.float32] = wy @ (raw @ wx)

@@ -25,11 +25,9 @@ from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frame import Frame, HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
 from mlpsf.pipeline import SNR_MIN, frame_selector, own_cutout_size
+from mlpsf.standard import STAMP_SIZE, extract_stamps, frame_star
 
-__all__ = ["RULES", "STAMP_SIZE", "label_frames"]
-
-STAMP_SIZE = 41
-"""Side of the cutouts that the shipped network takes, at a FWHM of 4 pixels."""
+__all__ = ["RULES", "label_frames"]
 
 RULES = {
     "residual": "the best of each frame by the residuals of PSF subtraction",
@@ -222,15 +220,13 @@ def _labelled(
     else:
         labels = _by_list(listed, frame, sources, bright)
     rows = np.flatnonzero(bright)
-    cut = extract_cutouts(
-        frame,
-        np.asarray(sources["x"])[rows],
-        np.asarray(sources["y"])[rows],
-        size,
-        fwhm=None if reference is None else sources.meta["fwhm"],
-        reference_fwhm=reference or REFERENCE_FWHM,
-        background=background.level,
-    )
+    x, y, level = sources["x"][rows], sources["y"][rows], background.level
+    if reference is None:
+        cut = extract_cutouts(frame, x, y, size, background=level)
+    else:
+        star = frame_star(frame, background, sources, size)
+        fwhm = float(sources.meta["fwhm"])
+        cut = extract_stamps(frame, x, y, size, fwhm=fwhm, background=level, star=star)
     columns = {key: np.asarray(sources[key])[rows] for key in ("x", "y", "fwhm", "snr")}
     columns |= {key: values[rows] for key, values in labels._asdict().items()}
     columns["flags"][cut.near_edge] |= Flag.NEAR_EDGE

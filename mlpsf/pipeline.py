@@ -19,13 +19,14 @@ from sklearn.utils.validation import check_is_fitted
 
 import mlpsf
 from mlpsf.catalogue import read_catalogue
-from mlpsf.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
+from mlpsf.cutouts import PUBLISHED_SIZE, extract_cutouts
 from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
 from mlpsf.second_look import second_look as look_again
 from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, candidates, check_selection, choose
+from mlpsf.standard import extract_stamps, frame_star
 
 __all__ = ["SNR_MIN", "frame_selector", "judge_sources", "own_cutout_size", "select_stars"]
 
@@ -210,18 +211,15 @@ def judge_sources(
         rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
+    star = None if reference is None else frame_star(frame, background, sources, size)
     step = len(rows) if own else 1024
     for start in range(0, len(rows), max(step, 1)):
         block = rows[start : start + step]
-        cut = extract_cutouts(
-            frame,
-            x[block],
-            y[block],
-            size,
-            fwhm=None if reference is None else fwhm,
-            reference_fwhm=reference or REFERENCE_FWHM,
-            background=background.level,
-        )
+        at, level = (x[block], y[block]), background.level
+        if reference is None:
+            cut = extract_cutouts(frame, *at, size, background=level)
+        else:
+            cut = extract_stamps(frame, *at, size, fwhm=fwhm, background=level, star=star)
         flags[block[cut.near_edge]] |= Flag.NEAR_EDGE
         if own:
             whole = ~cut.near_edge

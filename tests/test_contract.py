@@ -64,7 +64,7 @@ CHECKED = {
         filters=(4,),
         dropout=0.0,
         learning_rate=0.05,
-        epochs=1,
+        epochs=2,
         batch_size=32,
         random_state=0,
     ),

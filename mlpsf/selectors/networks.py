@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from mlpsf.errors import InputError
+from mlpsf.scaling import CutoutScaler
+from mlpsf.standard import standard_star
 
 
 @contextmanager
@@ -40,7 +42,7 @@ with _without_stderr():
 
 
 # "keras" too: whoever wants Keras takes it from here, where it is set up first.
-__all__ = ["ARCHITECTURES", "Asymmetry", "RandomSymmetry", "build_network", "keras"]
+__all__ = ["ARCHITECTURES", "Departures", "RandomSymmetry", "build_network", "keras"]
 
 
 @keras.saving.register_keras_serializable(package="mlpsf")
@@ -77,31 +79,40 @@ class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(package="mlpsf")
-class Asymmetry(keras.layers.Layer):  # type: ignore[misc]
-    """Set beside each image its difference from itself turned by half a circle.
+class Departures(keras.layers.Layer):  # type: ignore[misc]
+    """Set beside each image how it departs from its own turned self, and from the standard star.
 
-    Nearly every PSF is its own image so turned, however elongated or trailed; a star with a
-    neighbour in its wings is not: one of a few per cent stands out, and no PSF need be known.
+    A neighbour of a few per cent in the wings of a star, or a galaxy little wider than one, is
+    lost beside the star's own light; in a difference it stands out. The image turned by half a
+    circle needs no known PSF: nearly every PSF is its own image so turned. The standard star is
+    what a good star of standardised stamps looks like (`mlpsf.standard`).
 
     Parameters
     ----------
     gain : float
-        What the difference is multiplied by before it is bounded by a hyperbolic tangent.
+        What the differences are multiplied by before a hyperbolic tangent bounds them.
     """
 
     def __init__(self, gain: float = 10.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gain = gain
 
+    def build(self, input_shape: Any) -> None:
+        """Draw the standard star, scaled as the images are."""
+        star = standard_star(input_shape[1])[None]
+        self.star = CutoutScaler(method="star").fit_transform(star)[..., None]
+        super().build(input_shape)
+
     def call(self, inputs: Any) -> Any:
-        """Return images and differences; shape (n, size, size, 2 * channels)."""
+        """Return images and both differences; shape (n, size, size, 3 * channels)."""
         ops = keras.ops
         turned = ops.flip(ops.flip(inputs, axis=1), axis=2)
-        return ops.concatenate([inputs, ops.tanh(self.gain * (inputs - turned))], axis=-1)
+        differences = [ops.tanh(self.gain * (inputs - other)) for other in (turned, self.star)]
+        return ops.concatenate([inputs, *differences], axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Twice the channels."""
-        return (*input_shape[:-1], 2 * input_shape[-1])
+        """Three times the channels."""
+        return (*input_shape[:-1], 3 * input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         """Return what recreates the layer."""
@@ -133,7 +144,7 @@ def _compact(
 ) -> Any:
     """Convolutions with pooling until 5 pixels a side are left; 46,000 parameters on 41 x 41."""
     layers = keras.layers
-    stack: list[Any] = [RandomSymmetry(seed=seed), Asymmetry()]
+    stack: list[Any] = [RandomSymmetry(seed=seed), Departures()]
     widths = (16, 24, 32, 32) if filters is None else tuple(filters)
     for i, width in enumerate(widths):
         stack += [

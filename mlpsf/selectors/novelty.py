@@ -291,7 +291,7 @@ class NoveltySelector(FrameClassifier):
             raise InputError(
                 f"features='embedding' takes {size} x {size} stamps with stars of a FWHM of {fwhm} "
                 f"pixels. Got {cutouts.shape[-1]} x {cutouts.shape[-1]} with a FWHM of "
-                f"{self._stars.fwhm:.2f}: resample them with extract_cutouts(fwhm=...)."
+                f"{self._stars.fwhm:.2f}: cut them with mlpsf.extract_stamps."
             )
         return network.embed(cutouts).astype(np.float64)
 

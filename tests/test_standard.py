@@ -1,0 +1,189 @@
+"""Stamps with the frame's own PSF taken out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlpsf import extract_cutouts, extract_stamps, frame_star, simulate_frame
+from mlpsf.common_star import common_star
+from mlpsf.detection import find_sources, measure_background
+from mlpsf.errors import InputError
+from mlpsf.flags import Flag
+from mlpsf.standard import standard_star, standardise
+
+SIZE = 41
+
+
+def stars(
+    n: int, e1: float = 0.0, e2: float = 0.0, width: float = 4.0, seed: int = 1
+) -> np.ndarray:
+    """Elliptical Moffat stars, off the centre by up to a quarter of a pixel, of many fluxes."""
+    rng = np.random.default_rng(seed)
+    u = np.arange(SIZE) - SIZE // 2
+    dx, dy = rng.uniform(-0.25, 0.25, (2, n, 1, 1))
+    x, y = u - dx, u[:, None] - dy
+    r2 = ((1 - e1) * x**2 + (1 + e1) * y**2 - 2 * e2 * x * y) / np.sqrt(1 - e1**2 - e2**2)
+    peak = rng.uniform(300, 3000, (n, 1, 1))
+    return peak * (1 + r2 / (width / 2) ** 2 * (2 ** (1 / 2.5) - 1)) ** -2.5
+
+
+def departure(stamps: np.ndarray) -> np.ndarray:
+    """Largest difference of each stamp from a standard star, over its peak."""
+    peak = stamps[:, SIZE // 2, SIZE // 2, None, None]
+    return np.nanmax(np.abs(stamps / peak - standard_star(SIZE)), axis=(1, 2))
+
+
+def test_standard_star_has_the_reference_width() -> None:
+    star = standard_star(SIZE)
+    assert star.shape == (SIZE, SIZE)
+    assert star.max() == star[20, 20] == 1
+    assert star[20, 22] == pytest.approx(0.5)
+    np.testing.assert_array_equal(star, star[::-1, ::-1])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-0.3, 0.3), st.floats(-0.3, 0.3), st.floats(3.7, 4.4))
+def test_stars_of_any_psf_become_standard_stars(e1: float, e2: float, width: float) -> None:
+    frame = stars(20, e1, e2, width)
+    out = standardise(frame, common_star(frame, snr=frame.max(axis=(1, 2))))
+    assert departure(out).max() < 0.02
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-1e3, 1e3), st.floats(0.1, 100))
+def test_sky_and_gain_change_nothing(sky: float, gain: float) -> None:
+    frame = stars(12, 0.2)
+    snr = frame.max(axis=(1, 2))
+    once = standardise(frame, common_star(frame, snr))
+    again = standardise(gain * frame + sky, common_star(gain * frame + sky, snr))
+    np.testing.assert_allclose(again / gain, once, atol=2e-3 * once.max())
+
+
+def test_what_is_no_psf_stays() -> None:
+    frame = stars(20, 0.25, -0.1)
+    snr = frame.max(axis=(1, 2))
+    dirty = frame.copy()
+    dirty[3, 20, 28] += 0.05 * snr[3]
+    before = standardise(frame, common_star(frame, snr))
+    after = standardise(dirty, common_star(dirty, snr))
+    assert (after - before)[3, 20, 28] == pytest.approx(0.05 * snr[3], rel=0.1)
+    others = np.delete(np.arange(20), 3)
+    assert np.abs((after - before)[others]).max() < 0.01 * snr.max()
+
+
+def test_galaxies_in_the_majority_are_not_the_common_star() -> None:
+    rng = np.random.default_rng(3)
+    galaxies = [
+        stars(1, *rng.uniform(-0.3, 0.3, 2), width=rng.uniform(5, 12), seed=k) for k in range(40)
+    ]
+    frame = np.concatenate([stars(15, 0.1), *galaxies])
+    out = standardise(frame, common_star(frame, snr=np.full(len(frame), 100.0)))
+    assert departure(out)[:15].max() < 0.03
+    assert np.median(departure(out)[15:]) > 0.1
+
+
+def test_flagged_sources_take_no_part() -> None:
+    frame = np.concatenate([stars(8), stars(8, 0.3)])
+    flags = np.repeat([0, int(Flag.SATURATED)], 8)
+    star = common_star(frame, np.full(16, 100.0), flags)
+    assert departure(standardise(frame, star))[:8].max() < 0.02
+
+
+def test_too_few_stars_change_nothing_but_the_sky() -> None:
+    frame = stars(2)
+    star = common_star(frame, snr=[100, 90])
+    assert star is None
+    out = standardise(frame + 7.0, star)
+    np.testing.assert_allclose(out, standardise(frame, None), atol=1e-3)
+    assert standardise(np.zeros((0, SIZE, SIZE)), star).shape == (0, SIZE, SIZE)
+
+
+def test_masked_pixels_stay_masked() -> None:
+    frame = stars(12)
+    frame[4, 10:13, 5] = np.nan
+    out = standardise(frame, common_star(frame, snr=np.arange(12) + 50.0))
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(frame))
+
+
+def test_not_stamps() -> None:
+    with pytest.raises(InputError, match="shape"):
+        standardise(np.zeros((3, 41, 40)), None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"e1": 0.3}, {"psf": "optical", "optics": {"coma1": 0.2, "astig1": 0.1}}]
+)
+def test_on_frames(options: dict) -> None:
+    sim = simulate_frame(
+        shape=(700, 700),
+        n_stars=300,
+        n_galaxies=60,
+        star_slope=0.3,
+        cosmic_rays=0,
+        seed=4,
+        **options,
+    )
+    background = measure_background(sim.frame)
+    sources = find_sources(sim.frame, background=background)
+    star = frame_star(sim.frame, background, sources)
+    bright = sources[(sources["snr"] > 300) & (sources["flags"] == 0)]
+    stamps = extract_stamps(
+        sim.frame,
+        bright["x"],
+        bright["y"],
+        fwhm=sources.meta["fwhm"],
+        background=background.level,
+        star=star,
+    )
+    raw = extract_stamps(
+        sim.frame,
+        bright["x"],
+        bright["y"],
+        fwhm=sources.meta["fwhm"],
+        background=background.level,
+        star=None,
+    )
+    assert len(bright) > 5
+    # The best quarter: others have neighbours, or are galaxies.
+    best, before = (np.nanquantile(departure(c.data), 0.25) for c in (stamps, raw))
+    assert best < 0.5 * before
+
+
+def test_a_psf_that_varies_is_followed() -> None:
+    n = 80
+    rng = np.random.default_rng(5)
+    x, y = rng.uniform(0, 1000, (2, n))
+    far = (x - 500) / 500
+    frame = np.concatenate(
+        [stars(1, 0.15 * f, 0.1 * f, 4.0 * (1 + 0.1 * f), seed=k) for k, f in enumerate(far)]
+    )
+    snr = frame.max(axis=(1, 2))
+    still = standardise(frame, common_star(frame, snr))
+    followed = standardise(frame, common_star(frame, snr, None, x, y), x, y)
+    edges = np.abs(far) > 0.5
+    assert departure(followed)[edges].max() < 0.04
+    assert departure(followed)[edges].max() < 0.5 * np.median(departure(still)[edges])
+
+
+def test_narrow_stars_are_not_blurred_by_their_sub_pixel_phase() -> None:
+    sim = simulate_frame(
+        shape=(500, 500), fwhm=1.9, n_stars=120, star_slope=0.3, n_galaxies=0, cosmic_rays=0,
+        seed=6,
+    )  # fmt: skip
+    background = measure_background(sim.frame)
+    sources = find_sources(sim.frame, background=background)
+    bright = sources[(sources["snr"] > 200) & (sources["flags"] == 0)]
+    fwhm, at = sources.meta["fwhm"], (bright["x"], bright["y"])
+    level = background.level
+    star = frame_star(sim.frame, background, sources)
+    stamps = extract_stamps(sim.frame, *at, fwhm=fwhm, background=level, star=star)
+    resampled = extract_cutouts(sim.frame, *at, SIZE, fwhm=fwhm, background=level)
+    later = standardise(resampled.data, common_star(resampled.data, bright["snr"]))
+    assert len(bright) > 10
+    assert np.median(departure(stamps.data)) < 0.6 * np.median(departure(later))
+    np.testing.assert_array_equal(stamps.near_edge, resampled.near_edge)
+    assert stamps.scale == resampled.scale
+    np.testing.assert_array_equal(stamps.x0, resampled.x0)
