@@ -1,8 +1,9 @@
 """How near the truth the PSF comes, by who chose its stars: ``python -m benchmarks.psf_error``.
 
 Simulated 2048 x 4176 frames of FWHM 3 to 9; the same TRIPPy build from each list of stars: 25
-known to be clean, the network's, the residual selector's, the 25 brightest unflagged. Sizes and
-shapes are adaptive moments (GalSim's HSM) of 51 x 51 stamps normalised to one.
+known to be clean, the shipped network's, the published network's (where ``benchmarks.study`` has
+trained one), the residual and the novelty selector's, the 25 brightest unflagged. Sizes and shapes
+are adaptive moments (GalSim's HSM) of 51 x 51 stamps normalised to one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mlpsf.errors import MlpsfError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
-from mlpsf.selectors import PSFStarSelector
+from mlpsf.selectors import NoveltySelector, PSFStarSelector
 from mlpsf.simulation import SimulatedFrame, simulate_frame
 
 SIDE = 51
@@ -99,9 +100,24 @@ def lists(extra: dict[str, Callable] | None = None) -> dict[str, Callable]:
         "residual": lambda sim: select_stars(
             sim.frame, selector="residual", threshold=0.0, n_min=5, relax=True
         ),
+        "novelty": lambda sim: select_stars(
+            sim.frame, selector=NoveltySelector(), n_min=5, relax=True
+        ),
         "brightest": brightest,
+        **published_network(),
         **(extra or {}),
     }
+
+
+def published_network() -> dict[str, Callable]:
+    """Return the way of the published network, the newest that the study has trained; or none."""
+    kept = (OUTPUT / "study").glob("published-until-it-stops-*.keras")
+    newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        print("no published network: benchmarks.study trains it")
+        return {}
+    network = PSFStarSelector.load(newest)
+    return {"published": lambda sim: select_stars(sim.frame, selector=network, n_min=5, relax=True)}
 
 
 def purity(table: Table, sim: SimulatedFrame) -> float:

@@ -12,6 +12,7 @@ import typer
 
 from mlpsf import __version__, cli_batch, cli_training
 from mlpsf.cli_options import (
+    AtOption,
     CatalogueOption,
     FrameArgument,
     GainOption,
@@ -128,6 +129,7 @@ def psf(
             show_default=False,
         ),
     ] = None,
+    at: AtOption = None,
     hdu: HduOption = None,
     selector: SelectorOption = SelectorName.cnn,
     model: ModelOption = None,
@@ -147,17 +149,21 @@ def psf(
     """Choose the PSF stars of FRAME, make its PSF with TRIPPy, and write both.
 
     The file is the one that TRIPPy writes and reads (version 2): a look-up table on tenths of
-    pixels, with the stars and what made it in the header.
+    pixels, with the stars and what made it in the header. Where the PSF varies over the frame by
+    more than its error, a warning says so: --at makes it for the place of your target.
 
     Examples:
 
         mlpsf psf frame.fits --out psf.fits
 
         mlpsf psf mosaic.fits --hdu SCI,2 --out amp2.fits --n-max 40
+
+        mlpsf psf frame.fits --at 310.2 1470.5 --out target.fits
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.export import check_star_path
     from mlpsf.files import check_folder
     from mlpsf.psf import build_psf
+    from mlpsf.psf.build import check_place
 
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
@@ -168,13 +174,17 @@ def psf(
         options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
+        if at is not None:
+            check_place(at, image.shape)
         table = _choose(image, options, table_path, progress)
         progress("making the PSF")
-        made = build_psf(image, table)
+        made = build_psf(image, table, at=at)
         made.save(out)
         progress.note(_summary(table, table_path))
+        place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
         progress.note(
-            f"PSF of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} in {out}."
+            f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
+            f"in {out}."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AtOption",
     "CatalogueOption",
     "FrameArgument",
     "GainOption",
@@ -107,6 +108,15 @@ SecondLookOption = Annotated[
 GainOption = Annotated[
     float | None,
     typer.Option(help="Electrons per ADU. Default: from header or noise.", show_default=False),
+]
+AtOption = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="X Y",
+        help="Make the PSF for this place, for a PSF that varies over the frame: pixels from 0, "
+        "the centre of the first is 0 0. Needs 5 stars, better 12. Default: the frame's mean.",
+        show_default=False,
+    ),
 ]
 SaturationOption = Annotated[
     float | None,

@@ -125,8 +125,31 @@ def test_psf(run, frame_file):
     assert header["FRAME"] == "night.fits"
     assert header["FRAMESHA"] == read_frame(frame_file).sha256
     assert header["NSTARS"] == len(made.stars) >= 10
+    assert "ATX" not in header
     last = err.splitlines()[-1]
     assert last.startswith(f"PSF of FWHM {made.fwhm:.2f} pixels")
+
+
+@pytest.mark.filterwarnings("ignore:.*stars are not in the PSF")
+def test_psf_for_a_place(run, frame_file):
+    words = ("--at", 300, 70.5, "--out", "target.fits")
+    code, out, err = run("psf", frame_file, *RESIDUAL, *words)
+    assert (code, out) == (0, ""), err
+    made = PSFModel.load("target.fits")
+    header = fits.getheader("target.fits")
+    assert (header["ATX"], header["ATY"]) == (300.0, 70.5)
+    assert header["ATORDER"] == (2 if len(made.stars) >= 12 else 1)
+    assert (made.meta["at_x"], made.meta["at_y"]) == (300.0, 70.5)
+    assert err.splitlines()[-1].startswith(f"PSF at (300, 70.5) of FWHM {made.fwhm:.2f} pixels")
+
+
+def test_places_are_of_the_frame_and_of_psf_only(run, frame_file):
+    check_error(run("psf", frame_file, *RESIDUAL, "--at", 360, 5), 1, "on the frame of 360 x 330")
+    check_error(run("psf", frame_file, *RESIDUAL, "--at", "nan", 5), 1, "at must be a place")
+    for words in (["psf", frame_file, "--at", 5], ["select", frame_file, "--at", 5, 5]):
+        assert run(*words)[0] == 2
+    assert not list(run.folder.iterdir())
+    assert "--at X Y" in run("psf", "--help")[1]
 
 
 def test_simulate(run):
