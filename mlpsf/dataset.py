@@ -120,7 +120,7 @@ class CutoutSet:
         if meta.get("format_version") != VERSION:
             raise InputError(
                 f"{name} is a set of format version {meta.get('format_version')}; this mlpsf "
-                f"reads version {VERSION}."
+                f"reads version {VERSION}. Label the frames again."
             )
         self.size = int(meta["size"])
         self.reference_fwhm = float(meta.get("reference_fwhm", 0.0)) or None

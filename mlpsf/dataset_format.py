@@ -36,7 +36,7 @@ from mlpsf.errors import InputError
 __all__ = ["COLUMNS", "FORMAT", "VERSION", "CutoutWriter", "chunk_rows", "lay_out"]
 
 FORMAT = "mlpsf cutouts"
-VERSION = 1
+VERSION = 2
 
 _CHUNK_BYTES = 2**20  # one read of a disk; small enough that shuffled chunks mix well
 

@@ -214,7 +214,7 @@ def test_files_that_are_no_sets_are_refused_in_words(tmp_path, set_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: f.attrs.modify("format_version", 9), "version 9; this mlpsf reads version 1"),
+        (lambda f: f.attrs.modify("format_version", 9), "version 9; this mlpsf reads version 2"),
         (lambda f: f.__delitem__("snr"), "damaged.*snr"),
         (lambda f: f["x"].resize(7, axis=0), "damaged"),
         (lambda f: f["frame"].__setitem__(0, 8), "damaged.*frames that it does not name"),

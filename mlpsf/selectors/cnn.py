@@ -172,7 +172,9 @@ class PSFStarSelector(CutoutClassifier):
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts; NaN marks pixels without data. Size odd, 15 or more.
+            Cutouts; NaN marks pixels without data. Size odd, 15 or more. `mlpsf.select_stars`
+            will ask a compact network about stamps as `mlpsf.extract_stamps` makes them, a
+            published one about cutouts at the frame's own scale: train on what it will be asked.
         y : array_like, shape (n,)
             Labels of two classes; the larger is good.
         groups : array_like, shape (n,), optional

@@ -22,6 +22,7 @@ __all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
 
 _ENTRY = "mlpsf.json"
 _FORMAT = 1
+_STAMPS = "standardised"  # as mlpsf.standard makes them, the frame's own PSF taken out
 Selector = TypeVar("Selector")
 
 
@@ -72,6 +73,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         "calibration": list(selector.calibration_),
         "cutout_size": selector.cutout_size_,
         "reference_fwhm": selector.reference_fwhm_,
+        "stamps": None if selector.reference_fwhm_ is None else _STAMPS,
         "n_features_in": selector.n_features_in_,
         "history": selector.history_,
         "scaler": None
@@ -110,6 +112,11 @@ def load_selector(
         raise ModelFileError(
             f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
             f"expected a {cls.__name__} of format {_FORMAT}."
+        )
+    if state.get("reference_fwhm") is not None and state.get("stamps") != _STAMPS:
+        raise ModelFileError(
+            f"{path.name} was trained on stamps of another kind than this mlpsf cuts "
+            f"({_STAMPS}). Label and train again."
         )
     try:
         selector = _restore(cls, state, path, engine)
