@@ -367,8 +367,6 @@ def test_models_of_other_stamps_are_refused(saved, tmp_path):
     path = rewritten(saved, tmp_path / "old.keras", with_state(stamps=None))
     with pytest.raises(ModelFileError, match=r"old\.keras was trained on stamps of another kind"):
         PSFStarSelector.load(path)
-    native = with_state(stamps=None, reference_fwhm=None)  # cutouts as they are on the frame
-    PSFStarSelector.load(rewritten(saved, tmp_path / "native.keras", native))
 
 
 @pytest.mark.parametrize("content", ["text", "half", "empty", "fits", "nothing", "folder"])
