@@ -46,6 +46,9 @@ class CommonStar:
         Place is ``((x, y) - centre) / reach``.
     most : ndarray, shape (3,)
         Largest of those changes either way among the stars that they were fitted to.
+    fwhm : float
+        Of the star in pixels of what it was found on: `REFERENCE_FWHM` for stamps, less for the
+        frame's own pixels.
     """
 
     psf: EffectivePSF
@@ -53,6 +56,7 @@ class CommonStar:
     centre: NDArray[np.float64]
     reach: NDArray[np.float64]
     most: NDArray[np.float64]
+    fwhm: float = REFERENCE_FWHM
 
     def stamps(
         self,
@@ -129,7 +133,8 @@ def common_star(
     snr : array_like, shape (n,)
         By which they are ranked.
     flags : array_like of int, shape (n,), optional
-        Of `find_sources`: flagged sources take no part, split ones only where others are few.
+        Of `find_sources`: those that can be no PSF star take no part, but for faint ones and ones
+        at the edge; split ones only where others are few.
     x, y : array_like, shape (n,), optional
         Where they are; without, the star is the same everywhere.
     fwhm : float
@@ -231,18 +236,23 @@ def _followed(
     pixels = pixels[:, near, near]
     fit = fit_psf(pixels, psf, half_width=round(FITTED * fwhm))
     rows = np.flatnonzero(fit.ok & np.isfinite(pixels).all(axis=(1, 2)))
+    still = CommonStar(psf, np.zeros((1, 3)), np.zeros(2), np.ones(2), np.zeros(3), fwhm)
     if len(rows) < FEWEST:
-        return CommonStar(psf, np.zeros((1, 3)), np.zeros(2), np.ones(2), np.zeros(3))
+        return still
     modes = _shape_modes(psf, fit.dx[rows], fit.dy[rows], pixels.shape[-1])
     basis = modes.reshape(6, len(rows), -1).swapaxes(0, 1).astype(np.float64)
     data = pixels[rows].reshape(len(rows), -1, 1).astype(np.float64)
     normal = basis @ basis.swapaxes(1, 2)
     normal += 1e-9 * np.trace(normal[0]) * np.eye(6)
     amplitude = np.linalg.solve(normal, basis @ data)[:, :, 0]
+    lit = amplitude[:, 0] > 0.3 * fit.flux[rows]
+    rows, amplitude = rows[lit], amplitude[lit]
+    if len(rows) < FEWEST:
+        return still
     change = amplitude[:, 3:] / amplitude[:, :1]
     trend, centre, reach = _fit_powers(place[rows], change, _count(len(rows)))
     most = np.abs(_powers((place[rows] - centre) / reach, len(trend)) @ trend).max(axis=0)
-    return CommonStar(psf, trend, centre, reach, most)
+    return CommonStar(psf, trend, centre, reach, most, fwhm)
 
 
 def brightest(snr: ArrayLike, flags: ArrayLike | None) -> NDArray[np.intp]:

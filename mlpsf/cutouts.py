@@ -122,7 +122,7 @@ def extract_cutouts(
     """
     if int(size) != size or size < 3 or size % 2 == 0:
         raise InputError(f"The 'size' of cutouts must be an odd integer of 3 or more. Got {size}.")
-    x, y = _check_positions(x, y)
+    x, y = check_positions(x, y)
     pixels, bad = _pixels_of(frame)
     if fwhm is None:
         half = size // 2
@@ -153,7 +153,8 @@ def reaches_over(
     return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
 
 
-def _check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return positions as two lists of one length; raise `InputError` where they are not."""
     x = np.atleast_1d(np.asarray(x, dtype=np.float64))
     y = np.atleast_1d(np.asarray(y, dtype=np.float64))
     if x.shape != y.shape or x.ndim != 1:

@@ -117,7 +117,9 @@ class CutoutSet:
                 f"{name} is an HDF5 file but no set of cutouts. "
                 "Make one with 'mlpsf label' or CutoutSet.create."
             )
-        if meta.get("format_version") != VERSION:
+        # Version 1 differs in its stamps alone, which still held their frames' own PSFs.
+        native = meta.get("format_version") == 1 and not meta.get("reference_fwhm", 0.0)
+        if meta.get("format_version") != VERSION and not native:
             raise InputError(
                 f"{name} is a set of format version {meta.get('format_version')}; this mlpsf "
                 f"reads version {VERSION}. Label the frames again."

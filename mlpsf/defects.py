@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.cutouts import extract_cutouts
+from mlpsf.cutouts import check_positions, extract_cutouts
 from mlpsf.errors import InputError
 from mlpsf.moments import FWHM_PER_SIGMA
 
@@ -104,8 +104,7 @@ def struck_pixels(
     """
     if not 0 < fwhm < np.inf:
         raise InputError(f"The 'fwhm' parameter must be positive and finite. Got {fwhm}.")
-    x = np.atleast_1d(np.asarray(x, dtype=np.float64))
-    y = np.atleast_1d(np.asarray(y, dtype=np.float64))
+    x, y = check_positions(x, y)
     n = len(x)
     significance = np.full(n, -np.inf)
     pixels = [np.zeros((2, 0), dtype=np.intp)]

@@ -34,7 +34,7 @@ _EDGE_FWHM = 1.5  # a source nearer the edge than this is cut off itself
 _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may lie within this radius
 _STRUCK_SNR = 30.0  # fainter ones are no PSF stars, and show no weak defects
-_STRUCK_MOST = 5000  # of the brightest: a globular cluster has more, and stars to spare
+_STRUCK_PIXELS = 1e6  # looked at, around the brightest: a globular cluster has stars to spare
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def find_sources(
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
     # No light that came through the telescope is that much narrower than its stars.
     flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
-    bright = _worth_a_look(table["snr"], flags)
+    bright = _worth_a_look(table["snr"], flags, profile.fwhm)
     struck = struck_pixels(frame, background, x[bright], y[bright], profile.fwhm).struck
     flags[bright[struck]] |= Flag.STRUCK
     table["flags"] = flags
@@ -271,8 +271,10 @@ def _kron_flux(
     fwhm: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, smallest radius 3.5."""
-    a, b = np.maximum(raw["a"], 0.3), np.maximum(raw["b"], 0.3)
-    theta = np.clip(raw["theta"], -np.pi / 2, np.pi / 2)
+    # sep's moments of some flat-topped detections are NaN.
+    b = np.fmax(raw["b"], 0.3)
+    a = np.fmax(np.fmax(raw["a"], 0.3), b)
+    theta = np.clip(np.nan_to_num(raw["theta"]), -np.pi / 2, np.pi / 2)
     mask = frame.mask & ~frame.saturated
     radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0, mask=mask)
     radius = np.where(np.isfinite(radius), radius, 0.0)
@@ -305,17 +307,14 @@ def _peaks(
     return np.where(np.isfinite(highest), highest, np.nan)
 
 
-def _ids(catalogue: Table | None, n: int) -> NDArray[np.int64]:
-    if catalogue is None or "id" not in catalogue.colnames:
-        return np.arange(1, n + 1)
-    return np.asarray(catalogue["id"], dtype=np.int64)
-
-
-def _worth_a_look(snr: NDArray[np.float64], flags: NDArray[np.int32]) -> NDArray[np.intp]:
+def _worth_a_look(
+    snr: NDArray[np.float64], flags: NDArray[np.int32], fwhm: float
+) -> NDArray[np.intp]:
     """Rows of those that might be taken for PSF stars, bounded for the sake of time."""
     usable = (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0) & (snr >= _STRUCK_SNR)
     rows = np.flatnonzero(usable)
-    return np.sort(rows[np.argsort(-snr[rows], kind="stable")][:_STRUCK_MOST])
+    most = int(_STRUCK_PIXELS / (3 * fwhm) ** 2)
+    return np.sort(rows[np.argsort(-snr[rows], kind="stable")][:most])
 
 
 def _flags(

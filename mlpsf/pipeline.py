@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from math import isqrt
 from typing import Any
@@ -19,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import mlpsf
 from mlpsf.catalogue import read_catalogue
-from mlpsf.cutouts import PUBLISHED_SIZE, extract_cutouts
+from mlpsf.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
 from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError, PSFError
 from mlpsf.flags import Flag
@@ -134,8 +135,12 @@ def select_stars(
         flags[np.isin(sources["id"], veto)] |= Flag.VETOED
     sources["flags"] = flags
     say("judging sources")
+    alike = sources
+    if listed is not None:  # the listed may be few, or no stars: the frame's PSF is in all of it
+        with suppress(NoSourcesError):
+            alike = find_sources(frame, background=background)
     sources, probability = judge_sources(
-        frame, background, sources, estimator, cutout_size=cutout_size
+        frame, background, sources, estimator, cutout_size=cutout_size, alike=alike
     )
     sources.meta.update(_provenance(estimator, name))
     sources.meta["snr_min"] = float(snr_min)
@@ -180,6 +185,7 @@ def judge_sources(
     estimator: Any,
     *,
     cutout_size: int | None = None,
+    alike: Table | None = None,
 ) -> tuple[Table, NDArray[np.float64]]:
     """Cut out the sources as the selector wants them and ask it for probabilities.
 
@@ -192,6 +198,9 @@ def judge_sources(
     estimator : estimator
     cutout_size : int, optional
         As in `select_stars`.
+    alike : Table, optional
+        Sources of the frame whose FWHM and common star are taken for its PSF; `sources` unless
+        given.
 
     Returns
     -------
@@ -200,7 +209,8 @@ def judge_sources(
     probability : ndarray, shape (n,)
         NaN where the source could not be judged.
     """
-    fwhm = float(sources.meta["fwhm"])
+    alike = sources if alike is None else alike
+    fwhm = float(alike.meta["fwhm"])
     reference, size = _wanted_cutouts(estimator)
     own = _learns_from_frame(estimator)
     if size is None:
@@ -211,7 +221,14 @@ def judge_sources(
         rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    star = None if reference is None else frame_star(frame, background, sources, size)
+    star = None
+    if reference is not None:
+        if reference != REFERENCE_FWHM:
+            raise InputError(
+                f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
+                f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
+            )
+        star = frame_star(frame, background, alike, size)
     step = len(rows) if own else 1024
     for start in range(0, len(rows), max(step, 1)):
         block = rows[start : start + step]
@@ -277,8 +294,12 @@ def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
     while not hasattr(inner, "cutout_size_"):
         steps = getattr(inner, "steps", None)
         parts = [steps[-1][1]] if steps else []
-        parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator")]
-        following = next((p for p in parts if hasattr(p, "get_params")), None)
+        # Fitted ones first: "estimator" is what was given, and may never have been fitted.
+        parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator_")]
+        for name in ("calibrated_classifiers_", "estimators_"):
+            parts += list(getattr(inner, name, None) or [])[:1]
+        parts.append(getattr(inner, "estimator", None))
+        following = next((p for p in parts if hasattr(p, "predict_proba")), None)
         if following is None:
             pixels = getattr(estimator, "n_features_in_", None)
             return None, None if pixels is None else isqrt(pixels)

@@ -71,7 +71,7 @@ def sky_and_noise(
     border[rim:-rim, rim:-rim] = False
     # Half of a large border is plenty for a median and takes half the time.
     picks = np.flatnonzero(border.ravel())[:: 1 if size < 60 else 3]
-    values = cutouts.reshape(len(cutouts), -1)[:, picks].astype(np.float32)
+    values = cutouts.reshape(len(cutouts), size * size)[:, picks].astype(np.float32)
     values[~np.isfinite(values)] = np.nan
     for _ in range(2):
         sky, noise = _median_and_mad(values)

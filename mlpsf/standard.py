@@ -10,6 +10,7 @@ frame's PSF, a neighbour, a galaxy's width, a cosmic ray, stays where it was.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -42,6 +43,7 @@ STAMP_SIZE = 41
 """Side of a stamp in pixels: ten FWHM."""
 
 _BETA = 3.0  # of the standard star's Moffat profile: between seeing and optics
+_BLOCK = 512  # sources at once: bounds memory at about 50 MB
 _STEPS = 6  # of the fit: detections are centred to a tenth of a pixel
 
 
@@ -81,7 +83,7 @@ def standardise(
     stamps : array_like, shape (n, size, size)
         As for `common_star`.
     star : CommonStar or None
-        What `common_star` returned; without one, only the sky is subtracted.
+        What `common_star` returned for stamps; without one, only the sky is subtracted.
     x, y : array_like, shape (n,), optional
         Where they are; without, the star is taken to be the same everywhere.
 
@@ -93,7 +95,7 @@ def standardise(
     Raises
     ------
     InputError
-        Not stamps.
+        Not stamps; the star is on a frame's own pixels (`extract_stamps` takes it); x without y.
 
     Examples
     --------
@@ -106,17 +108,26 @@ def standardise(
     stamps = np.asarray(stamps, dtype=np.float32)
     if stamps.ndim != 3 or stamps.shape[1] != stamps.shape[2]:
         raise InputError(f"Stamps have the shape (n, size, size). Got {stamps.shape}.")
-    out = stamps - sky_and_noise(stamps)[0][:, None, None] if len(stamps) else stamps.copy()
+    if (x is None) != (y is None):
+        raise InputError("Places of stamps are x and y. Got one of them.")
+    out = stamps - sky_and_noise(stamps)[0][:, None, None]
     if star is None or not len(stamps):
         return out
+    if star.fwhm != REFERENCE_FWHM:
+        raise InputError(
+            f"The common star has a FWHM of {star.fwhm:.3g} pixels, on the frame's own; stamps "
+            f"have {REFERENCE_FWHM:g}. Cut them with extract_stamps."
+        )
     size = stamps.shape[-1]
     fit = fit_psf(out, star.psf, half_width=round(FITTED * REFERENCE_FWHM), n_iter=_STEPS)
     rows = np.flatnonzero(fit.ok)
     flux = fit.flux[rows].astype(np.float32)[:, None, None]
     standard = standard_star(size)
-    nowhere = np.zeros(len(stamps))
-    column, row = (nowhere if v is None else np.asarray(v) for v in (x, y))
-    own = star.stamps(fit.dx[rows], fit.dy[rows], column[rows], row[rows], size)
+    at = fit.dx[rows], fit.dy[rows]
+    if x is None or y is None:
+        own = star.psf.stamps(*at, size)
+    else:
+        own = star.stamps(*at, np.asarray(x)[rows], np.asarray(y)[rows], size)
     out[rows] += flux * (standard / standard.sum() - own)
     return out
 
@@ -183,7 +194,7 @@ def extract_stamps(
     Raises
     ------
     InputError
-        As `extract_cutouts`.
+        As `extract_cutouts`; the star is of a frame of another FWHM.
 
     Examples
     --------
@@ -197,10 +208,37 @@ def extract_stamps(
     ...     background=background.level, star=frame_star(frame, background, sources))
     <Cutouts: 9 of 41 x 41, 0.41 frame pixels a pixel>
     """
-    if star is not None and fwhm < REFERENCE_FWHM:
-        return _native_stamps(frame, x, y, size, fwhm, background, star)
-    cut = extract_cutouts(frame, x, y, size, fwhm=fwhm, background=background)
-    return replace(cut, data=standardise(cut.data, star, x, y))
+    found = REFERENCE_FWHM if star is None else star.fwhm
+    if star is not None and abs(found / min(fwhm, REFERENCE_FWHM) - 1) > 0.01:
+        raise InputError(
+            f"The common star is of a frame whose stars have a FWHM of {found:.3g} pixels"
+            f"{' or more' if found == REFERENCE_FWHM else ''}; this one's have {fwhm:.3g}."
+        )
+    x, y = np.atleast_1d(x), np.atleast_1d(y)
+    parts = []
+    for start in range(0, max(len(x), 1), _BLOCK):
+        at = x[start : start + _BLOCK], y[start : start + _BLOCK]
+        level = background
+        if star is not None and found < REFERENCE_FWHM:
+            parts.append(_native_stamps(frame, *at, size, fwhm, level, star))
+        else:
+            cut = extract_cutouts(frame, *at, size, fwhm=fwhm, background=level)
+            parts.append(replace(cut, data=standardise(cut.data, star, cut.x, cut.y)))
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Cutouts(
+        data=whole("data"),
+        x=whole("x"),
+        y=whole("y"),
+        x0=whole("x0"),
+        y0=whole("y0"),
+        scale=parts[0].scale,
+        near_edge=whole("near_edge"),
+    )
 
 
 def _native_stamps(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpsf import extract_cutouts, extract_stamps, frame_star, simulate_frame
+from mlpsf import extract_cutouts, extract_stamps, frame_star, select_stars, simulate_frame
 from mlpsf.common_star import common_star
 from mlpsf.detection import find_sources, measure_background
 from mlpsf.errors import InputError
 from mlpsf.flags import Flag
+from mlpsf.pipeline import _wanted_cutouts
+from mlpsf.selectors import PSFStarSelector
 from mlpsf.standard import standard_star, standardise
 
 SIZE = 41
@@ -187,3 +191,78 @@ def test_narrow_stars_are_not_blurred_by_their_sub_pixel_phase() -> None:
     np.testing.assert_array_equal(stamps.near_edge, resampled.near_edge)
     assert stamps.scale == resampled.scale
     np.testing.assert_array_equal(stamps.x0, resampled.x0)
+
+
+def crowd(**options):
+    """Simulate a frame of many bright stars, with its background, sources and common star."""
+    given = {"shape": (600, 600), "n_stars": 150, "star_slope": 0.3, "seed": 3} | options
+    frame = simulate_frame(**given).frame
+    background = measure_background(frame)
+    sources = find_sources(frame, background=background)
+    return frame, background, sources, frame_star(frame, background, sources)
+
+
+@pytest.mark.parametrize("fwhm", [2.4, 6.0])
+def test_each_stamp_is_its_own(fwhm: float) -> None:
+    frame, background, sources, star = crowd(fwhm=fwhm)
+    options = {"fwhm": sources.meta["fwhm"], "background": background.level, "star": star}
+    x, y = np.asarray(sources["x"])[:7], np.asarray(sources["y"])[:7]
+    together = extract_stamps(frame, x, y, **options)
+    one = extract_stamps(frame, x[3], y[3], **options)
+    np.testing.assert_allclose(one.data[0], together.data[3], rtol=1e-5, atol=1e-3)
+    assert len(extract_stamps(frame, [], [], **options)) == 0
+    twice = extract_stamps(frame, np.tile(x, 80), np.tile(y, 80), **options)  # several blocks
+    np.testing.assert_allclose(twice.data[-7:], together.data, rtol=1e-5, atol=1e-3)
+
+
+def test_a_common_star_knows_its_frame() -> None:
+    frame, background, sources, star = crowd(fwhm=2.4)
+    x, y = sources["x"][:3], sources["y"][:3]
+    with pytest.raises(InputError, match="extract_stamps"):
+        standardise(np.ones((1, SIZE, SIZE)), star)
+    with pytest.raises(InputError, match=r"FWHM of 2\.4"):
+        extract_stamps(frame, x, y, fwhm=6.0, background=background.level, star=star)
+    with pytest.raises(InputError, match="one of them"):
+        standardise(np.ones((1, SIZE, SIZE)), None, x=[1.0])
+
+
+def test_a_catalogue_of_few_is_judged_by_the_frames_own_star() -> None:
+    frame, *_ = crowd(fwhm=6.0, e1=0.25, n_stars=60, n_galaxies=30)
+    every = select_stars(frame, n_min=1)
+    best = every[every["selected"]]
+    best = best[np.argsort(-best["probability"])][:2]
+    listed = select_stars(frame, catalogue=best["id", "x", "y"], n_min=1)
+    np.testing.assert_allclose(listed["probability"], best["probability"], atol=0.05)
+
+
+def test_selectors_of_other_stamps_are_refused() -> None:
+    selector = PSFStarSelector.from_pretrained()
+    selector.reference_fwhm_ = 3.0
+    frame, *_ = crowd(fwhm=6.0)
+    with pytest.raises(InputError, match="FWHM of 3 pixels"):
+        select_stars(frame, selector=selector)
+
+
+def test_wrapped_selectors_get_the_stamps_of_the_one_inside() -> None:
+    inner = PSFStarSelector.from_pretrained()
+
+    class Wrapper:
+        """Like a fitted CalibratedClassifierCV: what was given is not what was fitted."""
+
+        estimator = PSFStarSelector()
+
+        class _Part:
+            estimator = inner
+            predict_proba = inner.predict_proba
+
+        calibrated_classifiers_: ClassVar = [_Part()]
+
+    assert _wanted_cutouts(Wrapper()) == (4.0, 41)
+
+
+def test_detections_without_moments_are_measured() -> None:
+    sim = simulate_frame(
+        shape=(900, 900), n_stars=90, n_galaxies=0, fwhm=6, psf_variation=0.2, star_slope=0.2,
+        cosmic_rays=0, seed=5,
+    )  # fmt: skip
+    assert len(find_sources(sim.frame)) > 30
