@@ -78,8 +78,14 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 
+_ROOMS = frozenset({"batch", "detection", "errors", "labelling", "plots", "psf", "selectors"})
+"""Modules that need not be imported by themselves."""
+
+
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name, or a room of the package, when it is first asked for."""
+    if name in _ROOMS:
+        return import_module(f"mlpsf.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'mlpsf' has no attribute {name!r}")
     return getattr(import_module(f"mlpsf.{_HOME[name]}"), name)

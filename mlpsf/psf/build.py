@@ -186,7 +186,7 @@ def _warn_of_variation(solution: Solution, hand: Stars) -> None:
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
     if found.significant:
         warnings.warn(
-            f"{found.verdict}. This is its mean; build_psf(..., at=(x, y)) makes it for a place",
+            f"{found.verdict}. This is its mean; at=(x, y), or --at X Y, makes it for a place",
             AstropyUserWarning,
             stacklevel=3,
         )
