@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from mlpsf.psf import PSFModel, build_psf
 from mlpsf.psf.basis import Moffat, PolarBasis, Quadrature
+from mlpsf.psf.solve import solve
+from mlpsf.psf.stars import cut_stars
 
 SIZE = 31
 
@@ -115,3 +117,24 @@ def test_the_unit_of_the_frame_does_not_matter(scale):
     one = build_psf(image, places, size=SIZE, background=0.0).render(0, 0)
     other = build_psf(image * scale, places, size=SIZE, background=0.0).render(0, 0)
     np.testing.assert_allclose(other, one, atol=2e-3 * one.max())
+
+
+def test_the_light_is_shared_between_psf_and_fluxes_in_one_way_only():
+    image, places, _ = field(noise=0.5)
+    # Three-fold stars, whose waves the prior would rather have small.
+    u, v = np.meshgrid(np.arange(image.shape[1]), np.arange(image.shape[0]))
+    for x, y in places:
+        r2 = (u - x) ** 2 + (v - y) ** 2
+        wave = ((u - x) + 1j * (v - y)) ** 3 / (r2 + 9) ** 1.5
+        image = image + 600 * wave.real * np.exp(-r2 / 16)
+    hand = cut_stars(image, places, size=SIZE, background=0.0)
+    stars = hand.pixels
+    solution = solve(stars, SIZE, np.ones((len(stars), 1)))
+    offset = np.arange(stars.data.shape[1])
+    excess = []
+    for i, data in enumerate(stars.data):
+        x, y = (a.ravel() for a in np.meshgrid(offset - solution.x[i], offset - solution.y[i]))
+        model = solution.draw(solution.coefficients[0], x, y).reshape(data.shape)
+        scale = (model * (data - solution.sky[i])).sum() / (model**2).sum()
+        excess.append(scale / solution.flux[i] - 1)
+    assert np.mean(excess) == pytest.approx(0.0, abs=0.004)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, uniform_filter
-from scipy.optimize import least_squares
 
 from mlpsf.errors import PSFError
-from mlpsf.psf.basis import Moffat, PolarBasis, Quadrature
+from mlpsf.psf.basis import Moffat, PolarBasis, Quadrature, centroid, gradient
+from mlpsf.psf.pixels import StarPixels, first_profile, median_of
 from mlpsf.scaling import sky_and_noise
 
 __all__ = ["MISFIT", "ROUNDS", "Solution", "StarPixels", "first_profile", "solve"]
@@ -35,43 +35,12 @@ _WAVES = 4  # trefoil and the four struts of a secondary mirror; six change noth
 _BEND, _FIRST_BEND, _SIZE = 0.5, 1.0, 0.3  # the prior's widths, relative to the local light
 _VARIES = 0.1  # of the coefficients of what varies, likewise, from the frame's centre to its edge
 _FLUX, _PLACE = 0.1, 0.3  # prior widths of a step in flux (relative) and place (pixels)
+_LEVEL = 1e7  # weight of the PSF's light as it is: it stays, and the fluxes follow
 _SKY = 0.0125  # of a star's sky around the frame's, over the noise of a pixel
 _SKY_LIGHT = 0.04  # scatter of the same that faint galaxies give any frame
 _MODEL_ERROR = 0.005  # of the light: how well any model can describe the brightest star's
 _OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light of a FWHM's square
 _EXCESS = 2.0  # times the usual misfit of a core, from where a star counts for less
-
-
-@dataclass(frozen=True, eq=False)
-class StarPixels:
-    """Cutouts of n stars.
-
-    Attributes
-    ----------
-    data : (n, side, side) array
-        Less the background.
-    bad : (n, side, side) array of bool
-        Pixels without data.
-    x, y : (n,) arrays
-        Centres, from the centre of the lower left pixel.
-    noise : (n,) array
-        Of a pixel of sky.
-    gain : float
-        Electrons per unit of data; infinite if unknown.
-    fwhm : float
-        About, pixels.
-    """
-
-    data: FloatArray
-    bad: NDArray[np.bool_]
-    x: FloatArray
-    y: FloatArray
-    noise: FloatArray
-    gain: float
-    fwhm: float
-
-    def __len__(self) -> int:
-        return len(self.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +95,7 @@ class Solution:
             (Gaussian-weighted, by the FWHM).
         """
         c = terms @ self.coefficients
-        dx, dy = _centroid(self.basis, c, self.fwhm)
+        dx, dy = centroid(self.basis, c, self.fwhm)
         n = (size + 1) * rep_fact
         edge = (np.arange(n) + 0.5 - n / 2) / rep_fact
         x, y = (v.ravel() for v in np.meshgrid(edge + dx, edge + dy))
@@ -135,76 +104,6 @@ class Solution:
         at = (np.arange(points) + 0.5) / points - 0.5
         out = sum(self.basis.light(c, x + i / rep_fact, y + j / rep_fact) for j in at for i in at)
         return np.asarray(out).reshape(n, n) / points**2
-
-
-def first_profile(stars: StarPixels) -> Moffat:
-    """Fit one elliptical Moffat profile to the cores of all stars at once, robustly.
-
-    Raises
-    ------
-    PSFError
-        When no star has light.
-    """
-    side = stars.data.shape[1]
-    offset = np.arange(side)
-    parts = []
-    for image, bad, x, y in zip(stars.data, stars.bad, stars.x, stars.y, strict=True):
-        u, v = np.meshgrid(offset - x, offset - y)
-        square = u**2 + v**2
-        flux = image[(square < (1.5 * stars.fwhm) ** 2) & ~bad].sum()
-        near = (square < (2.5 * stars.fwhm) ** 2) & ~bad
-        if flux > 0:
-            parts.append((u[near], v[near], image[near] / flux))
-    if not parts:
-        raise PSFError("no star has light above the background at its position")
-    u, v, light = (np.concatenate(p) for p in zip(*parts, strict=True))
-    if len(u) > 4000:  # plenty for five numbers
-        some = np.random.default_rng(0).choice(len(u), 4000, replace=False)
-        u, v, light = u[some], v[some], light[some]
-    top = float(np.percentile(light, 99.8))
-    quadrature = Quadrature(((3 if stars.fwhm < 3 else 2, np.inf),))
-
-    def profile(p: FloatArray) -> Moffat:
-        return Moffat(float(np.exp(p[1])), float(1 + np.exp(p[2])), float(p[3]), float(p[4]))
-
-    def miss(p: FloatArray) -> FloatArray:
-        return np.asarray((p[0] * quadrature.sum(profile(p), u, v) - light) / top)
-
-    fit = least_squares(
-        miss,
-        [1.1, np.log(stars.fwhm), np.log(2.0), 0.0, 0.0],
-        loss="soft_l1",
-        f_scale=0.01,
-        x_scale=[0.1, 0.1, 0.1, 0.02, 0.02],
-        bounds=(
-            [0.3, np.log(0.2), np.log(0.2), -0.65, -0.65],
-            [5, np.log(99), np.log(9), 0.65, 0.65],
-        ),
-    )
-    return profile(fit.x)
-
-
-def _centroid(basis: PolarBasis, c: FloatArray, fwhm: float) -> FloatArray:
-    """Gaussian-weighted centroid of the light, pixels from the origin."""
-    offset = np.arange(-12, 13) * max(fwhm / 8, 0.1)
-    x, y = (v.ravel() for v in np.meshgrid(offset, offset))
-    light = basis.light(c, x, y)
-    at = np.zeros(2)
-    for _ in range(15):
-        weight = light * np.exp(-0.5 * ((x - at[0]) ** 2 + (y - at[1]) ** 2) / (fwhm / 2.355) ** 2)
-        # Seen through a weight of its own width, a shift is half of what it is.
-        at = at + 2 * (np.array([weight @ x, weight @ y]) / weight.sum() - at)
-    return at
-
-
-def _gradient(
-    basis: PolarBasis, c: FloatArray, x: FloatArray, y: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Change of pixels per pixel that the star moves: the light that enters at their edges."""
-    at = 0.5 / np.sqrt(3.0)
-    across = sum(basis.light(c, x - 0.5, y + j) - basis.light(c, x + 0.5, y + j) for j in (-at, at))
-    along = sum(basis.light(c, x + i, y - 0.5) - basis.light(c, x + i, y + 0.5) for i in (-at, at))
-    return np.asarray(across) / 2, np.asarray(along) / 2
 
 
 class _Fit:
@@ -254,16 +153,23 @@ class _Fit:
         p = self.terms.shape[1]
         normal, target = np.zeros((p * k + 1,) * 2), np.zeros(p * k + 1)
         self._prior(normal, target, _FIRST_BEND if first else _BEND)
-        kept = []
+        kept, level = [], np.zeros(k)
         for i in range(n):
             own, cross, side, matrix, vector = self._equations(i, local[i], models[i])
             kept.append((own, cross, side))
+            level += cross[:-1, 0]
             t = self.terms[i]
             normal[:-1, :-1] += np.kron(np.outer(t, t), matrix[:-1, :-1])
             normal[:-1, -1] += np.kron(t, matrix[:-1, -1])
             normal[-1, :-1] += np.kron(t, matrix[:-1, -1])
             normal[-1, -1] += matrix[-1, -1]
             target += np.append(np.kron(t, vector[:-1]), vector[-1])
+        # A brighter PSF of fainter stars is the same light: left free, the prior would choose.
+        level /= level @ self.c[0]
+        for term in range(p):
+            block = slice(term * k, (term + 1) * k)
+            normal[block, block] += _LEVEL * np.outer(level, level)
+        target[:k] += _LEVEL * level
         answer = np.linalg.solve(normal, target)
         self.c = answer[:-1].reshape(p, k)
         local = self.terms @ self.c
@@ -292,7 +198,7 @@ class _Fit:
         left = np.where(stars.bad, np.nan, stars.data - self.sky[:, None, None] - light)
         if len(stars) >= 4:
             with np.errstate(all="ignore"):
-                left = left - flux * _median(left / flux)
+                left = left - flux * median_of(left / flux)
         photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None, None] ** 2
         ratio = np.nan_to_num(left / np.sqrt(photon + (error * light) ** 2))
         width = max(3, round(stars.fwhm) | 1)
@@ -363,7 +269,7 @@ class _Fit:
         left = stars.data[i].ravel()[rows] - self.sky[i] - light
         variance = stars.noise[i] ** 2 + np.maximum(light, 0.0) / stars.gain
         weight = 1 / np.sqrt(variance + (_MODEL_ERROR * light) ** 2)
-        dx, dy = _gradient(self.basis, c, x, y)
+        dx, dy = gradient(self.basis, c, x, y)
         slopes = np.column_stack([f * dx, f * dy, light]) * weight[:, None]
         normal = slopes.T @ slopes + np.diag([_PLACE**-2, _PLACE**-2, _FLUX**-2])
         step = np.linalg.solve(normal, slopes.T @ (left * weight))
@@ -383,7 +289,7 @@ class _Fit:
             )
         self.c /= total
         self.flux *= total
-        shift = _centroid(self.basis, self.c[0], self.stars.fwhm)
+        shift = centroid(self.basis, self.c[0], self.stars.fwhm)
         self.x += shift[0]
         self.y += shift[1]
         change = np.abs(image / total - self._last).max() / image.max() if self._last.size else 1.0
@@ -395,18 +301,6 @@ class _Fit:
         gain = np.maximum(self.c[0][: self.basis.n_radial], 0.02)
         self.c /= np.tile(gain, self.basis.shape[0])
         self.c[0] = self.basis.adopt(self.c[0] * np.tile(gain, self.basis.shape[0])).ravel()
-
-
-def _median(images: FloatArray) -> FloatArray:
-    """Median over the first axis of those that are finite; 0 where none is."""
-    ordered = np.sort(np.moveaxis(images, 0, -1), axis=-1)  # NaN goes last
-    count = np.isfinite(ordered).sum(axis=-1, keepdims=True)
-    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, ordered.shape[-1] - 1)
-    middle = 0.5 * (
-        np.take_along_axis(ordered, low, -1)
-        + np.take_along_axis(ordered, np.minimum(high, np.maximum(count - 1, 0)), -1)
-    )
-    return np.where(count > 0, middle, 0.0)[..., 0]
 
 
 def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS) -> Solution:
