@@ -16,7 +16,6 @@ Each pair of each frame is one small file; what is there is not made again, but 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import warnings
 from collections.abc import Callable
@@ -178,8 +177,7 @@ def _build_ours(frame: Frame, stars: Table, builder: str) -> PeerPSF:
     """Build with `build_psf`, as it comes or with TRIPPy's own table."""
     options: dict[str, Any] = {"size": SIDE}
     if builder == "TRIPPy":
-        known = "method" in inspect.signature(build_psf).parameters
-        options |= {"method": "trippy"} if known else {"refinements": 0}
+        options["method"] = "trippy"
     with cpu_clock() as clock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         psf = build_psf(frame, stars, **options)

@@ -132,23 +132,11 @@ def test_on_frames(options: dict) -> None:
     )
     background = measure_background(sim.frame)
     sources = find_sources(sim.frame, background=background)
-    star = frame_star(sim.frame, background, sources)
     bright = sources[(sources["snr"] > 300) & (sources["flags"] == 0)]
-    stamps = extract_stamps(
-        sim.frame,
-        bright["x"],
-        bright["y"],
-        fwhm=sources.meta["fwhm"],
-        background=background.level,
-        star=star,
-    )
-    raw = extract_stamps(
-        sim.frame,
-        bright["x"],
-        bright["y"],
-        fwhm=sources.meta["fwhm"],
-        background=background.level,
-        star=None,
+    options = {"fwhm": sources.meta["fwhm"], "background": background.level}
+    stamps, raw = (
+        extract_stamps(sim.frame, bright["x"], bright["y"], star=star, **options)
+        for star in (frame_star(sim.frame, background, sources), None)
     )
     assert len(bright) > 5
     # The best quarter: others have neighbours, or are galaxies.
