@@ -1,62 +1,127 @@
-"""Time and memory of every stage on a 2048 x 4176 frame: ``python -m benchmarks.stages``.
+"""What each stage costs in one process, warm: a part of `benchmarks.speed`.
 
-Cold: a new process, from its start to the file written. Warm: each stage in one process, the
-least of three. Beside them TRIPPy's own chooser, given the same detections, in the same run.
+The stages are clocked where `select_stars` calls them, so that they are what it really does.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import os
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from astropy.table import Table
 
-from benchmarks.stamps import OUTPUT
-from mlpsf.cutouts import extract_cutouts
-from mlpsf.detection import find_sources, measure_background
-from mlpsf.frame import read_frame
-from mlpsf.pipeline import judge_sources, select_stars
+from mlpsf import pipeline
+from mlpsf.frame import Frame, read_frame
+from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.psf.trippy import load_trippy, release_downsample
-from mlpsf.selectors import PSFStarSelector, ResidualSelector
-from mlpsf.simulation import simulate_frame
-from mlpsf.standard import extract_stamps, frame_star
+from mlpsf.selectors import PSFStarSelector
+
+STAGES = {
+    "background": (pipeline, "measure_background"),
+    "find": (pipeline, "find_sources"),
+    "common star": (pipeline, "frame_star"),
+    "stamps": (pipeline, "extract_stamps"),
+    "network": (PSFStarSelector, "predict_proba"),
+    "second look": (pipeline, "look_again"),
+    "choice": (pipeline, "choose"),
+}
+"""Where `select_stars` finds each of its steps."""
 
 
-def timed(function: Any, repeat: int = 3) -> tuple[float, float, Any]:
-    """Return least wall and CPU seconds and the last result."""
-    walls, cpus, result = [], [], None
-    for _ in range(repeat):
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = function()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return min(walls), min(cpus), result
+class Cost(NamedTuple):
+    """Wall and CPU seconds, those of children included, and the peak memory in MB."""
+
+    wall: float
+    cpu: float
+    memory: float = float("nan")
+
+    @classmethod
+    def of(cls, costs: list[Cost], how: Callable[..., Any] = np.median) -> Cost:
+        """Make one of several, their median unless another way is given."""
+        return cls(*(float(v) for v in how(np.array(costs), axis=0)))
+
+    def __str__(self) -> str:
+        memory = f"{self.memory:8.0f} MB" if np.isfinite(self.memory) else ""
+        return f"{self.wall:9.3f} s {self.cpu:9.3f} CPU s {memory}"
 
 
-def cold(*arguments: str) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak memory (MB) of a command in a new process."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlpsf.cli", *arguments], stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{arguments} failed with status {status}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+def warm(function: Callable[[], Any]) -> tuple[Any, Cost]:
+    """Call once; return the result and the cost."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function()
+    return result, Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def chooser(frame: Any, sources: Table) -> int:
+def costs_of(table: Table, way: str, key: str = "way") -> list[Cost]:
+    """Return the runs of a table's rows."""
+    rows = table[table[key] == way]
+    return [Cost(*(float(row[name]) for name in Cost._fields)) for row in rows]
+
+
+@contextlib.contextmanager
+def stage_clock() -> Iterator[dict[str, list[Cost]]]:
+    """Note what every stage costs while the block runs `select_stars`."""
+    spent: dict[str, list[Cost]] = defaultdict(list)
+
+    def clocked(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result, cost = warm(lambda: function(*args, **kwargs))
+            spent[stage].append(cost)
+            return result
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for stage, (home, name) in STAGES.items():
+            stack.enter_context(patch.object(home, name, clocked(stage, getattr(home, name))))
+        yield spent
+
+
+def run_warm(path: Path, repeats: int, with_trippy: bool) -> Table:
+    """Time reading, each stage of the selection, the whole of it, and the PSF; and TRIPPy's."""
+    network = PSFStarSelector.from_pretrained()
+    rows: list[dict[str, Any]] = []
+
+    def add(number: int, stage: str, cost: Cost) -> None:
+        rows.append({"run": number, "stage": stage, **cost._asdict()})
+
+    select_stars(read_frame(path), selector=network)  # what is loaded once is loaded now
+    for number in range(repeats):
+        frame, cost = warm(lambda: read_frame(path))
+        add(number, "read", cost)
+        with stage_clock() as spent:
+            select_stars(frame, selector=network)
+        for stage in STAGES:  # stamps are cut and judged in blocks
+            add(number, stage, Cost.of(spent[stage] or [Cost(0, 0)], np.sum))
+        stars, cost = warm(lambda frame=frame: select_stars(frame, selector=network))
+        add(number, "select_stars", cost)
+        _, cost = warm(lambda frame=frame, stars=stars: build_psf(frame, stars))
+        add(number, "PSF", cost)
+    if with_trippy:
+        with release_downsample():
+            n, cost = warm(lambda: chooser(frame, stars))
+            add(0, "TRIPPy's chooser", cost)
+            _, cost = warm(lambda: build_psf(frame, stars, method="trippy"))
+            add(0, "TRIPPy's table", cost)
+        print(f"\nTRIPPy's chooser takes {n} of {(stars['snr'] > 200).sum()}")
+    table = Table(rows)
+    print(f"\nWarm, {len(stars)} sources, median and least of {repeats}")
+    for stage in dict.fromkeys(table["stage"]):
+        costs = costs_of(table, stage, "stage")
+        print(f"  {stage:20s} {Cost.of(costs)}   least {Cost.of(costs, np.min)}")
+    return table
+
+
+def chooser(frame: Frame, sources: Table) -> int:
     """Let TRIPPy 1.1.1's starChooser choose by its automatic trim; return how many it takes."""
     load_trippy()
     from matplotlib import pyplot
@@ -74,67 +139,3 @@ def chooser(frame: Any, sources: Table) -> int:
             np.asarray(bright["flux"] / bright["snr"]),
         )(30, 200, autoTrim=True, noVisualSelection=True)
     return len(chosen[0])
-
-
-def main() -> None:
-    """Print and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fwhm", type=float, default=4.0)
-    parser.add_argument("--no-chooser", action="store_true", help="leave TRIPPy's chooser out")
-    arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-
-    def add(stage: str, wall: float, cpu: float, megabytes: float = np.nan) -> None:
-        rows.append({"stage": stage, "wall (s)": wall, "cpu (s)": cpu, "peak MB": megabytes})
-        print(f"{stage:45s} {wall:8.3f} {cpu:8.3f} {megabytes:8.0f}", flush=True)
-
-    wall, cpu, sim = timed(
-        lambda: simulate_frame(fwhm=arguments.fwhm, n_stars=1500, n_galaxies=4500, seed=5), 1
-    )
-    add("simulate 6,000 objects", wall, cpu)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "frame.fits"
-        sim.write(path)
-        out = str(Path(folder) / "out")
-        for name in ("cnn", "residual"):
-            add(
-                f"mlpsf select --selector {name}, cold",
-                *cold("select", str(path), "--selector", name, "--out", out + ".ecsv"),
-            )
-        add("mlpsf psf, cold", *cold("psf", str(path), "--out", out + ".fits"))
-        wall, cpu, frame = timed(lambda: read_frame(path))
-        add("read", wall, cpu)
-    wall, cpu, background = timed(lambda: measure_background(frame))
-    add("background", wall, cpu)
-    wall, cpu, sources = timed(lambda: find_sources(frame, background=background))
-    add(f"find and measure {len(sources)} sources", wall, cpu)
-    x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    sky, fwhm = background.level, sources.meta["fwhm"]
-    wall, cpu, star = timed(lambda: frame_star(frame, background, sources))
-    add("the frame's common star", wall, cpu)
-    wall, cpu, _ = timed(lambda: extract_stamps(frame, x, y, fwhm=fwhm, background=sky, star=star))
-    add("stamps of all, resampled and standardised", wall, cpu)
-    bright = np.asarray(sources["snr"]) > 200
-    wall, cpu, _ = timed(lambda: extract_cutouts(frame, x[bright], y[bright], 111, background=sky))
-    add(f"cutouts of {bright.sum()}, 111 x 111", wall, cpu)
-    cnn = PSFStarSelector.from_pretrained()
-    wall, cpu, _ = timed(lambda: judge_sources(frame, background, sources, cnn))
-    add("judge all, cnn (stamps included)", wall, cpu)
-    wall, cpu, _ = timed(lambda: judge_sources(frame, background, sources, ResidualSelector()))
-    add("judge bright, residual (cutouts included)", wall, cpu)
-    wall, cpu, stars = timed(lambda: select_stars(frame, selector=cnn))
-    add("select_stars, cnn, warm", wall, cpu)
-    wall, cpu, _ = timed(lambda: build_psf(frame, stars))
-    add(f"PSF from {stars.meta['n_selected']} stars", wall, cpu)
-    if not arguments.no_chooser:
-        wall, cpu, n = timed(lambda: chooser(frame, sources), 1)
-        add(f"TRIPPy's chooser, its sum reshaped ({n} taken)", wall, cpu)
-        with release_downsample():
-            wall, cpu, n = timed(lambda: chooser(frame, sources), 1)
-        add(f"TRIPPy's chooser as released ({n} taken)", wall, cpu)
-    (OUTPUT / "stages").mkdir(parents=True, exist_ok=True)
-    Table(rows).write(OUTPUT / "stages" / "stages.ecsv", overwrite=True)
-
-
-if __name__ == "__main__":
-    main()
