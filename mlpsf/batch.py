@@ -12,7 +12,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import mlpsf
 from mlpsf.batch_inputs import Job, Settings, find_frames, plan_jobs
 from mlpsf.batch_job import Outcome, Row
-from mlpsf.batch_pool import available_cores, run_on_dask, run_on_processes
+from mlpsf.batch_pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError
 from mlpsf.files import whole_file
 
@@ -67,6 +66,8 @@ def run_frames(
     workers: int | None = None,
     scheduler: str | None = None,
     retry_failed: bool = False,
+    time_limit: float = TIME_LIMIT,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Night:
     """Choose the stars and build the PSF of every frame of a night.
@@ -90,7 +91,13 @@ def run_frames(
         Address, or scheduler file, of a Dask scheduler, whose workers are used instead.
     retry_failed : bool
         Whether to try frames again that failed for what is in them. Those that failed for lack
-        of space or memory are always tried again.
+        of space, memory or time are always tried again.
+    time_limit : float
+        Seconds that a frame may take before its worker is killed and replaced; ``math.inf``:
+        any. On Dask, see `mlpsf.batch_pool.run_on_dask`.
+    overwrite : bool
+        Whether files in the folder may be replaced that no run made, or that one made of another
+        frame.
     progress : bool
         Whether to show a bar on stderr, where that is a terminal.
 
@@ -103,16 +110,14 @@ def run_frames(
     InputError
         A parameter makes no sense, there is no frame, or no scheduler answers.
     OutputError
-        The folder cannot be written to, is full, or another run is at work in it.
+        The folder cannot be written to, is full, another run is at work in it, or a file in it
+        may not be replaced.
     MissingPackageError
         Dask is wanted and not installed.
     MlpsfError
         Workers cannot be started, or the scheduler went away.
-
-    Warns
-    -----
-    UserWarning
-        pyarrow is not installed: there is no Parquet file.
+    KeyboardInterrupt
+        Ctrl-C; its text says how many frames are done. No worker is left.
 
     Examples
     --------
@@ -134,10 +139,14 @@ def run_frames(
         raise InputError(f"The 'workers' parameter must be 1 or more. Got {workers}.")
     if workers is not None and scheduler is not None:
         raise InputError("Give workers of this machine or a scheduler, not both.")
+    if not time_limit > 0:
+        raise InputError(f"The 'time_limit' parameter must be over 0. Got {time_limit}.")
     settings = settings or Settings()
     settings.check()
     jobs = plan_jobs(find_frames(frames), out, settings, hdu)
     rows_folder = Path(out) / "rows"
+    if not overwrite:
+        _check_own(jobs, rows_folder)
     try:
         rows_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,10 +157,10 @@ def run_frames(
         missing = [job for job in jobs if job.key not in rows]
         n_kept = len(rows)
         if scheduler is not None and missing:
-            results = run_on_dask(missing, scheduler)
+            results = run_on_dask(missing, scheduler, time_limit)
         else:
             n_workers = min(workers or available_cores(), max(len(missing), 1))
-            results = run_on_processes(missing, n_workers)
+            results = run_on_processes(missing, n_workers, time_limit)
         try:
             _collect(results, rows, len(jobs), progress)
         finally:
@@ -167,19 +176,20 @@ def _collect(results: Results, rows: dict[str, Row], total: int, progress: bool)
     from tqdm import tqdm
 
     n_failed = sum(row["error"] != "" for row in rows.values())
-    # Without workers left behind when this ends early.
-    with (
-        closing(results),
-        tqdm(
-            total=total, initial=len(rows), unit="frame", disable=None if progress else True
-        ) as bar,
-    ):
-        for job, outcome in results:
-            _keep(job, outcome)
-            rows[job.key] = outcome["row"]
-            n_failed += outcome["row"]["error"] != ""
-            bar.set_postfix_str(f"{n_failed} failed" if n_failed else "", refresh=False)
-            bar.update()
+    bar = tqdm(total=total, initial=len(rows), unit="frame", disable=None if progress else True)
+    try:
+        with closing(results), bar:  # without workers left behind when this ends early
+            for job, outcome in results:
+                _keep(job, outcome)
+                rows[job.key] = outcome["row"]
+                n_failed += outcome["row"]["error"] != ""
+                bar.set_postfix_str(f"{n_failed} failed" if n_failed else "", refresh=False)
+                bar.update()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{len(rows) - n_failed} of {total} frames done"
+            + (f", {n_failed} failed" if n_failed else "")
+        ) from None
 
 
 @contextmanager
@@ -207,6 +217,27 @@ def _sweep(rows_folder: Path) -> None:
         for left in folder.glob(".mlpsf-*"):
             with suppress(OSError):
                 left.unlink()
+
+
+def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
+    """Raise `OutputError` if a run would replace what no run made of the same frame."""
+    first_run = not rows_folder.exists()
+    summary = rows_folder.parent / f"{SUMMARY}.ecsv"
+    others = {summary: "no run made it"} if first_run and summary.exists() else {}
+    for job in jobs:
+        path = next((p for p in (job.stars, job.psf) if p.exists()), None)
+        if path is None:
+            continue
+        made_of = None if first_run else job.path  # a run that was killed leaves files without row
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            made_of = json.loads(_row_path(job).read_text())["row"]["frame"]
+        if made_of != job.path:
+            others[path] = f"it was made of {made_of}" if made_of else "no run made it"
+    if others:
+        path, what = next(iter(others.items()))
+        raise OutputError(
+            f"{path} exists, and {what}. Give --out another folder; --overwrite replaces it."
+        )
 
 
 def _row_path(job: Job) -> Path:
@@ -284,11 +315,6 @@ def _write_summary(table: Table, folder: Path) -> tuple[Path, ...]:
     if importlib.util.find_spec("pyarrow") is None:
         # One of an earlier run would not be this night's.
         path.unlink(missing_ok=True)
-        warnings.warn(
-            f"pyarrow is not installed: the summary is in {files[0].name} only. For Parquet: "
-            "pip install 'mlpsf[parquet]'",
-            stacklevel=3,
-        )
         return tuple(files)
     with whole_file(path) as temporary:
         table.write(temporary, format="parquet", overwrite=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import re
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from threadpoolctl import threadpool_limits
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Row", "failed", "judge_psf", "run_job"]
 
-_FEWEST_RESERVED = 3  # with fewer, their median is one star's accident
 # A scheduler's worker may run several jobs in threads; warnings and thread limits are the whole
 # process's, and TRIPPy was written for one thread.
 _ALONE = threading.Lock()
@@ -53,7 +56,7 @@ class Outcome(TypedDict):
     products: dict[str, int]
 
 
-def run_job(job: Job) -> Outcome:
+def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
     """Choose the stars of one frame, build its PSF, write both.
 
     Nothing that goes wrong with the frame is raised: it is in the row. Files of an earlier run
@@ -62,6 +65,8 @@ def run_job(job: Job) -> Outcome:
     Parameters
     ----------
     job : Job
+    time_limit : float
+        Seconds after which this very process is ended, for workers that someone replaces.
 
     Returns
     -------
@@ -79,7 +84,12 @@ def run_job(job: Job) -> Outcome:
     """
     row = _empty_row(job)
     again = False
-    with _ALONE, threadpool_limits(1), warnings.catch_warnings(record=True) as caught:
+    with (
+        _ALONE,
+        _ended_after(time_limit),
+        threadpool_limits(1),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         start = time.perf_counter()
         try:
@@ -94,6 +104,19 @@ def run_job(job: Job) -> Outcome:
     row["warnings"] = "; ".join(dict.fromkeys(_line(w.message) for w in caught))
     sizes = {p.name: p.stat().st_size for p in (job.stars, job.psf) if p.exists()}
     return {"row": row, "again": again, "products": sizes}
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer, even in compiled code that holds the GIL."""
+    if math.isinf(seconds):
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def failed(job: Job, reason: str) -> Outcome:
@@ -227,9 +250,10 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
 
     from mlpsf.cutouts import extract_cutouts
     from mlpsf.scaling import sky_and_noise
+    from mlpsf.selection import FEWEST_RESERVED
 
     reserved = np.asarray(stars["reserved"], dtype=bool)
-    by = "reserved" if reserved.sum() >= _FEWEST_RESERVED else "chosen"
+    by = "reserved" if reserved.sum() >= FEWEST_RESERVED else "chosen"
     judges = stars[reserved if by == "reserved" else np.asarray(stars["selected"], dtype=bool)]
     if len(judges) == 0:
         return None, ""

@@ -7,14 +7,17 @@ libraries that read it are loaded.
 from __future__ import annotations
 
 import importlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,10 +30,13 @@ if TYPE_CHECKING:
 
     Results: TypeAlias = Generator[tuple[Job, Outcome], None, None]
 
-__all__ = ["MOST_DEATHS", "available_cores", "run_on_dask", "run_on_processes"]
+__all__ = ["MOST_DEATHS", "TIME_LIMIT", "available_cores", "run_on_dask", "run_on_processes"]
 
 MOST_DEATHS = 2
 """A frame that has killed so many workers is given up."""
+
+TIME_LIMIT = 3600.0
+"""Seconds that a frame may take; some hundred times what one does."""
 
 _FALSE_STARTS = 3  # workers in a row that die before they are ready
 _ONE_THREAD = dict.fromkeys(
@@ -45,7 +51,9 @@ _ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
-_LAST_BREATH = 5.0  # seconds from the end of a worker's pipe to its own
+_LAST_BREATH = 5.0  # seconds from the end of a worker's pipe, or from its killing, to its own
+_LONGEST_WAIT = 3600.0  # seconds; a system takes no wait without bounds
+_DASK_DEATHS = "too many Dask workers died of it: was memory short, or the time limit?"
 _CONNECT = 30.0  # seconds for a scheduler to answer
 
 
@@ -62,7 +70,9 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_on_processes(jobs: Sequence[Job], n_workers: int) -> Results:
+def run_on_processes(
+    jobs: Sequence[Job], n_workers: int, time_limit: float = TIME_LIMIT
+) -> Results:
     """Work on jobs in processes of this machine.
 
     They are started afresh (``spawn``), not forked from a process that may hold threads and a
@@ -72,11 +82,14 @@ def run_on_processes(jobs: Sequence[Job], n_workers: int) -> Results:
     ----------
     jobs : sequence of Job
     n_workers : int
+    time_limit : float
+        Seconds. The worker of a job that takes longer is killed and replaced.
 
     Yields
     ------
     job, outcome : Job, Outcome
-        As they are done. A job in whose hands `MOST_DEATHS` workers died has failed.
+        As they are done. A job in whose hands `MOST_DEATHS` workers died has failed, and so has
+        one that took longer than the limit.
 
     Raises
     ------
@@ -93,11 +106,13 @@ def run_on_processes(jobs: Sequence[Job], n_workers: int) -> Results:
         while waiting or any(w.job for w in workers):
             busy = sum(w.job is not None for w in workers)
             while len(workers) < min(n_workers, len(waiting) + busy):
-                workers.append(_Worker())
+                with _interrupted_later():
+                    workers.append(_Worker())
             for worker in workers:
                 if worker.ready and worker.job is None and waiting:
-                    worker.give(waiting.popleft())
-            talking = wait([w.pipe for w in workers])
+                    worker.give(waiting.popleft(), time_limit)
+            left = min(w.deadline for w in workers) - time.monotonic()
+            talking = wait([w.pipe for w in workers], min(max(left, 0.0), _LONGEST_WAIT))
             for worker in [w for w in workers if w.pipe in talking]:
                 job = worker.job
                 try:
@@ -125,11 +140,42 @@ def run_on_processes(jobs: Sequence[Job], n_workers: int) -> Results:
                 if not worker.ready:
                     worker.ready, false_starts = True, 0
                 elif job is not None:
-                    worker.job = None
+                    worker.job, worker.deadline = None, math.inf
                     yield job, message
+            now = time.monotonic()
+            for worker in [w for w in workers if w.deadline <= now and not w.pipe.poll()]:
+                workers.remove(worker)
+                worker.kill()
+                if worker.job is not None:
+                    yield worker.job, failed(worker.job, f"took longer than {time_limit:g} s")
     finally:
         for worker in workers:
             worker.kill()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block; a process that it starts never hears it.
+
+    A terminal sends it to every process, and the parent decides; half started, a worker would end
+    in a traceback.
+    """
+    came: list[int] = []
+    # Only the main thread may set a handler, and only there do handlers raise.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    if before is not None:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    resource_tracker.ensure_running()  # starting it later would undo the next line
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 class _Worker:
@@ -143,10 +189,11 @@ class _Worker:
         # Its end must be the only one left, so that its death is the pipe's.
         theirs.close()
         self.job: Job | None = None
+        self.deadline = math.inf
         self.ready = False
 
-    def give(self, job: Job) -> None:
-        self.job = job
+    def give(self, job: Job, time_limit: float) -> None:
+        self.job, self.deadline = job, time.monotonic() + time_limit
         # Had it died idle, reading will tell; that this counts as a death in the job's hands is
         # too rare to be told apart.
         with suppress(OSError):
@@ -167,14 +214,13 @@ class _Worker:
         """End it at once: it leaves no half file."""
         self.pipe.close()
         self.process.kill()
-        self.process.join()
-        self.process.close()
+        self.process.join(_LAST_BREATH)
+        if self.process.exitcode is not None:  # else a disk holds it: the night goes on
+            self.process.close()
 
 
 def _serve(pipe: Connection) -> None:
     """Be a worker: say that it is ready, then work on each job that comes."""
-    # Ctrl-C goes to every process of a terminal; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.environ.update(_ONE_THREAD)
     from mlpsf.batch_job import run_job
@@ -200,7 +246,7 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def run_on_dask(jobs: Sequence[Job], address: str) -> Results:
+def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMIT) -> Results:
     """Work on jobs on the workers of a Dask scheduler.
 
     The scheduler itself gives the jobs of a worker that died to others, and gives a job up after
@@ -212,6 +258,10 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Results:
         Their paths must be the same for all workers, which need this mlpsf.
     address : str
         ``tcp://host:port``, or a scheduler file ending in ``.json``.
+    time_limit : float
+        Seconds. A worker whose job takes longer ends itself, says in its log where it was, and
+        is started again by its nanny; one without a nanny works on. A job that is always late
+        takes as many workers as one that kills them.
 
     Yields
     ------
@@ -233,7 +283,7 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Results:
         raise MissingPackageError(
             f"--scheduler needs Dask ({error}); try: pip install 'mlpsf[dask]'"
         ) from error
-    from mlpsf.batch_job import failed, run_job
+    from mlpsf.batch_job import failed
 
     file = address.endswith(".json")
     if file and not Path(address).is_file():
@@ -246,8 +296,9 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Results:
     with client:
         run = uuid.uuid4().hex
         futures = client.map(
-            run_job,
+            _run_in_time,
             jobs,
+            time_limit=time_limit,
             key=[("mlpsf-run", run, number) for number in range(len(jobs))],
             pure=False,
             batch_size=1000,
@@ -266,7 +317,7 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Results:
                         "frames that are done are kept."
                     ) from None
                 except distributed.scheduler.KilledWorker:
-                    outcome = failed(job, "too many Dask workers died of it: was memory short?")
+                    outcome = failed(job, _DASK_DEATHS)
                 except Exception as error:  # mlpsf missing on a worker, say
                     reason = " ".join(str(error).split())
                     outcome = failed(job, f"{type(error).__name__}: {reason}")
@@ -274,3 +325,12 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Results:
         finally:
             if by_key:
                 client.cancel(list(done.futures), force=True)
+
+
+def _run_in_time(job: Job, time_limit: float) -> Outcome:
+    """Work on a job on a Dask worker."""
+    from mlpsf.batch_job import run_job
+
+    worker = importlib.import_module("distributed").get_worker()
+    # Without a nanny the worker, if not the user's own process, would be lost for good.
+    return run_job(job, time_limit if worker.nanny else math.inf)

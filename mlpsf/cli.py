@@ -21,6 +21,7 @@ from mlpsf.cli_options import (
     ModelOption,
     NMaxOption,
     NMinOption,
+    OverwriteOption,
     ProfileName,
     QuietOption,
     RelaxOption,
@@ -31,6 +32,7 @@ from mlpsf.cli_options import (
     SelectorOption,
     SnrOption,
     ThresholdOption,
+    check_outputs,
     hdu_number,
 )
 from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError
@@ -54,6 +56,8 @@ app = typer.Typer(
         "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
         "    mlpsf label *.fits --out set.h5            a set to train on\n\n"
         "    mlpsf train set.h5 --out model.keras       a model of your own\n\n"
+        "A file that exists is replaced only if mlpsf made it of the same frame, or with "
+        "--overwrite; an input never.\n\n"
         "Exit codes: 0 done; 1 something is wrong with an input or an output, said in one line; "
         "2 the command was mistyped; 3 too few stars (the star table is written all the same); "
         "4 some of several frames failed (what the others gave is written)."
@@ -90,6 +94,7 @@ def select(
     gain: GainOption = None,
     saturation: SaturationOption = None,
     mask: MaskOption = None,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Choose the PSF stars of FRAME and write the table of all its sources.
@@ -108,12 +113,13 @@ def select(
     from mlpsf.export import check_star_path
 
     check_star_path(out)
-    _keep_apart([out], [frame, catalogue, mask, model])
+    inputs = [frame, catalogue, mask, model]
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
+        check_outputs([out], inputs, overwrite=overwrite, frame_sha256=image.sha256)
         table = _choose(image, options, out, progress)
         progress.note(_summary(table, out))
 
@@ -144,6 +150,7 @@ def psf(
     gain: GainOption = None,
     saturation: SaturationOption = None,
     mask: MaskOption = None,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Choose the PSF stars of FRAME, make its PSF with TRIPPy, and write both.
@@ -168,12 +175,14 @@ def psf(
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
     table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
-    _keep_apart([out, table_path], [frame, catalogue, mask, model])
+    inputs = [frame, catalogue, mask, model]
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
+        outputs = [out, table_path]
+        check_outputs(outputs, inputs, overwrite=overwrite, frame_sha256=image.sha256)
         if at is not None:
             check_place(at, image.shape)
         table = _choose(image, options, table_path, progress)
@@ -203,9 +212,7 @@ def simulate(
     e2: Annotated[float, typer.Option(help="Shear of the PSF along the diagonal.")] = 0.0,
     variation: Annotated[float, typer.Option(help="Change of the PSF over the frame.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same frame.")] = 1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file of that name.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Draw a frame whose stars, galaxies and PSF are known, with GalSim.
@@ -217,11 +224,9 @@ def simulate(
 
         mlpsf simulate --out frame.fits --fwhm 5 --stars 1000 --seed 7
     """
-    from mlpsf.files import check_folder
     from mlpsf.simulation import simulate_frame
 
-    if check_folder(out).exists() and not overwrite:
-        raise OutputError(f"{out} exists. --overwrite replaces it.")
+    check_outputs([out], overwrite=overwrite)
     with _Progress(quiet) as progress:
         progress("drawing")
         drawn = simulate_frame(
@@ -275,15 +280,6 @@ def _one_line(
     line: str | None = None,  # noqa: ARG001
 ) -> None:
     typer.echo(f"mlpsf: warning: {' '.join(str(message).split())}", err=True)
-
-
-def _keep_apart(outputs: list[Path], inputs: list[Path | None]) -> None:
-    """Raise `OutputError` if an output would replace an input, or the other output."""
-    taken = {p.resolve() for p in inputs if p is not None}
-    for out in outputs:
-        if out.resolve() in taken:
-            raise OutputError(f"{out} would replace another file of this command. Rename it.")
-        taken.add(out.resolve())
 
 
 def _read(

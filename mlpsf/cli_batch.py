@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mlpsf.batch_pool import TIME_LIMIT
 from mlpsf.cli_options import (
     CatalogueOption,
     GainOption,
@@ -14,6 +15,7 @@ from mlpsf.cli_options import (
     ModelOption,
     NMaxOption,
     NMinOption,
+    OverwriteOption,
     QuietOption,
     RelaxOption,
     ReserveOption,
@@ -29,6 +31,7 @@ from mlpsf.errors import InputError, MlpsfError
 
 __all__ = ["run"]
 
+EXIT_STOPPED = 130  # as a shell says it: 128 and the number of SIGINT
 _MOST_REASONS = 5  # lines of reasons; the summary has them all
 
 
@@ -77,9 +80,18 @@ def run(
         typer.Option(
             "--retry-failed",
             help="Try again also what failed for a reason in the frame. What failed for lack of "
-            "space or memory is always tried again.",
+            "space, memory or time is always tried again.",
         ),
     ] = False,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.01,
+            help="A frame that takes longer has failed, and its worker is killed and replaced; "
+            "inf: no limit. On Dask it is given to three more workers first.",
+        ),
+    ] = TIME_LIMIT,
     selector: SelectorOption = SelectorName.cnn,
     model: ModelOption = None,
     catalogue: CatalogueOption = None,
@@ -93,15 +105,17 @@ def run(
     gain: GainOption = None,
     saturation: SaturationOption = None,
     mask: MaskOption = None,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Choose the stars and make the PSF of every FRAME: a night, on every core.
 
     Of each frame, the folder gets NAME_stars.ecsv and NAME_psf.fits (NAME_3_... of HDU 3), the
-    files that mlpsf psf makes. night.ecsv, and night.parquet where pyarrow is installed, have a
-    row a frame: FWHM, ellipticity, stars found and chosen, quality (share of the stars' light
-    that the PSF leaves beyond noise; --reserve 0.2 has it judged by stars that the PSF has not
-    seen), seconds, and the reason of one that failed.
+    files that mlpsf psf makes. night.ecsv, and night.parquet where pyarrow is installed (pip
+    install 'mlpsf[parquet]'), have a row a frame: FWHM, ellipticity, stars found and chosen,
+    quality (share of the stars' light that the PSF leaves beyond noise; --reserve 0.2 has it
+    judged by stars that the PSF has not seen), seconds, warnings, and the reason of one that
+    failed.
 
     Stopped, or killed, at any moment: give the same command again. It does what is missing, and
     what was made with other settings, and ends with the same files. A frame that fails is a row
@@ -142,16 +156,23 @@ def run(
         saturation=saturation,
         mask=None if mask is None else str(mask),
     )
-    night = run_frames(
-        frames,
-        out,
-        settings=settings,
-        hdu=hdu,
-        workers=workers,
-        scheduler=scheduler,
-        retry_failed=retry_failed,
-        progress=not quiet,
-    )
+    try:
+        night = run_frames(
+            frames,
+            out,
+            settings=settings,
+            hdu=hdu,
+            workers=workers,
+            scheduler=scheduler,
+            retry_failed=retry_failed,
+            time_limit=time_limit,
+            overwrite=overwrite,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt as stop:
+        how_far = f": {stop}" if str(stop) else ""
+        typer.echo(f"mlpsf: stopped{how_far}. The same command goes on from there.", err=True)
+        raise typer.Exit(EXIT_STOPPED) from None
     table = night.table
     bad = table[~table["done"]]
     where = " and ".join(map(str, night.files))
@@ -167,9 +188,11 @@ def run(
             typer.echo(f"... and {len(bad) - _MOST_REASONS} more failed.", err=True)
         kept = f" ({night.n_kept} known from before)" if night.n_kept else ""
         failures = f", {len(bad)} failed" if len(bad) else ""
+        n_warned = int((table["warnings"] != "").sum())
+        warned = f", {n_warned} with warnings" if n_warned else ""
         typer.echo(
-            f"{len(table) - len(bad)} of {len(table)} frames done{failures}{kept}; summary in "
-            f"{where}.",
+            f"{len(table) - len(bad)} of {len(table)} frames done{failures}{warned}{kept}; "
+            f"summary in {where}.",
             err=True,
         )
     if len(bad):

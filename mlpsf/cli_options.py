@@ -1,12 +1,16 @@
-"""Arguments and options that commands share."""
+"""Arguments and options that commands share, and what becomes of files that exist."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from mlpsf.errors import OutputError
+from mlpsf.files import check_folder
 
 __all__ = [
     "AtOption",
@@ -18,6 +22,7 @@ __all__ = [
     "ModelOption",
     "NMaxOption",
     "NMinOption",
+    "OverwriteOption",
     "ProfileName",
     "QuietOption",
     "RelaxOption",
@@ -28,8 +33,11 @@ __all__ = [
     "SelectorOption",
     "SnrOption",
     "ThresholdOption",
+    "check_outputs",
     "hdu_number",
 ]
+
+_HEAD = 1 << 20  # bytes of a file that hold its metadata
 
 
 class ProfileName(StrEnum):
@@ -92,7 +100,13 @@ NMinOption = Annotated[
     ),
 ]
 ReserveOption = Annotated[
-    float, typer.Option(min=0.0, max=0.9, help="Share of good stars kept to judge the PSF.")
+    float,
+    typer.Option(
+        min=0.0,
+        max=0.9,
+        help="Share of good stars kept to judge the PSF. --n-min stars are always left to make "
+        "it; a warning says when fewer than 3 are kept, which is too few to judge.",
+    ),
 ]
 RelaxOption = Annotated[
     bool, typer.Option("--relax", help="Too few: take the best there are, and say so.")
@@ -128,9 +142,48 @@ MaskOption = Annotated[
     Path | None,
     typer.Option(help="FITS image of the frame's shape, not 0 where a pixel is bad."),
 ]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace a file that exists. Without it, only what mlpsf made of the same frame is.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 
 
 def hdu_number(text: str | None) -> int | str | None:
     """Return the number that an HDU is given by, or its name."""
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+def check_outputs(
+    outputs: Iterable[Path],
+    inputs: Iterable[Path | None] = (),
+    *,
+    overwrite: bool,
+    frame_sha256: str = "",
+) -> None:
+    """Raise `OutputError` if an output would replace what it must not.
+
+    That is an input or the other output, whatever the user says; and, unless `overwrite`, any
+    file but one that was made of the same frame, whose metadata hold the frame's hash: a command
+    may be given again, but the results of another frame are not lost to a loop over one name.
+    """
+    taken = {p.resolve() for p in inputs if p is not None}
+    for out in outputs:
+        if out.resolve() in taken:
+            raise OutputError(f"{out} would replace another file of this command. Rename it.")
+        taken.add(out.resolve())
+        if check_folder(out).exists() and not (overwrite or _made_of(out, frame_sha256)):
+            other = " and was not made of this frame" if frame_sha256 else ""
+            raise OutputError(f"{out} exists{other}. --overwrite replaces it.")
+
+
+def _made_of(path: Path, frame_sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            # Half of the hash: a FITS card may be too short for all of it.
+            return bool(frame_sha256) and frame_sha256[:32].encode() in file.read(_HEAD)
+    except OSError:
+        return False

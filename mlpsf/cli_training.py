@@ -9,7 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli_options import HduOption, QuietOption, hdu_number
+from mlpsf.cli_options import (
+    HduOption,
+    OverwriteOption,
+    QuietOption,
+    check_outputs,
+    hdu_number,
+)
 from mlpsf.errors import InputError
 
 __all__ = ["EXIT_SOME_FAILED", "label", "train"]
@@ -81,6 +87,7 @@ def label(
         int, typer.Option(min=1, help="Candidates of a frame, by the residual rule.")
     ] = 25,
     hdu: HduOption = None,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Cut out and label the sources of FRAMEs, as a set to train on.
@@ -97,6 +104,7 @@ def label(
 
     if good and rule is not Rule.residual:
         raise InputError("Give either --good or --rule truth, not both.")
+    check_outputs([out], [*frames, *(good or [])], overwrite=overwrite)
     report = label_frames(
         frames,
         out,
@@ -169,6 +177,7 @@ def train(
         ),
     ] = Balance.weights,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 1,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network on SET, and write it as a model for --model of select and psf.
@@ -183,12 +192,13 @@ def train(
         mlpsf train set.h5 --architecture published --epochs 50 --out model.keras
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.dataset import CutoutSet
-    from mlpsf.files import check_folder
     from mlpsf.selectors.cnn import PSFStarSelector
     from mlpsf.selectors.training import train_on_set
 
-    if check_folder(out).suffix != ".keras":
+    if out.suffix != ".keras":
         raise InputError(f"A model file ends in .keras. Got {out.name!r}.")
+    begun = None if start in (None, "pretrained") else Path(start)
+    check_outputs([out], [cutouts, begun], overwrite=overwrite)
     if start is not None and architecture is not None:
         raise InputError("A model that --from gives has its --architecture already.")
     with CutoutSet(cutouts) as data:

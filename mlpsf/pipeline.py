@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -26,7 +27,15 @@ from mlpsf.errors import InputError, NoSourcesError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
 from mlpsf.second_look import second_look as look_again
-from mlpsf.selection import N_MAX, N_MIN, THRESHOLD, candidates, check_selection, choose
+from mlpsf.selection import (
+    FEWEST_RESERVED,
+    N_MAX,
+    N_MIN,
+    THRESHOLD,
+    candidates,
+    check_selection,
+    choose,
+)
 from mlpsf.standard import extract_stamps, frame_star
 
 __all__ = ["SNR_MIN", "frame_selector", "judge_sources", "own_cutout_size", "select_stars"]
@@ -105,6 +114,11 @@ def select_stars(
         Fewer than `n_min` good stars; the whole table is its ``table``.
     NoSourcesError, FrameError, CatalogueError, InputError
 
+    Warns
+    -----
+    UserWarning
+        Fewer stars are reserved than can judge a PSF (`mlpsf.selection.FEWEST_RESERVED`).
+
     Examples
     --------
     >>> from mlpsf import simulate_frame
@@ -166,7 +180,7 @@ def select_stars(
         sources.meta["n_looked_at"] = n_looked_at
         sources.meta["n_outliers"] = n_struck
         sources.meta["n_outliers_kept"] = len(outliers) - n_struck
-    return choose(
+    stars = choose(
         sources,
         probability,
         threshold=threshold,
@@ -176,6 +190,15 @@ def select_stars(
         relax=relax,
         rank_by=rank_by,
     )
+    if reserve > 0 and stars.meta["n_reserved"] < FEWEST_RESERVED:
+        warnings.warn(
+            f"Of {stars.meta['n_above_threshold']} good stars, reserve = {reserve:g} keeps back "
+            f"{stars.meta['n_reserved']}, with n_min = {n_min} left at least: too few to judge "
+            f"the PSF, which takes {FEWEST_RESERVED}. A lower n_min (--n-min), or a larger "
+            "reserve (--reserve), keeps more.",
+            stacklevel=2,
+        )
+    return stars
 
 
 def judge_sources(

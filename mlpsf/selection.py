@@ -9,7 +9,15 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
 
-__all__ = ["N_MAX", "N_MIN", "THRESHOLD", "candidates", "check_selection", "choose"]
+__all__ = [
+    "FEWEST_RESERVED",
+    "N_MAX",
+    "N_MIN",
+    "THRESHOLD",
+    "candidates",
+    "check_selection",
+    "choose",
+]
 
 THRESHOLD = 0.9
 """Least probability of a chosen star, as in the ML-PSF study."""
@@ -19,6 +27,9 @@ N_MAX = 25
 
 N_MIN = 10
 """Fewest stars that make a PSF worth having."""
+
+FEWEST_RESERVED = 3
+"""Fewest reserve stars that judge a PSF: the median of fewer is one star's accident."""
 
 _ROUNDING = 1e-6  # by which the probability of a network in single precision may pass 0 or 1
 
@@ -49,7 +60,8 @@ def choose(
         At most and at least so many stars for the PSF.
     reserve : float
         Share of the good stars kept out of the PSF to judge it, spread evenly down the ranking;
-        never so many that fewer than `n_min` are left.
+        never so many that fewer than `n_min` are left, which may be none: see ``n_reserved`` of
+        the metadata.
     relax : bool
         When fewer than `n_min` reach the threshold, take the best that there are instead of
         raising; they get the flag ``RELAXED``.

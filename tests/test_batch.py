@@ -287,9 +287,10 @@ def test_parquet(undisturbed):
     assert read.pformat() == result.table.pformat()
 
 
-def run_here(jobs, n_workers):
+def run_here(jobs, n_workers, time_limit):
     """Stand in for processes where they are not what is tested."""
     assert n_workers >= 1
+    assert time_limit == 3600
     for job in jobs:
         yield job, run_job(job)
 
@@ -318,9 +319,34 @@ def test_only_what_is_missing_is_done(night, monkeypatch, tmp_path):
     (out / "rows" / "0.json").write_text(json.dumps({**kept, "again": True}))
     assert run().n_kept == 2
     monkeypatch.setattr(batch.importlib.util, "find_spec", lambda _: None)
-    with pytest.warns(UserWarning, match=r"pip install 'mlpsf\[parquet\]'"):
-        assert [p.name for p in run().files] == ["night.ecsv"]
+    assert [p.name for p in run().files] == ["night.ecsv"]
     assert not (out / "night.parquet").exists()
+
+
+def test_only_its_own_files_are_replaced(night, monkeypatch, tmp_path):
+    monkeypatch.setattr(batch, "run_on_processes", run_here)
+    mine = tmp_path / "0_psf.fits"
+    mine.write_text("mine")
+    frames = [night / "0.fits"]
+    with pytest.raises(OutputError, match=r"0_psf.fits exists, and no run made it\. .*--overwrite"):
+        run_frames(frames, tmp_path, settings=SETTINGS)
+    assert [p.name for p in tmp_path.iterdir()] == ["0_psf.fits"]
+    assert mine.read_text() == "mine"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "night.ecsv").touch()
+    with pytest.raises(OutputError, match=r"night.ecsv exists, and no run made it"):
+        run_frames(frames, tmp_path / "elsewhere", settings=SETTINGS)
+    assert run_frames(frames, tmp_path, settings=SETTINGS, overwrite=True).table["done"].all()
+    # A run that was killed may have left files without a row.
+    (tmp_path / "rows" / "0.json").unlink()
+    assert run_frames(frames, tmp_path, settings=SETTINGS).n_kept == 0
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "0.fits"
+    other.write_bytes((night / "1.fits").read_bytes())
+    before = mine.read_bytes()
+    with pytest.raises(OutputError, match=rf"exists, and it was made of {night}/0.fits"):
+        run_frames([other], tmp_path, settings=SETTINGS)
+    assert mine.read_bytes() == before
 
 
 def test_one_run_a_folder(night, tmp_path):
@@ -336,6 +362,7 @@ def test_one_run_a_folder(night, tmp_path):
     ("settings", "options", "words"),
     [
         ({}, {"workers": 0}, "'workers' parameter must be 1 or more"),
+        ({}, {"time_limit": 0}, "'time_limit' parameter must be over 0"),
         ({}, {"workers": 1, "scheduler": "tcp://x:1"}, "not both"),
         ({"n_max": 0}, {}, "n_max"),
         ({"snr_min": -1.0}, {}, "'snr_min' parameter"),
@@ -379,6 +406,55 @@ def test_workers_that_cannot_start(night, tmp_path, monkeypatch):
     assert [p for p in multiprocessing.active_children() if p.name.startswith("mlpsf")] == []
 
 
+def test_frames_that_take_too_long(night, tmp_path):
+    """Nobody writes to the FIFOs, so they never deliver; the next frame gets another worker."""
+    frames = [tmp_path / f"{number}.fits" for number in range(2)]
+    for frame in frames:
+        os.mkfifo(frame)
+
+    def run(**limit):
+        return run_frames(frames, tmp_path / "out", settings=SETTINGS, workers=1, **limit)
+
+    assert run(time_limit=0.5).table["error"].tolist() == ["took longer than 0.5 s"] * 2
+    assert [p for p in multiprocessing.active_children() if p.name.startswith("mlpsf")] == []
+    for frame in frames:
+        frame.unlink()
+        frame.write_bytes((night / "0.fits").read_bytes())
+    night_after = run()
+    assert night_after.n_kept == 0
+    assert night_after.table["error"].tolist() == ["", ""]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("early", [True, False])
+def test_ctrl_c(night, tmp_path, early):
+    """As a terminal does, all processes are sent the signal, as workers start or later."""
+    os.mkfifo(tmp_path / "never.fits")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mlpsf.cli", "run", night / "0.fits", tmp_path / "never.fits"]
+    command += ["--out", out, "--workers", "1", "--n-max", "4", "--n-min", "4", "--relax"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # What a shell starts in the background, these tests say, ignores the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as run:
+        if early:  # the first child is multiprocessing's own
+            wait_for(lambda: len(children(run.pid)) > 1)
+        else:
+            wait_for(lambda: (out / "rows" / "0.json").exists())
+        workers = children(run.pid)
+        os.killpg(run.pid, signal.SIGINT)
+        said = run.stderr.read().decode()
+    assert run.returncode == 130
+    done = 0 if early else 1
+    assert said == (
+        f"mlpsf: stopped: {done} of 2 frames done. The same command goes on from there.\n"
+    )
+    wait_for(lambda: not any(map(alive, workers)), 10)
+
+
 def children(pid):
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -419,8 +495,8 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
     # This process takes over; its first worker is killed with a frame in hand.
     give, victims = _Worker.give, []
 
-    def deadly_give(worker, job):
-        give(worker, job)
+    def deadly_give(worker, job, time_limit):
+        give(worker, job, time_limit)
         if not victims:
             victims.append(job.name)
             time.sleep(random.uniform(0, 0.1))

@@ -23,6 +23,8 @@ distributed = pytest.importorskip(
     "distributed", reason="the extra 'dask' is not installed", exc_type=ImportError
 )
 
+dask = pytest.importorskip("dask")
+
 SETTINGS = Settings(n_max=4, n_min=4, relax=True)  # whatever the network says of these
 N_FRAMES = 6
 
@@ -85,6 +87,31 @@ def test_a_dask_worker_is_killed(night, tmp_path):
     assert not list(folder.glob(".mlpsf-*"))
     assert len(list(folder.iterdir())) == 2 * N_FRAMES + 1 + len(result.files)
     assert np.all(np.asarray(Table.read(folder / "night.ecsv")["done"]))
+
+
+def test_a_frame_that_takes_too_long(tmp_path):
+    os.mkfifo(tmp_path / "never.fits")  # nobody writes to it
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            local_directory=str(tmp_path / "space"),
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        result = run_frames(
+            [tmp_path / "never.fits"],
+            tmp_path / "out",
+            settings=SETTINGS,
+            scheduler=cluster.scheduler_address,
+            time_limit=0.5,
+        )
+    assert result.table["error"].tolist() == [
+        "too many Dask workers died of it: was memory short, or the time limit?"
+    ]
 
 
 def test_no_scheduler(night, tmp_path, monkeypatch):

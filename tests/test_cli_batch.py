@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import warnings
@@ -26,19 +27,20 @@ def frames(tmp_path):
 def run(monkeypatch, capsys, tmp_path):
     """Give a function that runs the command; of each frame it makes what `reasons` says."""
 
-    def run(*arguments, reasons=()):
+    def run(*arguments, reasons=(), warned=()):
         run.jobs = []
 
-        def work(jobs, n_workers):
-            run.n_workers = n_workers
+        def work(jobs, n_workers, time_limit):
+            run.n_workers, run.time_limit = n_workers, time_limit
             for job in jobs:
                 run.jobs.append(job)
                 outcome = failed(job, dict(reasons).get(job.name, ""))
                 outcome["again"] = False
+                outcome["row"]["warnings"] = dict(warned).get(job.name, "")
                 yield job, outcome
 
         monkeypatch.setattr(batch, "run_on_processes", work)
-        monkeypatch.setattr(batch, "run_on_dask", lambda jobs, address: work(jobs, address))
+        monkeypatch.setattr(batch, "run_on_dask", work)
         command = ["mlpsf", "run", *map(str, arguments), "--out", str(tmp_path / "out")]
         monkeypatch.setattr(sys, "argv", command)
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
@@ -62,6 +64,8 @@ def test_all(run, frames, tmp_path):
     assert run.jobs == []
     assert run(*frames, "--quiet") == (0, "")
     assert Table.read(tmp_path / "out" / "night.ecsv")["name"].tolist() == ["a", "b", "c"]
+    code, err = run(*frames, "--n-max", 9, warned={"b": "few reserve stars"})
+    assert (code, err) == (0, f"3 of 3 frames done, 1 with warnings; summary in {files}.\n")
 
 
 def test_some(run, frames):
@@ -96,7 +100,7 @@ def test_options_are_passed_on(run, frames, tmp_path):
     mask.write_bytes(b"x")
     options = "--n-max 7 --reserve 0.2 --relax --snr-min 20 --no-second-look --gain 2 --threshold 0"
     assert run(*frames, *options.split(), "--mask", mask, "--workers", 2, "-q")[0] == 0
-    assert run.n_workers == 2
+    assert (run.n_workers, run.time_limit) == (2, 3600)
     settings = run.jobs[0].settings
     assert settings == replace(
         batch.Settings(),
@@ -112,8 +116,10 @@ def test_options_are_passed_on(run, frames, tmp_path):
     )
     # Other settings: all is done again.
     assert run(*frames, "--selector", "residual", "--scheduler", "tcp://x:1", "-q")[0] == 0
-    assert run.n_workers == "tcp://x:1"
     assert {job.settings.selector for job in run.jobs} == {"residual"}
+    assert run.n_workers == "tcp://x:1"
+    assert run(*frames, "--gain", 3, "--time-limit", "inf", "-q")[0] == 0
+    assert run.time_limit == math.inf
 
 
 @pytest.mark.parametrize(
@@ -123,6 +129,7 @@ def test_options_are_passed_on(run, frames, tmp_path):
         (["a.fits", "--workers", "2", "--scheduler", "x:1"], 1, "not both"),
         (["a.fits", "--model", "m.keras", "--selector", "residual"], 1, "exclude each other"),
         (["a.fits", "--workers", "0"], 2, "--workers"),
+        (["a.fits", "--time-limit", "0"], 2, "--time-limit"),
         ([], 2, "FRAME"),
     ],
 )

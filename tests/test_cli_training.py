@@ -146,8 +146,12 @@ def test_a_frame_that_fails_is_said_and_left_out(monkeypatch, capsys, simulated,
     assert "of 1 of 2 frames" in last
     with CutoutSet(out) as data:
         assert data.frames == ["frame0.fits"]
+    assert run(monkeypatch, capsys, "label", bad, "--out", out) == (
+        1,
+        f"mlpsf: {out} exists. --overwrite replaces it.\n",
+    )
     out.unlink()
-    code, said = run(monkeypatch, capsys, "label", bad, "--out", out)
+    code, said = run(monkeypatch, capsys, "label", bad, "--out", out, "--overwrite")
     assert code == 1
     assert "None of the 1 frames could be used" in said.splitlines()[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["bad.fits"]
@@ -338,14 +342,20 @@ def test_sets_that_do_not_fit_are_refused(monkeypatch, capsys, simulated, truth_
         rows = np.flatnonzero(data.label >= 0)
         small = PSFStarSelector(epochs=1, **TINY).fit(data[rows], data.label[rows])
     monkeypatch.setattr("mlpsf.selectors.storage.to_onnx", lambda _: None)
-    small.save(tmp_path / "small.keras")
+    own = tmp_path / "small.keras"
+    small.save(own)
     for arguments, message in (
-        ((truth_set, "--from", tmp_path / "small.keras"), "takes cutouts of 31 x 31 pixels"),
+        ((truth_set, "--from", own), "takes cutouts of 31 x 31 pixels"),
         ((other,), "holds labelled cutouts of 1 frame"),
         ((truth_set, "--from", tmp_path / "none.keras"), "There is no model file"),
         ((tmp_path / "none.h5",), "There is no set"),
         ((truth_set, "--from", "pretrained", "--architecture", "compact"), "has its --archi"),
         ((truth_set, "--out", tmp_path / "model.onnx"), "ends in .keras"),
+        ((truth_set, "--out", own), "small.keras exists. --overwrite"),
+        (
+            (truth_set, "--from", own, "--out", own, "--overwrite"),
+            "would replace another file",
+        ),
     ):
         out = () if "--out" in arguments else ("--out", tmp_path / "model.keras")
         code, said = run(monkeypatch, capsys, "train", *arguments, *out)

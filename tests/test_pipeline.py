@@ -177,6 +177,16 @@ def test_reserve(field):
     assert not (out["reserved"] & out["selected"]).any()
 
 
+def test_too_few_reserve_stars_are_warned_of(field):
+    words = {"selector": quick(), "threshold": 0.0, "second_look": False}
+    n = select_stars(field.frame, **words).meta["n_above_threshold"]
+    words |= {"reserve": 0.2, "n_max": n}
+    with pytest.warns(UserWarning, match=f"Of {n} good stars, reserve = 0.2 keeps back 2, with"):
+        out = select_stars(field.frame, n_min=n - 2, **words)
+    assert out.meta["n_reserved"] == out["reserved"].sum() == 2
+    assert select_stars(field.frame, n_min=n - 3, **words).meta["n_reserved"] == 3
+
+
 def test_an_estimator_of_ones_own(field):
     out = select_stars(field.frame, selector=quick(), threshold=0.05, n_min=1, n_max=5)
     assert out.meta["selector"] == "Brightness"

@@ -225,7 +225,7 @@ def test_equal_probabilities_are_ordered_by_snr():
     [
         (100, 0.2, 25, 10, 6),  # of ceil(25 / 0.8) = 32
         (20, 0.25, 25, 10, 5),
-        (12, 0.5, 25, 10, 2),  # never under n_min
+        (12, 0.5, 25, 10, 2),  # never under n_min; select_stars warns
         (10, 0.5, 25, 10, 0),
         (20, 0.0, 25, 10, 0),
     ],
