@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 __all__ = [
     "SkyNoise",
@@ -283,5 +282,7 @@ def count_sources_above(data: NDArray[np.float32], mask: NDArray[np.bool_], leve
     above = (data > level) & ~mask
     if np.count_nonzero(above) < 50:
         return 0
+    from scipy import ndimage  # rarely called, and a fifth of a second to import
+
     labels, number = ndimage.label(above)
     return int(np.count_nonzero(np.bincount(labels[above], minlength=number + 1) >= 5))

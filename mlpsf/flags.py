@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from functools import cache
 
 __all__ = ["NEVER_A_PSF_STAR", "Flag", "describe"]
 
@@ -76,6 +77,7 @@ NEVER_A_PSF_STAR = (
 """Sources with any of these are not chosen whatever their probability."""
 
 
+@cache
 def describe(flags: int) -> str:
     """Say in words why a source was not taken, or that it was reserved or relaxed.
 
