@@ -90,9 +90,8 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
     with whole_file(path) as temporary:
         from mlpsf.selectors.networks import keras
 
-        # Without the optimiser's state, which is twice the size of the network.
-        model = keras.models.clone_model(selector.model_)
-        model.set_weights(selector.model_.get_weights())
+        # Never compiled, so without the optimiser's state, which is twice the size of the network.
+        model = keras.Model(selector.model_.inputs[0], selector.model_.outputs[0])
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(_ENTRY, json.dumps(state, indent=1))
