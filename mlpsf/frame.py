@@ -13,6 +13,7 @@ import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -96,7 +97,7 @@ class Frame:
         ny, nx = self.data.shape
         return ny, nx
 
-    @property
+    @cached_property
     def saturated(self) -> NDArray[np.bool_]:
         """True where a pixel is at or above saturation, or its mask plane says so."""
         saturated: NDArray[np.bool_] = self.data >= self.saturation
