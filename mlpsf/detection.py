@@ -17,6 +17,7 @@ from mlpsf.flags import Flag
 from mlpsf.frame import Frame
 from mlpsf.moments import Moments, gaussian_moments
 from mlpsf.stellar import any_within, stellar_profile
+from mlpsf.surroundings import on_uneven_sky
 
 __all__ = ["Background", "find_sources", "measure_background"]
 
@@ -159,6 +160,10 @@ def find_sources(
     bright = _worth_a_look(table["snr"], flags, profile.fwhm)
     struck = struck_pixels(frame, background, x[bright], y[bright], profile.fwhm).struck
     flags[bright[struck]] |= Flag.STRUCK
+    uneven = on_uneven_sky(
+        frame, background, x[bright], y[bright], table["peak"][bright], profile.fwhm
+    )
+    flags[bright[uneven]] |= Flag.UNEVEN_SKY
     table["flags"] = flags
     table.meta.update(
         {

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsf.stretch import row_quantiles
+
 __all__ = [
     "SkyNoise",
     "count_sources_above",
@@ -67,24 +69,11 @@ def _clipped_variance(values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean square of each row without its outliers; NaN is left out."""
     size = np.abs(values)
     # A median of integer pixels jumps in whole units, so the higher quantile backs it up.
-    middle, upper = _row_quantiles(size, 0.5, 0.9)
+    middle, upper = row_quantiles(size, 0.5, 0.9)
     keep = size <= 4 * np.maximum(middle / 0.6745, upper / 1.6449)[:, None]
     total = np.sum(np.where(keep, size, 0.0) ** 2, axis=1, dtype=np.float64)
     variance: NDArray[np.float64] = total / np.maximum(np.count_nonzero(keep, axis=1), 1)
     return variance
-
-
-def _row_quantiles(values: NDArray[np.float32], *shares: float) -> list[NDArray[np.float32]]:
-    """Quantiles of each row that has values, NaN left out; np.nanquantile goes row by row."""
-    ordered = np.sort(values, axis=1)  # NaN goes last
-    last = np.isfinite(values).sum(axis=1) - 1
-    rows = np.arange(len(values))
-    found = []
-    for share in shares:
-        low = np.floor(share * last).astype(int)
-        a, b = ordered[rows, low], ordered[rows, np.minimum(low + 1, last)]
-        found.append(a + (share * last - low).astype(np.float32) * (b - a))
-    return found
 
 
 def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> SkyNoise | None:

@@ -50,6 +50,11 @@ class Flag(IntFlag):
         "struck",
         "a pixel of its core is sharper than the optics allow: cosmic ray, hot pixel or bad column",
     )
+    UNEVEN_SKY = (
+        65536,
+        "on an uneven sky",
+        "the sky differs from one side of it to the other: a galaxy's light, an amplifier's edge",
+    )
 
     short: str
     meaning: str
@@ -73,6 +78,7 @@ NEVER_A_PSF_STAR = (
     | Flag.VETOED
     | Flag.OUTLIER
     | Flag.STRUCK
+    | Flag.UNEVEN_SKY
 )
 """Sources with any of these are not chosen whatever their probability."""
 

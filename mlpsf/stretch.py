@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["as_cutouts", "scaled", "sky_and_noise", "stretched"]
+__all__ = ["as_cutouts", "row_quantiles", "scaled", "sky_and_noise", "stretched"]
 
 
 def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
@@ -80,19 +80,40 @@ def _median_and_mad(
     values: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Row-wise median and scaled MAD of values with NaN, 0 for rows without any value."""
-    sky = _row_median(values)
-    return sky, np.float32(1.4826) * _row_median(np.abs(values - sky[:, None]))
+    (sky,) = row_quantiles(values, 0.5)
+    (deviation,) = row_quantiles(np.abs(values - sky[:, None]), 0.5)
+    return sky, np.float32(1.4826) * deviation
 
 
-def _row_median(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def row_quantiles(values: NDArray[np.float32], *shares: float) -> list[NDArray[np.float32]]:
+    """Quantiles of each row, NaN left out, all at once; 0 for a row without any value.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n, m)
+    shares : float
+        0.5 is the median.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (n,)
+
+    Examples
+    --------
+    >>> [q.tolist() for q in row_quantiles(np.array([[3.0, 1.0, 2.0, np.nan]]), 0.5, 1.0)]
+    [[2.0], [3.0]]
+    """
     ordered = np.sort(values, axis=1)  # NaN goes last
     count = np.isfinite(values).sum(axis=1)
+    last = np.maximum(count - 1, 0)
     rows = np.arange(len(values))
-    middle = 0.5 * (
-        ordered[rows, np.maximum(count - 1, 0) // 2]
-        + ordered[rows, np.minimum(count // 2, np.maximum(count - 1, 0))]
-    )
-    return np.where(count > 0, middle, np.float32(0.0)).astype(np.float32)
+    found = []
+    for share in shares:
+        low = np.floor(share * last).astype(int)
+        a, b = ordered[rows, low], ordered[rows, np.minimum(low + 1, last)]
+        between = a + (share * last - low).astype(np.float32) * (b - a)
+        found.append(np.where(count > 0, between, np.float32(0.0)).astype(np.float32))
+    return found
 
 
 def stretched(cutouts: NDArray[np.float32], softening: float) -> NDArray[np.float32]:
