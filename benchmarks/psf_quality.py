@@ -1,10 +1,12 @@
 """PSF error, builder by star list: ``python -m benchmarks.psf_quality [--frames N] [--full]``.
 
 The same frames, PSFs of five builders (ours, TRIPPy as released, PSFEx, Piff, photutils; see
-`benchmarks.peers`) from the stars of ten lists: our three selectors', the published network's,
-known-clean stars, what each peer chooses by its own rule, the 25 brightest unflagged. The error
-against the truth is that of `benchmarks.psf_error`. By default each builder takes its own list, our
-network's and the clean one, and ours takes them all; ``--full`` is every pair.
+`benchmarks.peers`) from the stars of eleven lists: our three selectors' (of our network's the best
+25, and all that reach the threshold), the published network's, known-clean stars, what each peer
+chooses by its own rule, the 25 brightest unflagged. The error against the truth is that of
+`benchmarks.psf_error`. By default each builder takes its own list, our network's and the clean one,
+PSFEx, which averages hundreds, our network's whole list too, and ours takes them all; ``--full`` is
+every pair.
 
 With ``--real FOLDER`` the frames are real: ours and PSFEx, from the same stars, judged by reserve
 stars that neither used.
@@ -70,6 +72,7 @@ OWN = {
 
 LISTS = (
     "network",
+    "all",
     "residual",
     "novelty",
     "published",
@@ -131,6 +134,7 @@ class Case:
             return place_table(choose(self.sim))
         options: dict[str, Any] = {
             "network": {"selector": _network()},
+            "all": {"selector": _network(), "n_max": 10_000},
             "residual": {"selector": "residual", "threshold": 0.0},
             "novelty": {"selector": NoveltySelector(random_state=0), "threshold": 0.0},
         }[name]
@@ -192,7 +196,7 @@ def pairs(
     """Return the pairs of builder and list that are wanted."""
     out = []
     for builder, own in OWN.items():
-        few = (own, "network", "clean")
+        few = (own, "network", "clean", *(["all"] if builder == "PSFEx" else []))
         wanted = [n for n in LISTS if full or builder == "mlpsf" or n in few]
         out += [
             (builder, n)
@@ -272,25 +276,26 @@ def with_our_list(rows: Table) -> Table:
     """How each peer fares with our network's stars beside its own, frame by frame."""
     lines = []
     for builder, own in OWN.items():
-        kept = {
-            name: {
-                r["frame"]: r for r in rows[(rows["builder"] == builder) & (rows["list"] == name)]
-            }
-            for name in ("network", own)
-        }
-        both = [
-            n
-            for n in kept["network"]
-            if n in kept[own] and not kept["network"][n]["error"] and not kept[own][n]["error"]
-        ]
-        if builder == "mlpsf" or not both:
+        if builder == "mlpsf":
             continue
-        line: dict[str, Any] = {"builder": builder, "frames": len(both)}
-        for key in FIGURES:
-            ours, theirs = (np.abs([kept[name][n][key] for n in both]) for name in ("network", own))
-            line[f"{key} no worse"] = int((ours <= theirs).sum())
-            line[f"{key} ratio"] = float(np.median(ours) / np.median(theirs))
-        lines.append(line)
+        of_builder = rows[(rows["builder"] == builder) & (rows["error"] == "")]
+        theirs = {r["frame"]: r for r in of_builder[of_builder["list"] == own]}
+        for name in ("network", "all"):
+            pairs_of = [
+                (r, theirs[r["frame"]])
+                for r in of_builder[of_builder["list"] == name]
+                if r["frame"] in theirs
+            ]
+            if not pairs_of:
+                continue
+            line: dict[str, Any] = {"builder": builder, "list": name, "frames": len(pairs_of)}
+            for key in FIGURES:
+                a, b = np.abs(
+                    [(with_ours[key], with_own[key]) for with_ours, with_own in pairs_of]
+                ).T
+                line[f"{key} no worse"] = int((a <= b).sum())
+                line[f"{key} ratio"] = float(np.median(a) / np.median(b))
+            lines.append(line)
     table = Table(lines)
     for column in table.colnames:
         if column.endswith("ratio"):

@@ -33,10 +33,11 @@ from benchmarks.nights import (
 )
 from benchmarks.scores import STUDY_RECALL, STUDY_SCORES, score
 from benchmarks.stamps import OUTPUT
-from mlpsf.cutouts import PUBLISHED_SIZE, CutoutScaler, extract_cutouts, sky_and_noise
+from mlpsf.cutouts import PUBLISHED_SIZE, extract_cutouts, sky_and_noise
 from mlpsf.labelling import balance, in_range, split_frames
 from mlpsf.psf import build_psf
 from mlpsf.psf.trippy import release_downsample
+from mlpsf.scaling import CutoutScaler
 from mlpsf.selectors import PSFStarSelector, ResidualSelector
 from mlpsf.standard import STAMP_SIZE, extract_stamps, frame_star
 

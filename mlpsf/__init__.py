@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlpsf.batch import run_frames as run_frames
     from mlpsf.cutouts import Cutouts as Cutouts
-    from mlpsf.cutouts import CutoutScaler as CutoutScaler
     from mlpsf.cutouts import extract_cutouts as extract_cutouts
     from mlpsf.dataset import CutoutSet as CutoutSet
     from mlpsf.detection import find_sources as find_sources
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from mlpsf.pipeline import select_stars as select_stars
     from mlpsf.psf import PSFModel as PSFModel
     from mlpsf.psf import build_psf as build_psf
+    from mlpsf.scaling import CutoutScaler as CutoutScaler
     from mlpsf.selection import choose as choose
     from mlpsf.selectors import NoveltySelector as NoveltySelector
     from mlpsf.selectors import PSFStarSelector as PSFStarSelector
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "CutoutScaler": "cutouts",
+    "CutoutScaler": "scaling",
     "CutoutSet": "dataset",
     "Cutouts": "cutouts",
     "Flag": "flags",

@@ -91,9 +91,9 @@ class Settings:
             if path is not None and not Path(path).is_file():
                 raise InputError(f"There is no file {path!r}.")
         if self.model is not None:
-            from mlpsf.selectors.cnn import PSFStarSelector
+            from mlpsf.selectors.storage import load_judge
 
-            PSFStarSelector.load(self.model)
+            load_judge(self.model)
 
     def fingerprint(self) -> str:
         """Hash of all that decides what a frame gives: settings, their files, mlpsf's version."""

@@ -205,9 +205,9 @@ def _work(job: Job, row: Row) -> None:
 def _selector(name: str, model: str | None) -> Any:
     if model is None:
         return name
-    from mlpsf.selectors.cnn import PSFStarSelector
+    from mlpsf.selectors.storage import load_judge
 
-    return PSFStarSelector.load(model)
+    return load_judge(model)
 
 
 def _fill(row: Row, stars: Table) -> None:
@@ -249,8 +249,8 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
     import numpy as np
 
     from mlpsf.cutouts import extract_cutouts
-    from mlpsf.scaling import sky_and_noise
     from mlpsf.selection import FEWEST_RESERVED
+    from mlpsf.stretch import sky_and_noise
 
     reserved = np.asarray(stars["reserved"], dtype=bool)
     by = "reserved" if reserved.sum() >= FEWEST_RESERVED else "chosen"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -38,6 +39,10 @@ from mlpsf.cli_options import (
 from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError
 
 __all__ = ["app", "main"]
+
+# Before numpy is loaded. The matrices here are small: a second thread for each waits more than it
+# works, and every core has a frame of its own in `mlpsf run`.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 EXIT_ERROR = 1
 EXIT_TOO_FEW = 3
@@ -306,9 +311,9 @@ def _selection(
     if model is not None:
         if selector is SelectorName.residual:
             raise InputError("--model and --selector residual exclude each other: give one.")
-        from mlpsf.selectors import PSFStarSelector
+        from mlpsf.selectors.storage import load_judge
 
-        estimator = PSFStarSelector.load(model)
+        estimator = load_judge(model)
     return {
         "selector": estimator,
         "catalogue": catalogue,

@@ -262,7 +262,8 @@ def brightest(snr: ArrayLike, flags: ArrayLike | None) -> NDArray[np.intp]:
     """
     snr = np.asarray(snr, dtype=np.float64)
     flags = np.zeros(len(snr), dtype=int) if flags is None else np.asarray(flags)
-    usable = (flags & (NEVER_A_PSF_STAR & ~Flag.NEAR_EDGE & ~Flag.FAINT) == 0) & np.isfinite(snr)
+    harmless = Flag.NEAR_EDGE | Flag.FAINT | Flag.UNEVEN_SKY  # to the image that many share
+    usable = (flags & (NEVER_A_PSF_STAR & ~harmless) == 0) & np.isfinite(snr)
     whole = usable & (flags & Flag.BLENDED == 0)
     rows = np.flatnonzero(whole if whole.sum() >= 4 * FEWEST else usable)
     rows = rows[np.argsort(-snr[rows], kind="stable")]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.scaling import CutoutScaler, as_cutouts, sky_and_noise
+from mlpsf.stretch import as_cutouts, sky_and_noise
 
 if TYPE_CHECKING:
     from mlpsf.frame import Frame
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PUBLISHED_SIZE",
     "REFERENCE_FWHM",
-    "CutoutScaler",
     "Cutouts",
     "as_cutouts",
     "extract_cutouts",
@@ -29,6 +28,15 @@ PUBLISHED_SIZE = 111
 
 REFERENCE_FWHM = 4.0
 """FWHM in pixels to which stamps are resampled, so that all telescopes' stars look alike."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CutoutScaler":  # an estimator: scikit-learn is imported with it
+        from mlpsf.scaling import CutoutScaler
+
+        return CutoutScaler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _BLOCK = 512  # sources resampled at once: bounds memory at about 100 MB
 

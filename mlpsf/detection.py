@@ -17,6 +17,7 @@ from mlpsf.flags import Flag
 from mlpsf.frame import Frame
 from mlpsf.moments import Moments, gaussian_moments
 from mlpsf.stellar import any_within, stellar_profile
+from mlpsf.surroundings import on_uneven_sky
 
 __all__ = ["Background", "find_sources", "measure_background"]
 
@@ -71,7 +72,8 @@ def measure_background(frame: Frame, mesh: int = MESH) -> Background:
         good = np.isfinite(frame.variance) & (frame.variance > 0)
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
     floor = max(float(sky.globalrms) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
-    return Background(sky.back(), np.maximum(rms, np.float32(floor)).astype(np.float32))
+    rms = np.asarray(rms, dtype=np.float32)
+    return Background(sky.back(), np.maximum(rms, np.float32(floor), out=rms))
 
 
 def find_sources(
@@ -158,6 +160,10 @@ def find_sources(
     bright = _worth_a_look(table["snr"], flags, profile.fwhm)
     struck = struck_pixels(frame, background, x[bright], y[bright], profile.fwhm).struck
     flags[bright[struck]] |= Flag.STRUCK
+    uneven = on_uneven_sky(
+        frame, background, x[bright], y[bright], table["peak"][bright], profile.fwhm
+    )
+    flags[bright[uneven]] |= Flag.UNEVEN_SKY
     table["flags"] = flags
     table.meta.update(
         {
@@ -186,18 +192,24 @@ def _detect(
     sigma: float,
     minimum_area: int,
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    sep.set_extract_pixstack(max(1_000_000, pixels.size // 2))
     sep.set_sub_object_limit(16384)
-    # Saturated cores stay in: masked out, a bright star would be found as a ring of fragments.
-    mask = frame.mask & ~frame.saturated
-    raw, segments = sep.extract(
-        pixels,
-        sigma,
-        err=background.rms,
-        mask=mask,
-        minarea=minimum_area,
-        segmentation_map=True,
-    )
+    options = {
+        "err": background.rms,
+        # Saturated cores stay in: masked out, a bright star would be a ring of fragments.
+        "mask": frame.mask & ~frame.saturated,
+        "minarea": minimum_area,
+        "segmentation_map": True,
+    }
+    # sep writes through all the room it is given for sources that are not finished yet, which
+    # takes as long as the search itself; few frames need much of it.
+    sep.set_extract_pixstack(max(300_000, pixels.size // 16))
+    try:
+        raw, segments = sep.extract(pixels, sigma, **options)
+    except Exception as error:  # sep has no class of its own for it
+        if "pixel buffer full" not in str(error):
+            raise
+        sep.set_extract_pixstack(max(1_000_000, pixels.size // 2))
+        raw, segments = sep.extract(pixels, sigma, **options)
     if len(raw) == 0:
         raise NoSourcesError(
             f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from mlpsf.stretch import row_quantiles
 
 __all__ = [
     "SkyNoise",
@@ -68,7 +69,7 @@ def _clipped_variance(values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean square of each row without its outliers; NaN is left out."""
     size = np.abs(values)
     # A median of integer pixels jumps in whole units, so the higher quantile backs it up.
-    middle, upper = np.nanquantile(size, [0.5, 0.9], axis=1)
+    middle, upper = row_quantiles(size, 0.5, 0.9)
     keep = size <= 4 * np.maximum(middle / 0.6745, upper / 1.6449)[:, None]
     total = np.sum(np.where(keep, size, 0.0) ** 2, axis=1, dtype=np.float64)
     variance: NDArray[np.float64] = total / np.maximum(np.count_nonzero(keep, axis=1), 1)
@@ -283,5 +284,7 @@ def count_sources_above(data: NDArray[np.float32], mask: NDArray[np.bool_], leve
     above = (data > level) & ~mask
     if np.count_nonzero(above) < 50:
         return 0
+    from scipy import ndimage  # rarely called, and a fifth of a second to import
+
     labels, number = ndimage.label(above)
     return int(np.count_nonzero(np.bincount(labels[above], minlength=number + 1) >= 5))

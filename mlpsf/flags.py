@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from functools import cache
 
 __all__ = ["NEVER_A_PSF_STAR", "Flag", "describe"]
 
@@ -49,6 +50,11 @@ class Flag(IntFlag):
         "struck",
         "a pixel of its core is sharper than the optics allow: cosmic ray, hot pixel or bad column",
     )
+    UNEVEN_SKY = (
+        65536,
+        "on an uneven sky",
+        "the sky differs from one side of it to the other: a galaxy's light, an amplifier's edge",
+    )
 
     short: str
     meaning: str
@@ -72,10 +78,12 @@ NEVER_A_PSF_STAR = (
     | Flag.VETOED
     | Flag.OUTLIER
     | Flag.STRUCK
+    | Flag.UNEVEN_SKY
 )
 """Sources with any of these are not chosen whatever their probability."""
 
 
+@cache
 def describe(flags: int) -> str:
     """Say in words why a source was not taken, or that it was reserved or relaxed.
 

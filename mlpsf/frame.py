@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from astropy.io import fits
-from astropy.nddata import NDData, VarianceUncertainty
 from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
@@ -38,6 +39,9 @@ from mlpsf.fitsio import (
     read_pixels,
     squeeze,
 )
+
+if TYPE_CHECKING:
+    from astropy.nddata import NDData
 
 __all__ = ["Frame", "FrameSource", "HDUSelector", "list_images", "read_frame"]
 
@@ -93,7 +97,7 @@ class Frame:
         ny, nx = self.data.shape
         return ny, nx
 
-    @property
+    @cached_property
     def saturated(self) -> NDArray[np.bool_]:
         """True where a pixel is at or above saturation, or its mask plane says so."""
         saturated: NDArray[np.bool_] = self.data >= self.saturation
@@ -108,15 +112,8 @@ class Frame:
 
 
 FrameSource: TypeAlias = (
-    str
-    | Path
-    | Frame
-    | NDData
-    | fits.PrimaryHDU
-    | fits.ImageHDU
-    | fits.CompImageHDU
-    | fits.HDUList
-    | ArrayLike
+    "str | Path | Frame | NDData | fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU"
+    " | fits.HDUList | ArrayLike"
 )
 """What `read_frame` takes."""
 
@@ -130,6 +127,8 @@ def _image_of_nddata(source: NDData) -> Image:
                 header[key] = value
     variance = None
     if source.uncertainty is not None:
+        from astropy.nddata import VarianceUncertainty
+
         with contextlib.suppress(TypeError, AttributeError, NotImplementedError):
             variance = source.uncertainty.represent_as(VarianceUncertainty).array
     return Image(
@@ -156,7 +155,9 @@ def _load(source: Any, hdu: HDUSelector | None) -> Image:
             f"The 'hdu' parameter is for files and HDU lists. Got {hdu!r} with a "
             f"{type(source).__name__}: leave it out."
         )
-    if isinstance(source, NDData):
+    # Who has an NDData has imported its module; for others it would only cost time.
+    nddata = sys.modules.get("astropy.nddata")
+    if nddata is not None and isinstance(source, nddata.NDData):
         return _image_of_nddata(source)
     if hasattr(source, "header") and hasattr(source, "data"):
         name = source.name or type(source).__name__

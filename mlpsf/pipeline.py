@@ -14,10 +14,6 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import get_tags
-from sklearn.utils.validation import check_is_fitted
 
 import mlpsf
 from mlpsf.catalogue import read_catalogue
@@ -36,6 +32,8 @@ from mlpsf.selection import (
     check_selection,
     choose,
 )
+from mlpsf.selectors.judge import Judge
+from mlpsf.selectors.storage import load_judge, pretrained_path
 from mlpsf.standard import extract_stamps, frame_star
 
 __all__ = ["SNR_MIN", "frame_selector", "judge_sources", "own_cutout_size", "select_stars"]
@@ -269,6 +267,8 @@ def judge_sources(
                     f"{size // 2} pixels from the edge; a selector that learns from them needs "
                     "5 at least. Try a lower snr_min, a smaller cutout_size, or the cnn selector."
                 )
+            from sklearn.base import clone
+
             fitted = clone(estimator).fit(cut.data[whole])
             good = fitted.predict_proba(cut.data[whole])[:, 1]
             probability[block[whole]] = good
@@ -332,6 +332,12 @@ def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
 
 def _learns_from_frame(estimator: Any) -> bool:
     """Whether a selector needs no labels, and is to be fitted to the frame's own cutouts."""
+    if isinstance(estimator, Judge):
+        return False
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils import get_tags
+    from sklearn.utils.validation import check_is_fitted
+
     if get_tags(estimator).target_tags.required:
         return False
     try:
@@ -342,6 +348,8 @@ def _learns_from_frame(estimator: Any) -> bool:
 
 
 def _is_classical(estimator: Any) -> bool:
+    if isinstance(estimator, Judge):
+        return False
     from mlpsf.selectors.residual import ResidualSelector
 
     return isinstance(estimator, ResidualSelector)
@@ -357,9 +365,7 @@ def frame_selector(selector: Any, frame: Frame, background: Background) -> tuple
             )
         return selector, type(selector).__name__
     if selector == "cnn":
-        from mlpsf.selectors.cnn import PSFStarSelector
-
-        return PSFStarSelector.from_pretrained(), "cnn"
+        return load_judge(pretrained_path()), "cnn"
     if selector == "residual":
         from mlpsf.selectors.residual import ResidualSelector
 
@@ -383,10 +389,10 @@ def _provenance(estimator: Any, name: str) -> dict[str, Any]:
     for key in ("model_name_", "model_sha256_"):
         if hasattr(estimator, key):
             out[key.strip("_")] = getattr(estimator, key)
-    # An estimator's own settings, where a file can hold them.
-    for key, value in estimator.get_params(deep=False).items():
-        if name == "residual" and isinstance(value, str | int | float | tuple):
-            out[f"residual_{key}"] = str(value) if isinstance(value, tuple) else value
+    if name == "residual":  # its settings, where a file can hold them
+        for key, value in estimator.get_params(deep=False).items():
+            if isinstance(value, str | int | float | tuple):
+                out[f"residual_{key}"] = str(value) if isinstance(value, tuple) else value
     out["python_version"] = platform.python_version()
     out.update({f"{p}_version": version(p) for p in ("numpy", "astropy", "sep", "scikit-learn")})
     return out

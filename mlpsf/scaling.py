@@ -1,4 +1,4 @@
-"""The pixel values of cutouts: their sky and noise, and bringing them to what a network likes."""
+"""Estimators of cutouts: what they share, and the one that scales pixel values for a network."""
 
 from __future__ import annotations
 
@@ -12,91 +12,9 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Str
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlpsf.errors import InputError
+from mlpsf.stretch import as_cutouts, scaled
 
-__all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError", "as_cutouts", "sky_and_noise"]
-
-
-def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
-    """View (n, size * size) as (n, size, size); 3-D input is returned as it is.
-
-    Raises
-    ------
-    InputError
-        The rows are no squares.
-
-    Examples
-    --------
-    >>> as_cutouts(np.zeros((2, 225))).shape
-    (2, 15, 15)
-    """
-    if X.ndim == 3:
-        if X.shape[1] != X.shape[2]:
-            raise InputError(f"Cutouts must be square. Got {X.shape[1]} x {X.shape[2]} pixels.")
-        return X
-    size = round(float(X.shape[1]) ** 0.5)
-    if size * size != X.shape[1]:
-        raise InputError(
-            f"Flattened cutouts must have a square number of pixels. Got {X.shape[1]}; "
-            "pass cutouts of shape (n, size, size), or each one ravelled."
-        )
-    return X.reshape(len(X), size, size)
-
-
-def sky_and_noise(
-    cutouts: NDArray[np.floating],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Estimate each cutout's sky level and noise from its border.
-
-    Parameters
-    ----------
-    cutouts : ndarray, shape (n, size, size)
-        NaN marks pixels without data.
-
-    Returns
-    -------
-    sky, noise : ndarray of float32, shape (n,)
-        Median, and 1.4826 times the median absolute deviation, of the outermost tenth (2 pixels
-        at least), each after pixels over 3 such deviations above the median are left out. Where a
-        border has no pixel at all, both are 0.
-
-    Examples
-    --------
-    >>> sky, noise = sky_and_noise(np.full((1, 15, 15), 7.0))
-    >>> float(sky[0]), float(noise[0])
-    (7.0, 0.0)
-    """
-    size = cutouts.shape[-1]
-    rim = max(2, size // 10)
-    border = np.ones((size, size), dtype=bool)
-    border[rim:-rim, rim:-rim] = False
-    # Half of a large border is plenty for a median and takes half the time.
-    picks = np.flatnonzero(border.ravel())[:: 1 if size < 60 else 3]
-    values = cutouts.reshape(len(cutouts), size * size)[:, picks].astype(np.float32)
-    values[~np.isfinite(values)] = np.nan
-    for _ in range(2):
-        sky, noise = _median_and_mad(values)
-        values[values > (sky + 3.0 * noise + 1e-30)[:, None]] = np.nan
-    sky, noise = _median_and_mad(values)
-    return sky, noise
-
-
-def _median_and_mad(
-    values: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Row-wise median and scaled MAD of values with NaN, 0 for rows without any value."""
-    sky = _row_median(values)
-    return sky, np.float32(1.4826) * _row_median(np.abs(values - sky[:, None]))
-
-
-def _row_median(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    ordered = np.sort(values, axis=1)  # NaN goes last
-    count = np.isfinite(values).sum(axis=1)
-    rows = np.arange(len(values))
-    middle = 0.5 * (
-        ordered[rows, np.maximum(count - 1, 0) // 2]
-        + ordered[rows, np.minimum(count // 2, np.maximum(count - 1, 0))]
-    )
-    return np.where(count > 0, middle, np.float32(0.0)).astype(np.float32)
+__all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError"]
 
 
 class ParameterError(InputError, InvalidParameterError):  # type: ignore[misc]
@@ -218,28 +136,11 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
         check_is_fitted(self)
         X = np.asarray(X) if isinstance(X, list | tuple) else X
         pixels = self._validate_pixels(X, reset=False)
-        if self.method == "standard":
-            out = (pixels - np.float32(self.mean_)) / np.float32(self.scale_)
-        else:
-            out = self._star(as_cutouts(pixels))
-        out = out.reshape(getattr(X, "shape", pixels.shape))
-        filled: NDArray[np.float32] = np.nan_to_num(
-            out, copy=False, nan=0.0, posinf=0.0, neginf=0.0
-        )
-        return filled
-
-    def _star(self, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
-        sky, noise = sky_and_noise(cutouts)
-        out: NDArray[np.float32] = cutouts - sky[:, None, None]
-        c = cutouts.shape[-1] // 2
-        core = np.nan_to_num(out[:, c - 1 : c + 2, c - 1 : c + 2], nan=-np.inf)
-        peak = core.reshape(len(out), -1).max(axis=1)
-        # Without a peak above the noise there is no star to scale by.
-        peak = np.where(np.isfinite(peak) & (peak > noise), peak, np.maximum(noise, 1e-20))
-        out /= (peak * np.float32(self.softening))[:, None, None]
-        np.arcsinh(out, out=out)
-        out /= np.float32(np.arcsinh(1.0 / self.softening))
-        return out
+        shape = getattr(X, "shape", pixels.shape)
+        if self.method == "star":
+            pixels = as_cutouts(pixels)
+        out = scaled(pixels, self.method, self.softening, self.mean_, self.scale_)
+        return out.reshape(shape)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

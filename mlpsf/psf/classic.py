@@ -15,7 +15,7 @@ from mlpsf.psf.effective import stack_stars
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.moments import centre_on_pixel, cumulative, pixel_integrals, profile
 from mlpsf.psf.solve import StarPixels
-from mlpsf.scaling import sky_and_noise
+from mlpsf.stretch import sky_and_noise
 
 __all__ = ["corrected_psf", "trippy_table"]
 

@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation, uniform_filter
 from mlpsf.errors import PSFError
 from mlpsf.psf.basis import Moffat, PolarBasis, Quadrature, centroid, gradient
 from mlpsf.psf.pixels import StarPixels, first_profile, median_of
-from mlpsf.scaling import sky_and_noise
+from mlpsf.stretch import sky_and_noise
 
 __all__ = ["MISFIT", "ROUNDS", "Solution", "StarPixels", "first_profile", "solve"]
 

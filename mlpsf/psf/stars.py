@@ -15,7 +15,7 @@ from scipy.ndimage import label
 from mlpsf.errors import InputError, PSFError
 from mlpsf.frame import Frame, read_frame
 from mlpsf.psf.solve import StarPixels
-from mlpsf.scaling import sky_and_noise
+from mlpsf.stretch import sky_and_noise
 
 __all__ = ["Stars", "cut_stars", "say_left_out"]
 

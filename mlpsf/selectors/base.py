@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import assert_all_finite, column_or_1d
@@ -15,9 +14,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from mlpsf.errors import InputError
-from mlpsf.scaling import CutoutEstimator, as_cutouts
+from mlpsf.scaling import CutoutEstimator
+from mlpsf.selectors.judge import as_probabilities
+from mlpsf.stretch import as_cutouts
 
-__all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "as_probabilities", "check_frames"]
+__all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "check_frames"]
 
 MIN_SIDE = 15
 """Side in pixels of the smallest cutouts that tell a star from other sources."""
@@ -182,12 +183,6 @@ class FrameClassifier(CutoutClassifier):
         tags.target_tags.required = False
         tags.classifier_tags.poor_score = True  # it knows stars, and learns of no other thing
         return tags
-
-
-def as_probabilities(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of (other, good), shape (n, 2), of log-odds of being good."""
-    good = expit(log_odds)
-    return np.column_stack([1.0 - good, good])
 
 
 def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:

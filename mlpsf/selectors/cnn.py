@@ -15,19 +15,18 @@ from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mlpsf.cutouts import REFERENCE_FWHM, CutoutScaler
+from mlpsf.cutouts import REFERENCE_FWHM
 from mlpsf.errors import InputError
 from mlpsf.labelling import split_frames
+from mlpsf.scaling import CutoutScaler
 from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, check_frames
 from mlpsf.selectors.inference import KerasNetwork
+from mlpsf.selectors.judge import network_log_odds
 
 if TYPE_CHECKING:
     import os
 
 __all__ = ["PSFStarSelector"]
-
-_BLOCK = 2048  # cutouts scaled at once: no more memory for more sources
-_MAX_LOG_ODDS = 16.0  # a network is never surer than 1e-7 of anything, whatever it says
 
 
 class PSFStarSelector(CutoutClassifier):
@@ -336,16 +335,7 @@ class PSFStarSelector(CutoutClassifier):
         return slope * self._network_log_odds(cutouts) + intercept
 
     def _network_log_odds(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
-        parts = []
-        for start in range(0, len(cutouts), _BLOCK):
-            images = self._scale(cutouts[start : start + _BLOCK])
-            # In fours: Keras adds a lone row up in another order, and company must not matter.
-            fours = np.pad(images, ((0, -len(images) % 4), (0, 0), (0, 0)))
-            parts.append(self.network_(fours)[: len(images)])
-        # Of both classes: 1 - p of a sure one has no digits left in float32.
-        other, good = np.log(np.maximum(np.concatenate(parts), 1e-30), dtype=np.float64).T
-        log_odds: NDArray[np.float64] = np.clip(good - other, -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
-        return log_odds
+        return network_log_odds(self.network_, self._scale, cutouts)
 
     def _scale(self, cutouts: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scaler_ is None:

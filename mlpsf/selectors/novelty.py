@@ -19,11 +19,11 @@ from mlpsf.moments import gaussian_moments
 from mlpsf.psf.effective import EffectivePSF
 from mlpsf.psf.first import Verdict, judge, judge_frame
 from mlpsf.psf.fitting import FIT_HALF_WIDTH
-from mlpsf.scaling import sky_and_noise
 from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
 from mlpsf.selectors.novelty_model import FEATURES, METHODS, NoveltyModel
 from mlpsf.selectors.residual import _gaussian_psf
 from mlpsf.stellar import stellar_size
+from mlpsf.stretch import sky_and_noise
 
 __all__ = ["FEATURES", "METHODS", "NoveltySelector"]
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,12 +15,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 import mlpsf
-from mlpsf.cutouts import CutoutScaler
 from mlpsf.errors import InputError, ModelFileError
 from mlpsf.files import whole_file
 from mlpsf.selectors.inference import ONNX_ENTRY, KerasNetwork, OnnxNetwork, to_onnx
+from mlpsf.selectors.judge import Judge
 
-__all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
+__all__ = ["file_hash", "load_judge", "load_selector", "pretrained_path", "save_selector"]
 
 _ENTRY = "mlpsf.json"
 _FORMAT = 1
@@ -88,9 +90,8 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
     with whole_file(path) as temporary:
         from mlpsf.selectors.networks import keras
 
-        # Without the optimiser's state, which is twice the size of the network.
-        model = keras.models.clone_model(selector.model_)
-        model.set_weights(selector.model_.get_weights())
+        # Never compiled, so without the optimiser's state, which is twice the size of the network.
+        model = keras.Model(selector.model_.inputs[0], selector.model_.outputs[0])
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(_ENTRY, json.dumps(state, indent=1))
@@ -107,29 +108,68 @@ def load_selector(
     if engine not in ("auto", "keras"):
         raise InputError(f"The 'engine' parameter must be 'auto' or 'keras'. Got {engine!r}.")
     path = Path(path)
-    state = _read_state(path)
-    if state.get("kind") != cls.__name__ or state.get("format") != _FORMAT:
-        raise ModelFileError(
-            f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
-            f"expected a {cls.__name__} of format {_FORMAT}."
-        )
-    if state.get("reference_fwhm") is not None and state.get("stamps") != _STAMPS:
-        raise ModelFileError(
-            f"{path.name} was trained on stamps of another kind than this mlpsf cuts "
-            f"({_STAMPS}). Label and train again."
-        )
-    try:
+    state = _read_state(path, cls.__name__)
+    with _damage_said(path):
         selector = _restore(cls, state, path, engine)
+    return cast("Selector", selector)
+
+
+def load_judge(path: str | os.PathLike[str]) -> Any:
+    """Read a saved `PSFStarSelector` for nothing but to judge.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Judge or PSFStarSelector
+        A `Judge`, which loads neither scikit-learn nor TensorFlow; the selector itself where the
+        file holds no ONNX form.
+
+    Raises
+    ------
+    ModelFileError
+        There is no such file, or it is no selector.
+    """
+    path = Path(path)
+    state = _read_state(path, "PSFStarSelector")
+    with _damage_said(path):
+        network = OnnxNetwork(path.read_bytes())
+        if not network.available:
+            from mlpsf.selectors.cnn import PSFStarSelector
+
+            return PSFStarSelector.load(path)
+        scaler = state["scaler"]
+        if scaler is not None:
+            scaler = {**scaler["parameters"], "mean": scaler["mean"], "scale": scaler["scale"]}
+        return Judge(
+            network,
+            scaler=scaler,
+            calibration=tuple(state["calibration"]),
+            cutout_size=state["cutout_size"],
+            reference_fwhm=state["reference_fwhm"],
+            name=path.stem,
+            sha256=file_hash(path),
+        )
+
+
+@contextmanager
+def _damage_said(path: Path) -> Iterator[None]:
+    """Say that a file is damaged when reading it fails."""
+    try:
+        yield
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(
             f"{path.name} is damaged ({type(error).__name__}: {error}). Train or copy it again."
         ) from error
-    return cast("Selector", selector)
 
 
 def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> Any:
+    from mlpsf.scaling import CutoutScaler
+
     selector = cls(**{k: v for k, v in state["parameters"].items() if k != "verbose"})
     selector.network_ = OnnxNetwork(path.read_bytes())
     if engine == "keras" or not selector.network_.available:
@@ -151,7 +191,8 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
     return selector
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(path: Path, kind: str) -> dict[str, Any]:
+    """Return the description in a file of a selector of this kind and of today's stamps."""
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
     try:
@@ -164,4 +205,14 @@ def _read_state(path: Path) -> dict[str, Any]:
             f"{path.name} is no mlpsf model: expected a .keras file that PSFStarSelector.save "
             f"wrote ({type(error).__name__}). Train one with PSFStarSelector.fit."
         ) from error
+    if state.get("kind") != kind or state.get("format") != _FORMAT:
+        raise ModelFileError(
+            f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
+            f"expected a {kind} of format {_FORMAT}."
+        )
+    if state.get("reference_fwhm") is not None and state.get("stamps") != _STAMPS:
+        raise ModelFileError(
+            f"{path.name} was trained on stamps of another kind than this mlpsf cuts "
+            f"({_STAMPS}). Label and train again."
+        )
     return state

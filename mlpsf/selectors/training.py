@@ -18,11 +18,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_class_weight
 from tqdm import tqdm
 
-from mlpsf.cutouts import CutoutScaler
 from mlpsf.dataset import CutoutSet
 from mlpsf.errors import InputError, ModelFileError
 from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.labelling import balance
+from mlpsf.scaling import CutoutScaler
 from mlpsf.selectors.cnn import PSFStarSelector
 from mlpsf.selectors.inference import KerasNetwork
 

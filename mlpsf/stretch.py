@@ -1,0 +1,154 @@
+"""The values of a cutout's pixels: their sky, their noise, and what a network is shown of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsf.errors import InputError
+
+__all__ = ["as_cutouts", "row_quantiles", "scaled", "sky_and_noise", "stretched"]
+
+
+def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
+    """View (n, size * size) as (n, size, size); 3-D input is returned as it is.
+
+    Raises
+    ------
+    InputError
+        The rows are no squares.
+
+    Examples
+    --------
+    >>> as_cutouts(np.zeros((2, 225))).shape
+    (2, 15, 15)
+    """
+    if X.ndim == 3:
+        if X.shape[1] != X.shape[2]:
+            raise InputError(f"Cutouts must be square. Got {X.shape[1]} x {X.shape[2]} pixels.")
+        return X
+    size = round(float(X.shape[1]) ** 0.5)
+    if size * size != X.shape[1]:
+        raise InputError(
+            f"Flattened cutouts must have a square number of pixels. Got {X.shape[1]}; "
+            "pass cutouts of shape (n, size, size), or each one ravelled."
+        )
+    return X.reshape(len(X), size, size)
+
+
+def sky_and_noise(
+    cutouts: NDArray[np.floating],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Estimate each cutout's sky level and noise from its border.
+
+    Parameters
+    ----------
+    cutouts : ndarray, shape (n, size, size)
+        NaN marks pixels without data.
+
+    Returns
+    -------
+    sky, noise : ndarray of float32, shape (n,)
+        Median, and 1.4826 times the median absolute deviation, of the outermost tenth (2 pixels
+        at least), each after pixels over 3 such deviations above the median are left out. Where a
+        border has no pixel at all, both are 0.
+
+    Examples
+    --------
+    >>> sky, noise = sky_and_noise(np.full((1, 15, 15), 7.0))
+    >>> float(sky[0]), float(noise[0])
+    (7.0, 0.0)
+    """
+    size = cutouts.shape[-1]
+    rim = max(2, size // 10)
+    border = np.ones((size, size), dtype=bool)
+    border[rim:-rim, rim:-rim] = False
+    # Half of a large border is plenty for a median and takes half the time.
+    picks = np.flatnonzero(border.ravel())[:: 1 if size < 60 else 3]
+    values = cutouts.reshape(len(cutouts), size * size)[:, picks].astype(np.float32)
+    values[~np.isfinite(values)] = np.nan
+    for _ in range(2):
+        sky, noise = _median_and_mad(values)
+        values[values > (sky + 3.0 * noise + 1e-30)[:, None]] = np.nan
+    sky, noise = _median_and_mad(values)
+    return sky, noise
+
+
+def _median_and_mad(
+    values: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Row-wise median and scaled MAD of values with NaN, 0 for rows without any value."""
+    (sky,) = row_quantiles(values, 0.5)
+    (deviation,) = row_quantiles(np.abs(values - sky[:, None]), 0.5)
+    return sky, np.float32(1.4826) * deviation
+
+
+def row_quantiles(values: NDArray[np.float32], *shares: float) -> list[NDArray[np.float32]]:
+    """Quantiles of each row, NaN left out, all at once; 0 for a row without any value.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (n, m)
+    shares : float
+        0.5 is the median.
+
+    Returns
+    -------
+    list of ndarray of float32, shape (n,)
+
+    Examples
+    --------
+    >>> [q.tolist() for q in row_quantiles(np.array([[3.0, 1.0, 2.0, np.nan]]), 0.5, 1.0)]
+    [[2.0], [3.0]]
+    """
+    ordered = np.sort(values, axis=1)  # NaN goes last
+    count = np.isfinite(values).sum(axis=1)
+    last = np.maximum(count - 1, 0)
+    rows = np.arange(len(values))
+    found = []
+    for share in shares:
+        low = np.floor(share * last).astype(int)
+        a, b = ordered[rows, low], ordered[rows, np.minimum(low + 1, last)]
+        between = a + (share * last - low).astype(np.float32) * (b - a)
+        found.append(np.where(count > 0, between, np.float32(0.0)).astype(np.float32))
+    return found
+
+
+def stretched(cutouts: NDArray[np.float32], softening: float) -> NDArray[np.float32]:
+    """Divide each cutout by its star's peak and stretch it; see `mlpsf.CutoutScaler`, ``"star"``.
+
+    Parameters
+    ----------
+    cutouts : ndarray of float32, shape (n, size, size)
+        NaN marks pixels without data, and does so in what is returned.
+    softening : float
+        Fraction of the peak at which the stretch turns from linear to logarithmic.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, size, size)
+    """
+    sky, noise = sky_and_noise(cutouts)
+    out: NDArray[np.float32] = cutouts - sky[:, None, None]
+    c = cutouts.shape[-1] // 2
+    core = np.nan_to_num(out[:, c - 1 : c + 2, c - 1 : c + 2], nan=-np.inf)
+    peak = core.reshape(len(out), -1).max(axis=1)
+    # Without a peak above the noise there is no star to scale by.
+    peak = np.where(np.isfinite(peak) & (peak > noise), peak, np.maximum(noise, 1e-20))
+    out /= (peak * np.float32(softening))[:, None, None]
+    np.arcsinh(out, out=out)
+    out /= np.float32(np.arcsinh(1.0 / softening))
+    return out
+
+
+def scaled(
+    cutouts: NDArray[np.float32], method: str, softening: float, mean: float, scale: float
+) -> NDArray[np.float32]:
+    """Scale pixel values as `mlpsf.CutoutScaler` with these parameters does; NaN becomes 0."""
+    if method == "standard":
+        out = (cutouts - np.float32(mean)) / np.float32(scale)
+    else:
+        out = stretched(cutouts, softening)
+    return np.asarray(np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0))

@@ -1,0 +1,80 @@
+"""Stars on a sky that changes: on a galaxy's light, beside an amplifier's edge."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlpsf.detection import find_sources, measure_background
+from mlpsf.flags import NEVER_A_PSF_STAR, Flag
+from mlpsf.frame import read_frame
+from mlpsf.simulation import simulate_frame
+from mlpsf.surroundings import UNEVEN, on_uneven_sky
+
+CLEAN = {"n_galaxies": 0, "cosmic_rays": 0, "bad_columns": 0, "hot_pixels": 0, "seed": 3}
+
+
+def drawn(fwhm=4.0, shape=(240, 480)):
+    """Draw two bright stars far apart: the second for each test to harm."""
+    sim = simulate_frame(shape=shape, fwhm=fwhm, stars=[(120, 120, 2e5), (360, 120, 2e5)], **CLEAN)
+    return sim.frame, np.array([120.0, 360.0]), np.array([120.0, 120.0])
+
+
+def judged(frame, x, y, fwhm=4.0):
+    peak = frame.data[y.astype(int), x.astype(int)] - np.median(frame.data)
+    return on_uneven_sky(frame, measure_background(frame), x, y, peak, fwhm).tolist()
+
+
+@pytest.mark.parametrize("fwhm", [2.0, 4.0, 9.0])
+def test_plain_sky_is_even(fwhm):
+    frame, x, y = drawn(fwhm)
+    assert judged(frame, x, y, fwhm) == [False, False]
+
+
+@settings(max_examples=12, deadline=None)
+@given(angle=st.floats(0, 2 * np.pi), distance=st.floats(0, 2.5))
+def test_step_of_the_sky_on_any_side(angle, distance):
+    """A step of 4 % of the peak, through the star or up to 2.5 FWHM from it, is seen."""
+    frame, x, y = drawn()
+    v, u = np.indices(frame.shape) - np.array([120, 360])[:, None, None]
+    near = np.hypot(u, v) < 60
+    peak = frame.data[120, 360] - np.median(frame.data)
+    step = near & (u * np.cos(angle) + v * np.sin(angle) > 4 * distance)
+    frame.data[step] += np.float32(0.06 * peak)
+    assert judged(frame, x, y) == [False, True]
+
+
+def test_neighbour_is_no_uneven_sky():
+    """A lone neighbour fills less than half of a quadrant: it is for the selector to see."""
+    stars = [(120, 120, 2e5), (120, 134, 4e4)]
+    frame = simulate_frame(shape=(240, 240), fwhm=4.0, stars=stars, **CLEAN).frame
+    assert judged(frame, np.array([120.0]), np.array([120.0])) == [False]
+
+
+def test_faint_step_is_noise():
+    frame, x, y = drawn()
+    peak = frame.data[120, 360] - np.median(frame.data)
+    frame.data[:, 368:] += np.float32(0.3 * UNEVEN * peak)
+    assert judged(frame, x, y) == [False, False]
+
+
+def test_sources_get_the_flag():
+    sim = simulate_frame(shape=(300, 400), fwhm=4.0, n_stars=60, **CLEAN)
+    frame = read_frame(sim.frame.data, gain=1.0, saturation=6e4)
+    before = find_sources(frame)
+    brightest = np.argmax(np.where(np.asarray(before["flags"]) == 0, before["flux"], 0))
+    x, peak = before["x"][brightest], before["peak"][brightest]
+    frame.data[:, int(x) + 5 :] += np.float32(0.1 * peak)
+    after = find_sources(frame)
+    same = np.argmin(np.hypot(after["x"] - x, after["y"] - before["y"][brightest]))
+    assert before["flags"][brightest] & Flag.UNEVEN_SKY == 0
+    assert after["flags"][same] & Flag.UNEVEN_SKY
+    assert Flag.UNEVEN_SKY & NEVER_A_PSF_STAR
+
+
+def test_none_of_no_sources():
+    frame, *_ = drawn()
+    none = np.zeros(0)
+    assert on_uneven_sky(frame, measure_background(frame), none, none, none, 4.0).shape == (0,)
