@@ -61,8 +61,8 @@ app = typer.Typer(
         "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
         "    mlpsf label *.fits --out set.h5            a set to train on\n\n"
         "    mlpsf train set.h5 --out model.keras       a model of your own\n\n"
-        "A file that exists is replaced only if mlpsf made it of the same frame, or with "
-        "--overwrite; an input never.\n\n"
+        "A file that exists is replaced with --overwrite only, but for star tables and PSFs of "
+        "mlpsf; an input never.\n\n"
         "Exit codes: 0 done; 1 something is wrong with an input or an output, said in one line; "
         "2 the command was mistyped; 3 too few stars (the star table is written all the same); "
         "4 some of several frames failed (what the others gave is written)."
@@ -118,13 +118,12 @@ def select(
     from mlpsf.export import check_star_path
 
     check_star_path(out)
-    inputs = [frame, catalogue, mask, model]
+    check_outputs([out], [frame, catalogue, mask, model], overwrite=overwrite, again=True)
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
-        check_outputs([out], inputs, overwrite=overwrite, frame_sha256=image.sha256)
         table = _choose(image, options, out, progress)
         progress.note(_summary(table, out))
 
@@ -181,13 +180,12 @@ def psf(
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
     table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
     inputs = [frame, catalogue, mask, model]
+    check_outputs([out, table_path], inputs, overwrite=overwrite, again=True)
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
-        outputs = [out, table_path]
-        check_outputs(outputs, inputs, overwrite=overwrite, frame_sha256=image.sha256)
         if at is not None:
             check_place(at, image.shape)
         table = _choose(image, options, table_path, progress)

@@ -146,7 +146,7 @@ OverwriteOption = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace a file that exists. Without it, only what mlpsf made of the same frame is.",
+        help="Replace a file that exists. Without it, only star tables and PSFs of mlpsf are.",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
@@ -162,28 +162,29 @@ def check_outputs(
     inputs: Iterable[Path | None] = (),
     *,
     overwrite: bool,
-    frame_sha256: str = "",
+    again: bool = False,
 ) -> None:
     """Raise `OutputError` if an output would replace what it must not.
 
     That is an input or the other output, whatever the user says; and, unless `overwrite`, any
-    file but one that was made of the same frame, whose metadata hold the frame's hash: a command
-    may be given again, but the results of another frame are not lost to a loop over one name.
+    file that exists. Where the command is one that is given `again` and again, star tables and
+    PSFs that it made, and which it makes in a second, are replaced all the same.
     """
     taken = {p.resolve() for p in inputs if p is not None}
     for out in outputs:
         if out.resolve() in taken:
             raise OutputError(f"{out} would replace another file of this command. Rename it.")
         taken.add(out.resolve())
-        if check_folder(out).exists() and not (overwrite or _made_of(out, frame_sha256)):
-            other = " and was not made of this frame" if frame_sha256 else ""
-            raise OutputError(f"{out} exists{other}. --overwrite replaces it.")
+        if check_folder(out).exists() and not (overwrite or (again and _is_product(out))):
+            what = " and is neither star table nor PSF of mlpsf" if again else ""
+            raise OutputError(f"{out} exists{what}. --overwrite replaces it.")
 
 
-def _made_of(path: Path, frame_sha256: str) -> bool:
+def _is_product(path: Path) -> bool:
+    """Whether a file says of which frame it was made, as star tables and PSFs do."""
     try:
         with path.open("rb") as file:
-            # Half of the hash: a FITS card may be too short for all of it.
-            return bool(frame_sha256) and frame_sha256[:32].encode() in file.read(_HEAD)
+            head = file.read(_HEAD)
     except OSError:
         return False
+    return any(word in head for word in (b"frame_sha256", b"MLPSF FRAME SHA256", b"FRAMESHA"))
