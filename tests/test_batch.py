@@ -440,19 +440,23 @@ def test_ctrl_c(night, tmp_path, early):
         # What a shell starts in the background, these tests say, ignores the signal.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
-        if early:  # the first child is multiprocessing's own
-            wait_for(lambda: len(children(run.pid)) > 1)
-        else:
-            wait_for(lambda: (out / "rows" / "0.json").exists())
-        workers = children(run.pid)
-        os.killpg(run.pid, signal.SIGINT)
-        said = run.stderr.read().decode()
+        try:
+            if early:  # the first child is multiprocessing's own
+                wait_for(lambda: len(children(run.pid)) > 1, 300)
+            else:
+                wait_for(lambda: (out / "rows" / "0.json").exists(), 300)
+            workers = children(run.pid)
+            os.killpg(run.pid, signal.SIGINT)
+            said = run.stderr.read().decode()
+            run.wait()
+        finally:
+            run.kill()
     assert run.returncode == 130
     done = 0 if early else 1
     assert said == (
         f"mlpsf: stopped: {done} of 2 frames done. The same command goes on from there.\n"
     )
-    wait_for(lambda: not any(map(alive, workers)), 10)
+    wait_for(lambda: not any(map(alive, workers)))
 
 
 def children(pid):

@@ -91,7 +91,8 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         from mlpsf.selectors.networks import keras
 
         # Never compiled, so without the optimiser's state, which is twice the size of the network.
-        model = keras.Model(selector.model_.inputs[0], selector.model_.outputs[0])
+        trained = selector.model_  # once: of a loaded selector, it is loaded anew each time
+        model = keras.Model(trained.inputs[0], trained.outputs[0])
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
             archive.writestr(_ENTRY, json.dumps(state, indent=1))
