@@ -159,6 +159,7 @@ class EffectivePSF:
 
 
 _MAX_SHIFT = 4  # pixels that a star may lie off the stamp's centre
+_IN_CACHE = 100_000  # values at work at once
 _RIM = 2 * _MAX_SHIFT + 1  # a stamp wide enough for a shifted star, shifted once more
 
 
@@ -262,17 +263,24 @@ def _clipped_mean(
     clip: float,
 ) -> NDArray[np.float64]:
     """Weighted mean over stars of each grid point, outliers and lost points left out."""
-    # Points by stars: what is sorted and added up lies together in memory.
-    values = np.ascontiguousarray(stars.reshape(len(stars), -1).T)
-    keep = ~lost.reshape(len(stars), -1).T
-    if len(stars) >= 4:
-        off = np.abs(values - _median(values)[:, None])
-        keep &= off <= (clip * np.float32(1.4826) * _median(off) + np.float32(1e-7))[:, None]
     # One star far brighter than the rest must not be the whole PSF: it knows one phase only.
-    weight = keep * (flux / (flux + 4 * np.median(flux))).astype(np.float32)
-    total = weight.sum(axis=1)
-    mean = (weight * values).sum(axis=1) / np.where(total > 0, total, 1.0)
-    return np.asarray(mean, dtype=np.float64).reshape(stars.shape[1:])
+    share = (flux / (flux + 4 * np.median(flux))).astype(np.float32)
+    n, ny, nx = stars.shape
+    mean = np.empty((ny, nx))
+    step = max(_IN_CACHE // (n * nx), 1)
+    for start in range(0, ny, step):
+        part = slice(start, start + step)
+        # Points by stars: what is sorted and added up lies together in memory.
+        values = np.ascontiguousarray(stars[:, part].reshape(n, -1).T)
+        keep = ~lost[:, part].reshape(n, -1).T
+        if n >= 4:
+            off = np.abs(values - _median(values)[:, None])
+            keep &= off <= (clip * np.float32(1.4826) * _median(off) + np.float32(1e-7))[:, None]
+        weight = keep * share
+        total = weight.sum(axis=1)
+        weight *= values
+        mean[part] = (weight.sum(axis=1) / np.where(total > 0, total, 1.0)).reshape(-1, nx)
+    return mean
 
 
 def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
