@@ -23,7 +23,7 @@ from mlpsf.batch_inputs import Job, Settings, find_frames, plan_jobs
 from mlpsf.batch_job import Outcome, Row
 from mlpsf.batch_pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError
-from mlpsf.files import whole_file
+from mlpsf.files import product_kind, whole_file
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -117,7 +117,8 @@ def run_frames(
     MlpsfError
         Workers cannot be started, or the scheduler went away.
     KeyboardInterrupt
-        Ctrl-C; its text says how many frames are done. No worker is left.
+        Ctrl-C; its text says how many frames are done. No worker of this machine is left; what
+        Dask's workers are at they bring to an end first.
 
     Examples
     --------
@@ -220,19 +221,22 @@ def _sweep(rows_folder: Path) -> None:
 
 
 def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
-    """Raise `OutputError` if a run would replace what no run made of the same frame."""
-    first_run = not rows_folder.exists()
-    summary = rows_folder.parent / f"{SUMMARY}.ecsv"
-    others = {summary: "no run made it"} if first_run and summary.exists() else {}
+    """Raise `OutputError` if a run would replace what no run made, or made of another frame."""
+    folder = rows_folder.parent
+    summary, parquet = (folder / f"{SUMMARY}.{ending}" for ending in ("ecsv", "parquet"))
+    others = {}
+    if summary.exists() and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
+        others[summary] = "mlpsf did not make it"
+    elif parquet.exists() and not summary.exists():
+        others[parquet] = "no run made it"
     for job in jobs:
-        path = next((p for p in (job.stars, job.psf) if p.exists()), None)
-        if path is None:
-            continue
-        made_of = None if first_run else job.path  # a run that was killed leaves files without row
+        for path, kind in ((job.stars, "stars"), (job.psf, "psf")):
+            if path.exists() and product_kind(path) != kind:
+                others[path] = "mlpsf did not make it"
         with suppress(OSError, ValueError, KeyError, TypeError):
             made_of = json.loads(_row_path(job).read_text())["row"]["frame"]
-        if made_of != job.path:
-            others[path] = f"it was made of {made_of}" if made_of else "no run made it"
+            if made_of != job.path:
+                others[job.stars] = f"it was made of {made_of}"
     if others:
         path, what = next(iter(others.items()))
         raise OutputError(

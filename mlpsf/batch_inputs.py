@@ -233,7 +233,8 @@ def plan_jobs(
     Raises
     ------
     InputError
-        A frame lies in the folder of the output, where the next run would take a PSF for one.
+        A frame lies in the folder of the output, where the next run would take a PSF for one; or
+        what a job gives would replace the model, catalogue or mask.
     """
     folder = Path(os.path.abspath(out))  # noqa: PTH100
     inside = next((p for p in paths if p.parent == folder), None)
@@ -262,6 +263,12 @@ def plan_jobs(
         key = _hash([str(path), number, _stamp(path), fingerprint])
         jobs.append(
             Job(path=str(path), hdu=number, name=name, out=str(folder), key=key, settings=settings)
+        )
+    given = {Path(file).resolve() for file in files.values() if file}
+    lost = next((p for job in jobs for p in (job.stars, job.psf) if p.resolve() in given), None)
+    if lost is not None:
+        raise InputError(
+            f"This run would replace {lost}, which it needs. Give --out another folder."
         )
     return jobs
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import faulthandler
 import math
 import re
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from threadpoolctl import threadpool_limits
@@ -29,6 +30,7 @@ __all__ = ["Outcome", "Row", "failed", "judge_psf", "run_job"]
 # A scheduler's worker may run several jobs in threads; warnings and thread limits are the whole
 # process's, and TRIPPy was written for one thread.
 _ALONE = threading.Lock()
+_EVER = 1e9  # seconds; the system takes no wait without bounds
 
 
 class Row(TypedDict):
@@ -112,7 +114,10 @@ def _ended_after(seconds: float) -> Iterator[None]:
     if math.isinf(seconds):
         yield
         return
-    faulthandler.dump_traceback_later(seconds, exit=True)
+    # The standard stream itself: a scheduler may have put a log of no file in its place.
+    stream = sys.__stderr__ or 2
+    with suppress(RuntimeError, OSError, ValueError):
+        faulthandler.dump_traceback_later(min(seconds, _EVER), exit=True, file=stream)
     try:
         yield
     finally:

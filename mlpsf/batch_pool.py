@@ -226,7 +226,7 @@ def _serve(pipe: Connection) -> None:
     from mlpsf.batch_job import run_job
 
     # Loaded before the first job, so that what cannot be loaded is not blamed on a frame.
-    for module in ("mlpsf.pipeline", "mlpsf.psf", "mlpsf.export"):
+    for module in ("mlpsf.pipeline", "mlpsf.psf.build", "mlpsf.export", "onnxruntime"):
         importlib.import_module(module)
     importlib.import_module("mlpsf.psf.trippy").load_trippy()
     pipe.send(None)

@@ -118,7 +118,7 @@ def select(
     from mlpsf.export import check_star_path
 
     check_star_path(out)
-    check_outputs([out], [frame, catalogue, mask, model], overwrite=overwrite, again=True)
+    check_outputs([(out, "stars")], [frame, catalogue, mask, model], overwrite=overwrite)
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
@@ -180,7 +180,7 @@ def psf(
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
     table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
     inputs = [frame, catalogue, mask, model]
-    check_outputs([out, table_path], inputs, overwrite=overwrite, again=True)
+    check_outputs([(out, "psf"), (table_path, "stars")], inputs, overwrite=overwrite)
     with _Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
@@ -229,7 +229,7 @@ def simulate(
     """
     from mlpsf.simulation import simulate_frame
 
-    check_outputs([out], overwrite=overwrite)
+    check_outputs([(out, None)], overwrite=overwrite)
     with _Progress(quiet) as progress:
         progress("drawing")
         drawn = simulate_frame(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mlpsf.errors import OutputError
-from mlpsf.files import check_folder
+from mlpsf.files import check_folder, product_kind
 
 __all__ = [
     "AtOption",
@@ -36,8 +36,6 @@ __all__ = [
     "check_outputs",
     "hdu_number",
 ]
-
-_HEAD = 1 << 20  # bytes of a file that hold its metadata
 
 
 class ProfileName(StrEnum):
@@ -158,33 +156,31 @@ def hdu_number(text: str | None) -> int | str | None:
 
 
 def check_outputs(
-    outputs: Iterable[Path],
+    outputs: Iterable[tuple[Path, str | None]],
     inputs: Iterable[Path | None] = (),
     *,
     overwrite: bool,
-    again: bool = False,
 ) -> None:
     """Raise `OutputError` if an output would replace what it must not.
 
-    That is an input or the other output, whatever the user says; and, unless `overwrite`, any
-    file that exists. Where the command is one that is given `again` and again, star tables and
-    PSFs that it made, and which it makes in a second, are replaced all the same.
+    That is an input or another output, whatever the user says; and, unless `overwrite`, a file
+    that exists. Star tables and PSFs, which are made in a second and again and again, replace
+    those of mlpsf all the same.
+
+    Parameters
+    ----------
+    outputs : iterable of (Path, {"stars", "psf", None})
+        Each with what it is; see `mlpsf.files.product_kind`.
+    inputs : iterable of Path or None
+    overwrite : bool
     """
     taken = {p.resolve() for p in inputs if p is not None}
-    for out in outputs:
+    for out, kind in outputs:
         if out.resolve() in taken:
             raise OutputError(f"{out} would replace another file of this command. Rename it.")
         taken.add(out.resolve())
-        if check_folder(out).exists() and not (overwrite or (again and _is_product(out))):
-            what = " and is neither star table nor PSF of mlpsf" if again else ""
-            raise OutputError(f"{out} exists{what}. --overwrite replaces it.")
-
-
-def _is_product(path: Path) -> bool:
-    """Whether a file says of which frame it was made, as star tables and PSFs do."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    return any(word in head for word in (b"frame_sha256", b"MLPSF FRAME SHA256", b"FRAMESHA"))
+        if not check_folder(out).exists() or overwrite:
+            continue
+        if kind is None or product_kind(out) != kind:
+            what = {"stars": " and is no star table", "psf": " and is no PSF"}.get(kind or "", "")
+            raise OutputError(f"{out} exists{what}{what and ' of mlpsf'}. --overwrite replaces it.")

@@ -104,7 +104,7 @@ def label(
 
     if good and rule is not Rule.residual:
         raise InputError("Give either --good or --rule truth, not both.")
-    check_outputs([out], [*frames, *(good or [])], overwrite=overwrite)
+    check_outputs([(out, None)], [*frames, *(good or [])], overwrite=overwrite)
     report = label_frames(
         frames,
         out,
@@ -198,7 +198,7 @@ def train(
     if out.suffix != ".keras":
         raise InputError(f"A model file ends in .keras. Got {out.name!r}.")
     begun = None if start in (None, "pretrained") else Path(start)
-    check_outputs([out], [cutouts, begun], overwrite=overwrite)
+    check_outputs([(out, None)], [cutouts, begun], overwrite=overwrite)
     if start is not None and architecture is not None:
         raise InputError("A model that --from gives has its --architecture already.")
     with CutoutSet(cutouts) as data:

@@ -208,7 +208,7 @@ def _detect(
     except Exception as error:  # sep has no class of its own for it
         if "pixel buffer full" not in str(error):
             raise
-        sep.set_extract_pixstack(max(1_000_000, pixels.size // 2))
+        sep.set_extract_pixstack(max(1_000_000, pixels.size))
         raw, segments = sep.extract(pixels, sigma, **options)
     if len(raw) == 0:
         raise NoSourcesError(

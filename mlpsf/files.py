@@ -10,7 +10,9 @@ from pathlib import Path
 
 from mlpsf.errors import OutputError
 
-__all__ = ["check_folder", "whole_file"]
+__all__ = ["check_folder", "product_kind", "whole_file"]
+
+_HEAD = 1 << 20  # bytes of a file that hold its header
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:
@@ -74,3 +76,28 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"Cannot write {path}: {error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def product_kind(path: Path) -> str | None:
+    """Say what a file is of what mlpsf makes of a frame, by its header.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    {"stars", "psf", None}
+        A star table, a PSF, or neither.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return None
+    if head.startswith(b"SIMPLE  ="):
+        if b"FRAMESHA= '" in head and b"MLPSFVER= '" in head:
+            return "psf"
+        return "stars" if b"HIERARCH MLPSF FRAME SHA256 = '" in head else None
+    ours = (b"# frame_sha256: ", b"# - {frame_sha256: ")
+    return "stars" if any(line.startswith(ours) for line in head.splitlines()) else None

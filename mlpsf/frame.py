@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from astropy.io import fits
@@ -39,9 +39,6 @@ from mlpsf.fitsio import (
     read_pixels,
     squeeze,
 )
-
-if TYPE_CHECKING:
-    from astropy.nddata import NDData
 
 __all__ = ["Frame", "FrameSource", "HDUSelector", "list_images", "read_frame"]
 
@@ -99,9 +96,15 @@ class Frame:
 
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:
-        """True where a pixel is at or above saturation, or its mask plane says so."""
+        """True where a pixel is at or above saturation, or its mask plane says so; read-only.
+
+        Found when first asked for: what is done to `data` later does not change it.
+        """
         saturated: NDArray[np.bool_] = self.data >= self.saturation
-        return saturated if self.saturated_plane is None else saturated | self.saturated_plane
+        if self.saturated_plane is not None:
+            saturated |= self.saturated_plane
+        saturated.setflags(write=False)
+        return saturated
 
     def __repr__(self) -> str:
         ny, nx = self.shape
@@ -111,14 +114,32 @@ class Frame:
         )
 
 
+class NDDataLike(Protocol):
+    """What is read of an `astropy.nddata.NDData`, such as a ``CCDData``."""
+
+    data: Any
+    mask: Any
+    uncertainty: Any
+    wcs: Any
+    unit: Any
+    meta: Any
+
+
 FrameSource: TypeAlias = (
-    "str | Path | Frame | NDData | fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU"
-    " | fits.HDUList | ArrayLike"
+    str
+    | Path
+    | Frame
+    | NDDataLike
+    | fits.PrimaryHDU
+    | fits.ImageHDU
+    | fits.CompImageHDU
+    | fits.HDUList
+    | ArrayLike
 )
 """What `read_frame` takes."""
 
 
-def _image_of_nddata(source: NDData) -> Image:
+def _image_of_nddata(source: NDDataLike) -> Image:
     header = source.meta if isinstance(source.meta, fits.Header) else fits.Header()
     if not isinstance(source.meta, fits.Header):
         for key, value in source.meta.items():

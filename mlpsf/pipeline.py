@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from math import isqrt
 from typing import Any
@@ -363,9 +364,11 @@ def frame_selector(selector: Any, frame: Frame, background: Background) -> tuple
                 "A selector is 'cnn', 'residual', or an estimator with predict_proba. "
                 f"Got a {type(selector).__name__}."
             )
-        return selector, type(selector).__name__
+        # A judge is what is left of the selector that was saved.
+        kind = "PSFStarSelector" if isinstance(selector, Judge) else type(selector).__name__
+        return selector, kind
     if selector == "cnn":
-        return load_judge(pretrained_path()), "cnn"
+        return _shipped(), "cnn"
     if selector == "residual":
         from mlpsf.selectors.residual import ResidualSelector
 
@@ -383,6 +386,12 @@ def frame_selector(selector: Any, frame: Frame, background: Background) -> tuple
     raise InputError(f"A selector is 'cnn', 'residual' or an estimator. Got {selector!r}.")
 
 
+@cache
+def _shipped() -> Any:
+    """Read the network that ships, once for all frames."""
+    return load_judge(pretrained_path())
+
+
 def _provenance(estimator: Any, name: str) -> dict[str, Any]:
     """Return what made a table: selector, versions."""
     out: dict[str, Any] = {"selector": name, "mlpsf_version": mlpsf.__version__}
@@ -394,7 +403,9 @@ def _provenance(estimator: Any, name: str) -> dict[str, Any]:
             if isinstance(value, str | int | float | tuple):
                 out[f"residual_{key}"] = str(value) if isinstance(value, tuple) else value
     out["python_version"] = platform.python_version()
-    out.update({f"{p}_version": version(p) for p in ("numpy", "astropy", "sep", "scikit-learn")})
+    runtime = "onnxruntime" if isinstance(estimator, Judge) else "scikit-learn"
+    packages = ("numpy", "astropy", "sep", runtime)
+    out.update({f"{p}_version": version(p) for p in packages})
     return out
 
 

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Str
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlpsf.errors import InputError
-from mlpsf.stretch import as_cutouts, scaled
+from mlpsf.stretch import SOFTENING, as_cutouts, scaled
 
 __all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError"]
 
@@ -97,7 +97,7 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
         "softening": [Interval(Real, 0, None, closed="neither")],
     }
 
-    def __init__(self, *, method: str = "star", softening: float = 0.003) -> None:
+    def __init__(self, *, method: str = "star", softening: float = SOFTENING) -> None:
         self.method = method
         self.softening = softening
 
@@ -139,7 +139,13 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
         shape = getattr(X, "shape", pixels.shape)
         if self.method == "star":
             pixels = as_cutouts(pixels)
-        out = scaled(pixels, self.method, self.softening, self.mean_, self.scale_)
+        out = scaled(
+            pixels,
+            method=self.method,
+            softening=self.softening,
+            mean=self.mean_,
+            scale=self.scale_,
+        )
         return out.reshape(shape)
 
     def __sklearn_tags__(self) -> Any:

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["as_cutouts", "row_quantiles", "scaled", "sky_and_noise", "stretched"]
+__all__ = ["SOFTENING", "as_cutouts", "row_quantiles", "scaled", "sky_and_noise", "stretched"]
+
+SOFTENING = 0.003
+"""Fraction of the peak at which the stretch turns from linear to logarithmic."""
 
 
 def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
@@ -25,6 +28,8 @@ def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
     >>> as_cutouts(np.zeros((2, 225))).shape
     (2, 15, 15)
     """
+    if X.ndim not in (2, 3):
+        raise InputError(f"Cutouts have two or three dimensions. Got an array of {X.ndim}.")
     if X.ndim == 3:
         if X.shape[1] != X.shape[2]:
             raise InputError(f"Cutouts must be square. Got {X.shape[1]} x {X.shape[2]} pixels.")
@@ -144,11 +149,18 @@ def stretched(cutouts: NDArray[np.float32], softening: float) -> NDArray[np.floa
 
 
 def scaled(
-    cutouts: NDArray[np.float32], method: str, softening: float, mean: float, scale: float
+    cutouts: NDArray[np.float32],
+    *,
+    method: str = "star",
+    softening: float = SOFTENING,
+    mean: float = 0.0,
+    scale: float = 1.0,
 ) -> NDArray[np.float32]:
     """Scale pixel values as `mlpsf.CutoutScaler` with these parameters does; NaN becomes 0."""
     if method == "standard":
         out = (cutouts - np.float32(mean)) / np.float32(scale)
-    else:
+    elif method == "star":
         out = stretched(cutouts, softening)
+    else:
+        raise InputError(f"Pixel values are scaled by 'star' or 'standard'. Got {method!r}.")
     return np.asarray(np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0))

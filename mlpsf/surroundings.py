@@ -79,14 +79,24 @@ def on_uneven_sky(
     uneven = np.zeros(len(x), dtype=bool)
     half = int(np.ceil(_RING[1] * fwhm))
     quadrants = _quadrants(half, fwhm)
-    error = _MEDIAN * np.median(background.rms) / np.sqrt(quadrants[0].sum())
+    full = quadrants[0].sum()
+    ny, nx = background.rms.shape
+    row = np.clip(np.rint(y).astype(int), 0, ny - 1)
+    error = _MEDIAN * background.rms[row, np.clip(np.rint(x).astype(int), 0, nx - 1)]
     step = max(_BLOCK // (2 * half + 1) ** 2, 1)
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         cut = extract_cutouts(frame, x[part], y[part], 2 * half + 1, background=background.level)
         medians = np.stack([row_quantiles(cut.data[:, q], 0.5)[0] for q in quadrants])
-        change = np.maximum(np.ptp(medians[:4], axis=0), np.ptp(medians[4:], axis=0))
-        uneven[part] = (change > _SURE * error) & (change > UNEVEN * peak[part])
+        count = np.stack([np.isfinite(cut.data[:, q]).sum(axis=1) for q in quadrants])
+        seen = count >= 0.5 * full
+        medians[~seen] = np.nan
+        change = np.fmax(
+            *(np.fmax.reduce(m) - np.fmin.reduce(m) for m in (medians[:4], medians[4:]))
+        )
+        fewest = np.where(seen, count, full).min(axis=0)
+        sure = change > _SURE * error[part] / np.sqrt(fewest)
+        uneven[part] = sure & (change > UNEVEN * peak[part])
     return uneven
 
 

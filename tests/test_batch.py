@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -328,14 +329,18 @@ def test_only_its_own_files_are_replaced(night, monkeypatch, tmp_path):
     mine = tmp_path / "0_psf.fits"
     mine.write_text("mine")
     frames = [night / "0.fits"]
-    with pytest.raises(OutputError, match=r"0_psf.fits exists, and no run made it\. .*--overwrite"):
+    with pytest.raises(
+        OutputError, match=r"0_psf.fits exists, and mlpsf did not make it\. .*--overwrite"
+    ):
         run_frames(frames, tmp_path, settings=SETTINGS)
     assert [p.name for p in tmp_path.iterdir()] == ["0_psf.fits"]
     assert mine.read_text() == "mine"
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "night.ecsv").touch()
-    with pytest.raises(OutputError, match=r"night.ecsv exists, and no run made it"):
-        run_frames(frames, tmp_path / "elsewhere", settings=SETTINGS)
+    for name in ("night.ecsv", "night.parquet"):
+        (tmp_path / "elsewhere" / name).touch()
+        with pytest.raises(OutputError, match=rf"{name} exists, and .* --overwrite"):
+            run_frames(frames, tmp_path / "elsewhere", settings=SETTINGS)
+        (tmp_path / "elsewhere" / name).unlink()
     assert run_frames(frames, tmp_path, settings=SETTINGS, overwrite=True).table["done"].all()
     # A run that was killed may have left files without a row.
     (tmp_path / "rows" / "0.json").unlink()
@@ -347,6 +352,17 @@ def test_only_its_own_files_are_replaced(night, monkeypatch, tmp_path):
     with pytest.raises(OutputError, match=rf"exists, and it was made of {night}/0.fits"):
         run_frames([other], tmp_path, settings=SETTINGS)
     assert mine.read_bytes() == before
+
+
+def test_input_is_never_replaced(night, monkeypatch, tmp_path):
+    monkeypatch.setattr(batch, "run_on_processes", run_here)
+    run_frames([night / "0.fits"], tmp_path, settings=SETTINGS)
+    stars = tmp_path / "0_stars.ecsv"
+    before = stars.read_bytes()
+    again = dataclasses.replace(SETTINGS, catalogue=str(stars))
+    with pytest.raises(InputError, match=r"would replace .*0_stars.ecsv, which it needs"):
+        run_frames([night / "0.fits"], tmp_path, settings=again, overwrite=True)
+    assert stars.read_bytes() == before
 
 
 def test_one_run_a_folder(night, tmp_path):

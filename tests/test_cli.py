@@ -393,7 +393,7 @@ def test_star_table_of_the_psf_is_checked_before_the_work(run):
 def test_a_file_that_was_there_stays_when_the_command_fails(run, tmp_path):
     (run.folder / "stars.ecsv").write_text("old")
     words = ("select", make_bad("no sources", tmp_path), *RESIDUAL)
-    check_error(run(*words), 1, "stars.ecsv exists and is neither star table nor PSF of mlpsf")
+    check_error(run(*words), 1, "stars.ecsv exists and is no star table of mlpsf")
     check_error(run(*words, "--overwrite"), 1, "No source")
     assert (run.folder / "stars.ecsv").read_text() == "old"
 
@@ -411,9 +411,11 @@ def test_a_star_table_of_mlpsf_is_replaced(run, frame_file, name):
 def test_a_psf_replaces_a_psf_but_no_other_file(run, frame_file):
     fits.writeto("mine.fits", SKY)
     words = ("psf", frame_file, *RESIDUAL, "-q", "--out")
-    check_error(run(*words, "mine.fits"), 1, "mine.fits exists and is neither")
+    check_error(run(*words, "mine.fits"), 1, "mine.fits exists and is no PSF of mlpsf")
     assert [p.name for p in run.folder.iterdir()] == ["mine.fits"]
     assert [run(*words, "a.fits")[0] for _ in range(2)] == [0, 0]
+    answer = run("select", frame_file, *RESIDUAL, "--out", "a.fits")
+    check_error(answer, 1, "a.fits exists and is no star table of mlpsf")
     assert run(*words, "mine.fits", "--overwrite")[0] == 0
 
 

@@ -8,7 +8,7 @@ from astropy.table import Table
 from conftest import simulate
 
 from mlpsf.catalogue import read_catalogue
-from mlpsf.detection import find_sources, measure_background
+from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frame import read_frame
@@ -298,3 +298,22 @@ def test_real_frames(real_frames):
         sources = find_sources(frame)
         assert 1.0 < sources.meta["fwhm"] < 30
         assert (sources["flags"] == 0).any()
+
+
+def test_source_larger_than_the_room_set_aside():
+    """A plateau of 360,000 pixels overflows sep's first pixel stack; it and the stars are found."""
+    sim = simulate_frame(
+        shape=(700, 900),
+        fwhm=4.0,
+        stars=[(800, 100 * k, 1e5) for k in (1, 3, 5)],
+        n_galaxies=0,
+        cosmic_rays=0,
+        hot_pixels=0,
+        bad_columns=0,
+        seed=1,
+    )
+    level = np.full(sim.frame.shape, np.median(sim.frame.data), dtype=np.float32)
+    sky = Background(level, np.full_like(level, np.std(sim.frame.data[:, :200])))
+    sim.frame.data[50:650, 50:700] += 5000.0
+    sources = find_sources(sim.frame, background=sky)
+    assert np.sum(np.abs(np.asarray(sources["x"]) - 800) < 1) == 3

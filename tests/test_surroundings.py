@@ -36,7 +36,7 @@ def test_plain_sky_is_even(fwhm):
 @settings(max_examples=12, deadline=None)
 @given(angle=st.floats(0, 2 * np.pi), distance=st.floats(0, 2.5))
 def test_step_of_the_sky_on_any_side(angle, distance):
-    """A step of 4 % of the peak, through the star or up to 2.5 FWHM from it, is seen."""
+    """A step of 6 % of the peak, through the star or up to 2.5 FWHM from it, is seen."""
     frame, x, y = drawn()
     v, u = np.indices(frame.shape) - np.array([120, 360])[:, None, None]
     near = np.hypot(u, v) < 60
@@ -78,3 +78,33 @@ def test_none_of_no_sources():
     frame, *_ = drawn()
     none = np.zeros(0)
     assert on_uneven_sky(frame, measure_background(frame), none, none, none, 4.0).shape == (0,)
+
+
+def test_noise_of_a_faint_star_is_no_uneven_sky():
+    """Medians of so few noisy pixels differ by more than UNEVEN of a faint peak."""
+    places = [(40 + 50 * (k % 8), 40 + 50 * (k // 8), 2500.0) for k in range(32)]
+    sim = simulate_frame(shape=(240, 430), fwhm=4.0, stars=places, **CLEAN)
+    x, y, _ = np.array(places).T
+    peak = np.full(len(x), 2500.0 / (1.13 * 4.0**2))
+    assert judged_by(sim.frame, x, y, peak).sum() == 0
+
+
+def test_noise_is_that_of_the_place():
+    """Ten times the noise under half of the stars makes none of them uneven."""
+    places = [(40 + 50 * (k % 8), 40 + 50 * (k // 8), 1e5) for k in range(32)]
+    frame = simulate_frame(shape=(240, 430), fwhm=4.0, stars=places, **CLEAN).frame
+    x, y, _ = np.array(places).T
+    rng = np.random.default_rng(5)
+    noise = 10 * float(np.median(measure_background(frame).rms))
+    frame.data[:, 215:] += rng.normal(0, noise, (240, 215)).astype(np.float32)
+    assert judged_by(frame, x, y, np.full(len(x), 1e5 / (1.13 * 16))).sum() == 0
+
+
+def test_masked_side_takes_no_part():
+    frame, x, y = drawn()
+    masked = read_frame(frame.data, mask=np.indices(frame.shape)[1] > 372, gain=1.0)
+    assert judged(masked, x, y) == [False, False]
+
+
+def judged_by(frame, x, y, peak):
+    return on_uneven_sky(frame, measure_background(frame), x, y, peak, 4.0)

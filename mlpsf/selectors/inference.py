@@ -10,6 +10,7 @@ import io
 import tempfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class OnnxNetwork:
 
     def __call__(self, images: NDArray[np.float32], *, embedding: bool = False) -> Any:
         """Return probabilities (n, 2), or the last hidden layer's activations."""
-        session = self._load()
+        session = self.load()
         name = session.get_inputs()[0].name
         output = [session.get_outputs()[1 if embedding else 0].name]
         parts = [
@@ -85,12 +86,16 @@ class OnnxNetwork:
         with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
             return ONNX_ENTRY in archive.namelist()
 
-    def _load(self) -> Any:
+    def load(self) -> Any:
+        """Return ONNX Runtime's session, made when it is first asked for."""
         if self._session is None:
             import onnxruntime
 
-            with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
-                content = archive.read(ONNX_ENTRY)
+            try:
+                with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
+                    content = archive.read(ONNX_ENTRY)
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise ModelFileError(f"The model's ONNX form is damaged: {error}") from error
             # A frame's stamps are judged in a tenth of a second; more threads would cost more than
             # they bring, and what comes out must not depend on how many cores there are.
             options = onnxruntime.SessionOptions()

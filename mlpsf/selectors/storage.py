@@ -141,13 +141,15 @@ def load_judge(path: str | os.PathLike[str]) -> Any:
             from mlpsf.selectors.cnn import PSFStarSelector
 
             return PSFStarSelector.load(path)
+        network.load()  # a damaged one is better known now than at every frame
         scaler = state["scaler"]
         if scaler is not None:
             scaler = {**scaler["parameters"], "mean": scaler["mean"], "scale": scaler["scale"]}
+        slope, intercept = state["calibration"]
         return Judge(
             network,
             scaler=scaler,
-            calibration=tuple(state["calibration"]),
+            calibration=(float(slope), float(intercept)),
             cutout_size=state["cutout_size"],
             reference_fwhm=state["reference_fwhm"],
             name=path.stem,
@@ -176,7 +178,8 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
     if engine == "keras" or not selector.network_.available:
         selector.network_ = KerasNetwork(selector.network_.model)
     selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
-    selector.calibration_ = tuple(state["calibration"])
+    slope, intercept = state["calibration"]
+    selector.calibration_ = (float(slope), float(intercept))
     selector.cutout_size_ = state["cutout_size"]
     selector.reference_fwhm_ = state["reference_fwhm"]
     selector.n_features_in_ = state["n_features_in"]
