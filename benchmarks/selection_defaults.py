@@ -22,7 +22,8 @@ from benchmarks.stamps import OUTPUT, truth_of
 from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import MlpsfError
 from mlpsf.flags import Flag
-from mlpsf.pipeline import SNR_MIN, judge_sources
+from mlpsf.judging import judge_sources
+from mlpsf.pipeline import SNR_MIN
 from mlpsf.psf import build_psf
 from mlpsf.second_look import second_look
 from mlpsf.selection import N_MAX, THRESHOLD, candidates

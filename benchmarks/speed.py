@@ -34,7 +34,8 @@ from mlpsf.cutouts import PUBLISHED_SIZE, Cutouts, extract_cutouts, sky_and_nois
 from mlpsf.detection import find_sources, measure_background
 from mlpsf.flags import Flag
 from mlpsf.frame import read_frame
-from mlpsf.pipeline import SNR_MIN, own_cutout_size
+from mlpsf.judging import own_cutout_size
+from mlpsf.pipeline import SNR_MIN
 from mlpsf.psf.first import judge
 from mlpsf.psf.fitting import FIT_HALF_WIDTH
 from mlpsf.psf.trippy import release_downsample

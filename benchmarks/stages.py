@@ -18,19 +18,19 @@ from unittest.mock import patch
 import numpy as np
 from astropy.table import Table
 
-from mlpsf import pipeline
+from mlpsf import judging, pipeline
 from mlpsf.frame import Frame, read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.psf.trippy import load_trippy, release_downsample
-from mlpsf.selectors import PSFStarSelector
+from mlpsf.selectors.judge import Judge
 
 STAGES = {
     "background": (pipeline, "measure_background"),
     "find": (pipeline, "find_sources"),
-    "common star": (pipeline, "frame_star"),
-    "stamps": (pipeline, "extract_stamps"),
-    "network": (PSFStarSelector, "predict_proba"),
+    "common star": (judging, "frame_star"),
+    "stamps": (judging, "extract_stamps"),
+    "network": (Judge, "predict_proba"),
     "second look": (pipeline, "look_again"),
     "choice": (pipeline, "choose"),
 }
@@ -83,26 +83,27 @@ def stage_clock() -> Iterator[dict[str, list[Cost]]]:
     with contextlib.ExitStack() as stack:
         for stage, (home, name) in STAGES.items():
             stack.enter_context(patch.object(home, name, clocked(stage, getattr(home, name))))
+        # One after the other, so that what they cost can be added up.
+        stack.enter_context(patch.object(judging, "_THREADS", 1))
         yield spent
 
 
 def run_warm(path: Path, repeats: int, with_trippy: bool) -> Table:
     """Time reading, each stage of the selection, the whole of it, and the PSF; and TRIPPy's."""
-    network = PSFStarSelector.from_pretrained()
     rows: list[dict[str, Any]] = []
 
     def add(number: int, stage: str, cost: Cost) -> None:
         rows.append({"run": number, "stage": stage, **cost._asdict()})
 
-    select_stars(read_frame(path), selector=network)  # what is loaded once is loaded now
+    select_stars(read_frame(path))  # what is loaded once is loaded now
     for number in range(repeats):
         frame, cost = warm(lambda: read_frame(path))
         add(number, "read", cost)
         with stage_clock() as spent:
-            select_stars(frame, selector=network)
+            select_stars(frame)
         for stage in STAGES:  # stamps are cut and judged in blocks
             add(number, stage, Cost.of(spent[stage] or [Cost(0, 0)], np.sum))
-        stars, cost = warm(lambda frame=frame: select_stars(frame, selector=network))
+        stars, cost = warm(lambda frame=frame: select_stars(frame))
         add(number, "select_stars", cost)
         _, cost = warm(lambda frame=frame, stars=stars: build_psf(frame, stars))
         add(number, "PSF", cost)

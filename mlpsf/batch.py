@@ -314,7 +314,7 @@ def summarise(rows: Sequence[Row]) -> Table:
 def _write_summary(table: Table, folder: Path) -> tuple[Path, ...]:
     from mlpsf.export import write_stars
 
-    files = [write_stars(table, folder / f"{SUMMARY}.ecsv")]
+    files = [write_stars(table, folder / f"{SUMMARY}.ecsv", overwrite=True)]
     path = folder / f"{SUMMARY}.parquet"
     if importlib.util.find_spec("pyarrow") is None:
         # One of an earlier run would not be this night's.

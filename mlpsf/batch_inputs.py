@@ -167,7 +167,8 @@ def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:
     Raises
     ------
     InputError
-        A glob matches nothing, a list cannot be read, or there is no frame at all.
+        A glob matches nothing, a list cannot be read, a path is a folder, or there is no frame
+        at all.
 
     Examples
     --------
@@ -182,6 +183,8 @@ def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:
     for entry in (os.fspath(frame) for frame in frames):
         for pattern in _lines(entry[1:]) if entry.startswith("@") else [entry]:
             plain = Path(pattern).expanduser()
+            if plain.is_dir():
+                raise InputError(f"{pattern} is a folder. Give its frames: {pattern}/*.fits.")
             # A name may hold brackets of its own.
             if plain.exists() or not glob.has_magic(pattern):
                 found[Path(os.path.abspath(plain))] = None  # noqa: PTH100 - links keep their names
@@ -287,7 +290,7 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
     """
     if not wanted:
         return [None]
-    from mlpsf.fitsio import list_images
+    from mlpsf.fitsio import list_images, planes_of
 
     try:
         there = list_images(path)
@@ -300,7 +303,12 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
         if text.isdigit():
             taken: list[Any] = [int(text)]
         elif text == "ALL":
-            taken = [n for n, label in labels.items() if label.split(",")[0] not in AUXILIARY]
+            others = planes_of(path)
+            taken = [
+                n
+                for n, label in labels.items()
+                if label.split(",")[0] not in AUXILIARY and n not in others
+            ]
         else:
             taken = [
                 n

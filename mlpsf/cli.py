@@ -173,8 +173,9 @@ def psf(
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.export import check_star_path
     from mlpsf.files import check_folder
-    from mlpsf.psf import build_psf
+    from mlpsf.psf import build_psf, psf_quality
     from mlpsf.psf.build import check_place
+    from mlpsf.selection import FEWEST_RESERVED
 
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
@@ -188,16 +189,19 @@ def psf(
         image = _read(frame, hdu, mask, gain, saturation)
         if at is not None:
             check_place(at, image.shape)
-        table = _choose(image, options, table_path, progress)
+        table = _choose(image, options, table_path, progress, psf=out)
         progress("making the PSF")
         made = build_psf(image, table, at=at)
-        made.save(out)
+        made.save(out, overwrite=True)
         progress.note(_summary(table, table_path))
         place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
         progress.note(
             f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
             f"in {out}."
         )
+        if table.meta["n_reserved"] >= FEWEST_RESERVED:
+            progress("judging the PSF")
+            progress.note(_judgement(psf_quality(image, made, table)))
 
 
 @app.command()
@@ -323,28 +327,56 @@ def _selection(
     }
 
 
-def _choose(image: Any, options: dict[str, Any], path: Path, progress: _Progress) -> Any:
-    """Choose the stars and write their table, also when they are too few."""
+def _choose(
+    image: Any,
+    options: dict[str, Any],
+    path: Path,
+    progress: _Progress,
+    psf: Path | None = None,
+) -> Any:
+    """Choose the stars and write their table, also when they are too few.
+
+    A PSF that an earlier command left goes with the table that it was made of.
+    """
     from mlpsf.export import write_stars
     from mlpsf.pipeline import select_stars
+
+    def keep(table: Any) -> None:
+        if psf is not None:
+            psf.unlink(missing_ok=True)
+        write_stars(table, path, overwrite=True)
 
     try:
         table = select_stars(image, progress=progress, **options)
     except TooFewStarsError as error:
         if error.table is not None:
-            write_stars(error.table, path)
+            keep(error.table)
             progress.note(f"The table of all {len(error.table)} sources is in {path}.")
         raise
-    write_stars(table, path)
+    keep(table)
     return table
+
+
+def _judgement(quality: Any) -> str:
+    """Say what reserve stars say of a PSF."""
+    return (
+        f"{quality.n_stars} reserve stars: dT/T {quality.size_residual:+.4f} +- "
+        f"{quality.size_error:.4f}, ellipticity off by {quality.ellipticity_residual:.4f} +- "
+        f"{quality.e_error:.4f}, chi-square {quality.chi_square:.2f}; score {quality.score:.1f} "
+        "(1 just meets what weak lensing asks)."
+    )
 
 
 def _summary(table: Any, path: Path) -> str:
     meta = table.meta
-    relaxed = " (relaxed: some are under the threshold)" if meta["relaxed"] else ""
+    relaxed = ""
+    if meta["relaxed"]:
+        least = min(table["probability"][table["selected"]], default=float("nan"))
+        relaxed = f" (relaxed: the least probable is one by {least:.2g})"
     reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
     return (
-        f"{meta['n_selected']} of {meta['n_sources']} sources selected{relaxed}{reserved}; "
+        f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
+        f"selected{relaxed}{reserved}; "
         f"FWHM {meta['fwhm']:.2f} pixels; table in {path}."
     )
 

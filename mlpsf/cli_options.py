@@ -177,10 +177,10 @@ def check_outputs(
     taken = {p.resolve() for p in inputs if p is not None}
     for out, kind in outputs:
         if out.resolve() in taken:
-            raise OutputError(f"{out} would replace another file of this command. Rename it.")
+            raise OutputError(f"{out} would replace an input, or another output, of this command.")
         taken.add(out.resolve())
         if not check_folder(out).exists() or overwrite:
             continue
         if kind is None or product_kind(out) != kind:
-            what = {"stars": " and is no star table", "psf": " and is no PSF"}.get(kind or "", "")
-            raise OutputError(f"{out} exists{what}{what and ' of mlpsf'}. --overwrite replaces it.")
+            what = {"stars": " and is no star table of mlpsf", "psf": " and is no PSF"}
+            raise OutputError(f"{out} exists{what.get(kind or '', '')}. --overwrite replaces it.")

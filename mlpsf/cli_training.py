@@ -246,6 +246,12 @@ def _figures(trained: Any, n_frames: int, out: Path) -> list[str]:
         f"{s.precision:10.3f} {s.recall:7.3f}".replace("nan", "  -")
         for name, s in trained.scores_.items()
     ]
+    before, after = trained.scores_.get("before"), trained.scores_["after"]
+    if before is not None and after.roc_auc < before.roc_auc:
+        lines.append(
+            "It tells them apart no better than the model that it began from: keep that one, or "
+            "label more frames."
+        )
     scores = trained.scores_.values()
     reasons = []
     if any(math.isnan(s.roc_auc) for s in scores):

@@ -15,16 +15,21 @@ if TYPE_CHECKING:
     from mlpsf.frame import Frame
 
 __all__ = [
+    "PSF_MARGIN",
     "PUBLISHED_SIZE",
     "REFERENCE_FWHM",
     "Cutouts",
     "as_cutouts",
     "extract_cutouts",
+    "psf_size",
     "sky_and_noise",
 ]
 
 PUBLISHED_SIZE = 111
 """Side of the cutouts of the ML-PSF study, in pixels: wide enough for seeing of 3 to 10 pixels."""
+
+PSF_MARGIN = 2
+"""Pixels that a star's box on the frame reaches beyond the PSF's to each side."""
 
 REFERENCE_FWHM = 4.0
 """FWHM in pixels to which stamps are resampled, so that all telescopes' stars look alike."""
@@ -151,6 +156,17 @@ def extract_cutouts(
             data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background)
     near_edge = reaches_over(x0, y0, reach, pixels.shape)
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
+
+
+def psf_size(fwhm: float) -> int:
+    """Side in pixels of the PSF of a frame: the odd number from 9 FWHM up, in 31 to 101.
+
+    Examples
+    --------
+    >>> psf_size(3.0), psf_size(5.0)
+    (31, 45)
+    """
+    return int(np.clip(np.ceil(9 * fwhm), 31, 101)) | 1
 
 
 def reaches_over(

@@ -13,12 +13,14 @@ from astropy.io import fits
 from astropy.table import Table
 
 from mlpsf.errors import OutputError
-from mlpsf.files import check_folder, whole_file
+from mlpsf.files import check_folder, check_replaceable, whole_file
 
 __all__ = ["FORMATS", "check_star_path", "write_stars"]
 
 
-def write_stars(table: Table, path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
+def write_stars(
+    table: Table, path: str | os.PathLike[str], *, overwrite: bool | None = None
+) -> Path:
     """Write a star table with all its metadata, whole or not at all.
 
     Parameters
@@ -29,8 +31,9 @@ def write_stars(table: Table, path: str | os.PathLike[str], *, overwrite: bool =
         The ending gives the format: ``.ecsv``, ``.fits``, ``.csv`` (metadata as lines that start
         with ``#``), ``.reg`` (DS9: chosen stars green, reserved ones cyan, others red with the
         reason).
-    overwrite : bool
-        Whether a file of that name may be replaced.
+    overwrite : bool, optional
+        Whether a file of that name is replaced. Unless given, a star table of mlpsf is, and no
+        other.
 
     Returns
     -------
@@ -49,8 +52,7 @@ def write_stars(table: Table, path: str | os.PathLike[str], *, overwrite: bool =
     'stars.ecsv'
     """
     path = check_star_path(path)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists and overwrite is False.")
+    check_replaceable(path, "stars", overwrite)
     content = FORMATS[path.suffix.lower()](table)
     with whole_file(path) as temporary:
         temporary.write_bytes(content)

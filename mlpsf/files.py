@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlpsf.errors import OutputError
 
-__all__ = ["check_folder", "product_kind", "whole_file"]
+__all__ = ["check_folder", "check_replaceable", "product_kind", "whole_file"]
 
 _HEAD = 1 << 20  # bytes of a file that hold its header
 
@@ -78,6 +78,27 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_replaceable(path: Path, kind: str, overwrite: bool | None) -> None:
+    """Raise `OutputError` if a file is there and must not be replaced.
+
+    Parameters
+    ----------
+    path : Path
+    kind : {"stars", "psf"}
+        Of what is to be written.
+    overwrite : bool or None
+        Whether any file may be replaced; None: one of this kind that mlpsf wrote.
+    """
+    if not path.exists() or overwrite:
+        return
+    if overwrite is None:
+        if product_kind(path) == kind:
+            return
+        what = {"stars": "star table of mlpsf", "psf": "PSF"}[kind]
+        raise OutputError(f"{path} exists and is no {what}; overwrite=True replaces it.")
+    raise OutputError(f"{path} exists; overwrite=True replaces it.")
+
+
 def product_kind(path: Path) -> str | None:
     """Say what a file is of what mlpsf makes of a frame, by its header.
 
@@ -88,7 +109,7 @@ def product_kind(path: Path) -> str | None:
     Returns
     -------
     {"stars", "psf", None}
-        A star table, a PSF, or neither.
+        A star table, a PSF in TRIPPy's format, or neither.
     """
     try:
         with path.open("rb") as file:
@@ -96,7 +117,7 @@ def product_kind(path: Path) -> str | None:
     except OSError:
         return None
     if head.startswith(b"SIMPLE  ="):
-        if b"FRAMESHA= '" in head and b"MLPSFVER= '" in head:
+        if all(card in head for card in (b"REPFACT = ", b"ALPHA   = ", b"BETA    = ")):
             return "psf"
         return "stars" if b"HIERARCH MLPSF FRAME SHA256 = '" in head else None
     ours = (b"# frame_sha256: ", b"# - {frame_sha256: ")

@@ -196,6 +196,23 @@ def _plane(hdu: Any, name: str) -> NDArray[np.int64]:
     return data.astype(np.int64)
 
 
+def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
+    """Give the numbers of the mask, and the variance, that LSST and HSC put behind an image."""
+    shape = image_shape(hdus[number])
+    behind = [
+        n for n in (number + 1, number + 2) if n < len(hdus) and image_shape(hdus[n]) == shape
+    ]
+    if shape and behind and any(key.startswith("MP_") for key in hdus[behind[0]].header):
+        return behind
+    return []
+
+
+def planes_of(path: str | Path) -> set[int]:
+    """Return the numbers of the HDUs of a file that are other images' masks and variances."""
+    with open_fits(path) as hdus, quiet():
+        return {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
+
+
 def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
     """Gather an image HDU, and the mask and variance HDUs that LSST and HSC put behind it."""
     hdu = hdus[number]
@@ -203,8 +220,8 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
         name = f"{name}[{number}]"
     headers = tuple(_repaired(h) for h in ([hdu] if number == 0 else [hdu, hdus[0]]))
     mask = variance = saturated = None
-    following = [h for h in hdus[number + 1 : number + 3] if image_shape(h) == image_shape(hdu)]
-    if following and any(key.startswith("MP_") for key in following[0].header):
+    following = [hdus[n] for n in _planes_behind(hdus, number)]
+    if following:
         header = following[0].header
         plane = _plane(following[0], f"the mask of {name}")
 

@@ -23,8 +23,9 @@ from mlpsf.errors import FrameError, InputError, MlpsfError, NoSourcesError
 from mlpsf.files import check_folder
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frame import Frame, HDUSelector, read_frame
+from mlpsf.judging import own_cutout_size
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
-from mlpsf.pipeline import SNR_MIN, frame_selector, own_cutout_size
+from mlpsf.pipeline import SNR_MIN, frame_selector
 from mlpsf.standard import STAMP_SIZE, extract_stamps, frame_star
 
 __all__ = ["RULES", "label_frames"]

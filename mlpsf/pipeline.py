@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,16 @@ from numpy.typing import NDArray
 
 import mlpsf
 from mlpsf.catalogue import read_catalogue
-from mlpsf.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
+from mlpsf.cutouts import (
+    PSF_MARGIN,
+    psf_size,
+    reaches_over,
+)
 from mlpsf.detection import Background, find_sources, measure_background
 from mlpsf.errors import InputError, NoSourcesError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frame import Frame, FrameSource, read_frame
+from mlpsf.judging import judge_sources
 from mlpsf.second_look import second_look as look_again
 from mlpsf.selection import (
     FEWEST_RESERVED,
@@ -35,9 +39,8 @@ from mlpsf.selection import (
 )
 from mlpsf.selectors.judge import Judge
 from mlpsf.selectors.storage import load_judge, pretrained_path
-from mlpsf.standard import extract_stamps, frame_star
 
-__all__ = ["SNR_MIN", "frame_selector", "judge_sources", "own_cutout_size", "select_stars"]
+__all__ = ["SNR_MIN", "frame_selector", "select_stars"]
 
 SNR_MIN = 50.0
 """Least S/N of a PSF star. The ML-PSF study took 200, on deep frames full of stars."""
@@ -141,6 +144,10 @@ def select_stars(
     sources = find_sources(frame, listed, background=background)
     flags = np.array(sources["flags"])
     flags[~(sources["snr"] >= snr_min)] |= Flag.FAINT
+    # A star must have room for the PSF on the frame; one pixel more, its FWHM is another measure.
+    margin = psf_size(sources.meta["fwhm"]) // 2 + PSF_MARGIN + 1
+    at = np.rint(sources["x"]), np.rint(sources["y"])
+    flags[reaches_over(*at, margin, frame.shape)] |= Flag.NEAR_EDGE
     if veto is not None:
         unknown = sorted(set(veto) - set(sources["id"].tolist()))
         if unknown:
@@ -200,87 +207,6 @@ def select_stars(
     return stars
 
 
-def judge_sources(
-    frame: Frame,
-    background: Background,
-    sources: Table,
-    estimator: Any,
-    *,
-    cutout_size: int | None = None,
-    alike: Table | None = None,
-) -> tuple[Table, NDArray[np.float64]]:
-    """Cut out the sources as the selector wants them and ask it for probabilities.
-
-    Parameters
-    ----------
-    frame : Frame
-    background : Background
-    sources : Table
-        As `find_sources` returns.
-    estimator : estimator
-    cutout_size : int, optional
-        As in `select_stars`.
-    alike : Table, optional
-        Sources of the frame whose FWHM and common star are taken for its PSF; `sources` unless
-        given.
-
-    Returns
-    -------
-    sources : Table
-        A copy with `Flag.NEAR_EDGE` set where the cutout reaches over the edge.
-    probability : ndarray, shape (n,)
-        NaN where the source could not be judged.
-    """
-    alike = sources if alike is None else alike
-    fwhm = float(alike.meta["fwhm"])
-    reference, size = _wanted_cutouts(estimator)
-    own = _learns_from_frame(estimator)
-    if size is None:
-        size = cutout_size or own_cutout_size(fwhm)
-    flags = np.array(sources["flags"])
-    rows = np.arange(len(sources))
-    if own:  # it compares the sources of a frame: faint ones would set its scale
-        rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
-    probability = np.full(len(sources), np.nan)
-    x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    star = None
-    if reference is not None:
-        if reference != REFERENCE_FWHM:
-            raise InputError(
-                f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
-                f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
-            )
-        star = frame_star(frame, background, alike, size)
-    step = len(rows) if own else 1024
-    for start in range(0, len(rows), max(step, 1)):
-        block = rows[start : start + step]
-        at, level = (x[block], y[block]), background.level
-        if reference is None:
-            cut = extract_cutouts(frame, *at, size, background=level)
-        else:
-            cut = extract_stamps(frame, *at, size, fwhm=fwhm, background=level, star=star)
-        flags[block[cut.near_edge]] |= Flag.NEAR_EDGE
-        if own:
-            whole = ~cut.near_edge
-            if whole.sum() < 5:
-                raise NoSourcesError(
-                    f"Only {int(whole.sum())} sources of {frame.name} are bright, unsaturated and "
-                    f"{size // 2} pixels from the edge; a selector that learns from them needs "
-                    "5 at least. Try a lower snr_min, a smaller cutout_size, or the cnn selector."
-                )
-            from sklearn.base import clone
-
-            fitted = clone(estimator).fit(cut.data[whole])
-            good = fitted.predict_proba(cut.data[whole])[:, 1]
-            probability[block[whole]] = good
-            flags[block[whole][good == 0]] |= Flag.REJECTED
-        else:
-            probability[block] = estimator.predict_proba(cut.data)[:, 1]
-    out = sources.copy()
-    out["flags"] = flags
-    return out, probability
-
-
 def _outliers(
     frame: Frame, background: Background, sources: Table, rows: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], int]:
@@ -305,47 +231,6 @@ def _outliers(
         return rows[:0], 0
     compared = look.outlier | np.isfinite(look.significance)
     return rows[look.worst_first()], int(compared.sum())
-
-
-def own_cutout_size(fwhm: float) -> int:
-    """Side of the cutouts by which a frame's sources are compared: 12 FWHM, at most 111 pixels."""
-    return int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
-
-
-def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
-    """Return FWHM and size of the cutouts that a selector, however wrapped, was fitted to."""
-    inner = estimator
-    while not hasattr(inner, "cutout_size_"):
-        steps = getattr(inner, "steps", None)
-        parts = [steps[-1][1]] if steps else []
-        # Fitted ones first: "estimator" is what was given, and may never have been fitted.
-        parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator_")]
-        for name in ("calibrated_classifiers_", "estimators_"):
-            parts += list(getattr(inner, name, None) or [])[:1]
-        parts.append(getattr(inner, "estimator", None))
-        following = next((p for p in parts if hasattr(p, "predict_proba")), None)
-        if following is None:
-            pixels = getattr(estimator, "n_features_in_", None)
-            return None, None if pixels is None else isqrt(pixels)
-        inner = following
-    return inner.reference_fwhm_, inner.cutout_size_
-
-
-def _learns_from_frame(estimator: Any) -> bool:
-    """Whether a selector needs no labels, and is to be fitted to the frame's own cutouts."""
-    if isinstance(estimator, Judge):
-        return False
-    from sklearn.exceptions import NotFittedError
-    from sklearn.utils import get_tags
-    from sklearn.utils.validation import check_is_fitted
-
-    if get_tags(estimator).target_tags.required:
-        return False
-    try:
-        check_is_fitted(estimator)
-    except NotFittedError:
-        return True
-    return False
 
 
 def _is_classical(estimator: Any) -> bool:

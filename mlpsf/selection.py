@@ -221,12 +221,13 @@ def _too_few(
         )
     else:
         hint = (
-            f"only {len(ranked)} of {len(table)} sources could be judged at all (the others: "
-            f"{_commonest(table)}). A lower n_min, or relax (--relax), takes what there is"
+            f"only {len(ranked)} of {len(table)} sources could be judged at all (of the others, "
+            f"some for more than one reason: {_commonest(table)}). A lower n_min, or relax "
+            "(--relax), takes what there is"
         )
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
-        f"{found} {plural} at or above {threshold:.2f}, {wanted} wanted: {hint}.",
+        f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.",
         found=found,
         wanted=wanted,
         threshold=threshold,

@@ -84,7 +84,7 @@ def test_select(run, frame_file):
     n = int(table["selected"].sum())
     assert 10 <= n <= 25
     assert err == (
-        f"{n} of {len(table)} sources selected; FWHM {table.meta['fwhm']:.2f} pixels; "
+        f"night.fits: {n} of {len(table)} sources selected; FWHM {table.meta['fwhm']:.2f} pixels; "
         "table in stars.ecsv.\n"
     )
     assert [p.name for p in run.folder.iterdir()] == ["stars.ecsv"]
@@ -167,8 +167,8 @@ def test_relax(run, frame_file):
     words = ("select", frame_file, *RESIDUAL, "--threshold", 1.0, "--n-min", 12)
     code, out, err = run(*words, "--relax")
     assert (code, out) == (0, "")
-    assert err.startswith("12 of ")
-    assert "(relaxed: some are under the threshold)" in err
+    assert err.startswith("night.fits: 12 of ")
+    assert "(relaxed: the least probable is one by " in err
     assert Table.read("stars.ecsv")["selected"].sum() == 12
 
 
@@ -373,7 +373,7 @@ def test_no_output_replaces_an_input_or_the_other_output(run, frame_file):
         ["select", frame_file, "--out", frame_file],
         ["psf", frame_file, "--out", frame_file],
     ):
-        check_error(run(*words), 1, "would replace another file")
+        check_error(run(*words), 1, "would replace an input")
     check_error(run("psf", frame_file, "--out", "a.fits", "--stars", "a.fits"), 1, "would replace")
     assert frame_file.read_bytes() == before
     check_error(run("psf", frame_file, "--out", "a.txt"), 1, "must end in .fits")
@@ -411,7 +411,7 @@ def test_a_star_table_of_mlpsf_is_replaced(run, frame_file, name):
 def test_a_psf_replaces_a_psf_but_no_other_file(run, frame_file):
     fits.writeto("mine.fits", SKY)
     words = ("psf", frame_file, *RESIDUAL, "-q", "--out")
-    check_error(run(*words, "mine.fits"), 1, "mine.fits exists and is no PSF of mlpsf")
+    check_error(run(*words, "mine.fits"), 1, "mine.fits exists and is no PSF.")
     assert [p.name for p in run.folder.iterdir()] == ["mine.fits"]
     assert [run(*words, "a.fits")[0] for _ in range(2)] == [0, 0]
     answer = run("select", frame_file, *RESIDUAL, "--out", "a.fits")

@@ -354,7 +354,7 @@ def test_sets_that_do_not_fit_are_refused(monkeypatch, capsys, simulated, truth_
         ((truth_set, "--out", own), "small.keras exists. --overwrite"),
         (
             (truth_set, "--from", own, "--out", own, "--overwrite"),
-            "would replace another file",
+            "would replace an input",
         ),
     ):
         out = () if "--out" in arguments else ("--out", tmp_path / "model.keras")

@@ -136,9 +136,11 @@ def test_empty_table(stars, tmp_path, ending):
 def test_overwrite(stars, tmp_path):
     path = tmp_path / "stars.ecsv"
     path.write_text("old")
-    with pytest.raises(OutputError, match="exists and overwrite is False"):
-        write_stars(stars, path, overwrite=False)
-    assert path.read_text() == "old"
+    for overwrite, said in ((False, "exists; overwrite=True"), (None, "is no star table of mlpsf")):
+        with pytest.raises(OutputError, match=said):
+            write_stars(stars, path, overwrite=overwrite)
+        assert path.read_text() == "old"
+    write_stars(stars, path, overwrite=True)
     write_stars(stars, path)
     assert len(Table.read(path)) == len(stars)
     assert list(tmp_path.iterdir()) == [path]

@@ -29,6 +29,7 @@ from mlpsf.moments import gaussian_moments
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.selectors import ResidualSelector
+from mlpsf.simulation import simulate_frame
 
 CLASSICAL = {"selector": "residual", "cutout_size": 31}
 """The residual rule on cutouts that are small for the sake of speed."""
@@ -418,3 +419,28 @@ def test_public_names():
         assert getattr(mlpsf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         mlpsf.nothing  # noqa: B018
+
+
+def test_threads_change_nothing(monkeypatch):
+    """Sources are judged block by block, in one thread or in two."""
+    sim = simulate_frame(shape=(500, 500), n_stars=300, n_galaxies=100, fwhm=3.0, seed=4)
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setattr("mlpsf.judging._THREADS", threads)
+        monkeypatch.setattr("mlpsf.judging._BLOCK", 32)
+        found.append(select_stars(sim.frame, n_min=1))
+    assert len(found[0]) > 64
+    assert found[0].values_equal(found[1])["probability"].all()
+
+
+def test_chosen_stars_have_room_for_the_psf(recwarn):
+    """None of them is left out of the PSF for the edge, however narrow the stars."""
+    places = [(x, y, 1e5) for x in (15, 80, 145, 210, 285) for y in (60, 130, 200)]
+    sim = simulate_frame(shape=(260, 300), stars=places, n_galaxies=0, fwhm=2.6, seed=8)
+    stars = select_stars(sim.frame, n_min=1, n_max=100)
+    outer = stars["reason"][np.abs(stars["x"] - 150) > 130]
+    assert len(outer) >= 6
+    assert all(reason.startswith("near the edge") for reason in outer)
+    psf = build_psf(sim.frame, stars)
+    assert len(psf.stars) == stars.meta["n_selected"] > 5
+    assert not [w for w in recwarn if "are not in the PSF" in str(w.message)]

@@ -149,7 +149,7 @@ def test_message_of_too_few():
         choose(stars(5), probability, n_min=3)
     error = caught.value
     assert re.fullmatch(
-        r"2 stars at or above 0\.90, 3 wanted: the 3\w\w best has 0\.831\. A threshold of 0\.831 "
+        r"2 stars at or above 0\.9, 3 wanted: the 3\w\w best has 0\.831\. A threshold of 0\.831 "
         r"gives enough; relax \(--relax\) takes the best there are\.",
         str(error),
     )
@@ -165,7 +165,7 @@ def test_message_when_no_threshold_helps():
     with pytest.raises(TooFewStarsError, match=r"only 1 of 4 sources.*2 saturated, 1 near") as e:
         choose(sources, [0.99, 0.99, 0.99, 0.1], n_min=3)
     assert np.isnan(e.value.enough_at)
-    assert str(e.value).startswith("0 stars at or above 0.90, 3 wanted")
+    assert str(e.value).startswith("0 stars at or above 0.9, 3 wanted")
 
 
 def test_threshold_printed_is_rounded_down():

@@ -14,7 +14,7 @@ from mlpsf.common_star import common_star
 from mlpsf.detection import find_sources, measure_background
 from mlpsf.errors import InputError
 from mlpsf.flags import Flag
-from mlpsf.pipeline import _wanted_cutouts
+from mlpsf.judging import _wanted_cutouts
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.standard import standard_star, standardise
 

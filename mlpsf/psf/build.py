@@ -84,7 +84,8 @@ def build_psf(
         When stars are left out: too near the edge, masked at the core or over half of the box,
         or without light above the background; how many of each is said. When the PSF varies over
         the frame by more than its error allows and `at` is not given, or is given with fewer
-        than 5 stars. When the stars were chosen on another frame.
+        than 5 stars. When no smooth PSF describes the stars. When they were chosen on another
+        frame.
 
     Raises
     ------
@@ -130,10 +131,17 @@ def build_psf(
         hand.pixels, hand.size, polynomial(hand.x, hand.y, hand.frame_shape, order), rounds
     )
     meta["refinements"] = rounds
+    if rounds >= 2 and solution.misfit > MISFIT and place is None and len(hand.x) >= 5:
+        # Stars that differ from place to place have no one PSF; their mean has.
+        order = order_for(len(hand.x))
+        solution = solve(
+            hand.pixels, hand.size, polynomial(hand.x, hand.y, hand.frame_shape, order), rounds
+        )
     if rounds >= 2 and solution.misfit > MISFIT:
         return _unsmooth(hand, rep_fact, meta, place)
     if place is None:
-        terms = np.ones(1)
+        # The other terms are 0 in the frame's mean.
+        terms = np.eye(len(solution.coefficients))[0]
         _warn_of_variation(solution, hand)
     else:
         terms = polynomial(*place, hand.frame_shape, order)[0]
@@ -167,6 +175,12 @@ def _unsmooth(
             AstropyUserWarning,
             stacklevel=3,
         )
+    warnings.warn(
+        "no smooth PSF describes the stars: this is the table that TRIPPy makes, corrected for its "
+        "blur, with the stars' noise in it. Are they alike, and single?",
+        AstropyUserWarning,
+        stacklevel=3,
+    )
     psf = corrected_psf(hand.pixels, hand.x, hand.y, hand.size, rep_fact)
     return replace(psf, meta={**meta, "method": "corrected"})
 

@@ -366,7 +366,7 @@ class PSFModel:
             )
         return replace(self, motion=motion)
 
-    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+    def save(self, path: str | os.PathLike[str], overwrite: bool | None = None) -> None:
         """Write the file that TRIPPy's ``psfStore(psfV2=True)`` writes, and what made it.
 
         Three HDUs: the lookup table and two empty tables of aperture corrections. The cards of
@@ -374,11 +374,17 @@ class PSFModel:
         The first 1000 stars are listed. The name is taken as it is; TRIPPy itself opens only
         names that end in ``.fits``.
 
+        Parameters
+        ----------
+        path : path-like
+        overwrite : bool, optional
+            Whether a file of that name is replaced. Unless given, a PSF of mlpsf is, and no other.
+
         Raises
         ------
         OutputError
-            When the folder does not exist or cannot be written, or the file exists and
-            `overwrite` is False. Nothing is then left behind.
+            When the folder does not exist or cannot be written, or the file exists and must not
+            be replaced. Nothing is then left behind.
 
         Examples
         --------

@@ -12,6 +12,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from mlpsf.cutouts import PSF_MARGIN, psf_size
 from mlpsf.errors import InputError, PSFError
 from mlpsf.frame import Frame, read_frame
 from mlpsf.psf.solve import StarPixels
@@ -104,6 +105,12 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
     return pixels, mask, gain, meta
 
 
+def _truth(column: Any) -> NDArray[np.bool_]:
+    """Read yes or no, also as a CSV file gives it back."""
+    values = np.ma.filled(column, False)
+    return np.asarray(values == "True" if values.dtype.kind == "U" else values, dtype=bool)
+
+
 def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
     columns = getattr(stars, "colnames", None)
     if columns is None:
@@ -116,9 +123,9 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
         places = np.column_stack([np.ma.filled(stars[c], np.nan) for c in "xy"]).astype(float)
         use = np.ones(len(places), dtype=bool)
         if "selected" in columns:
-            use &= np.asarray(stars["selected"], dtype=bool)
+            use &= _truth(stars["selected"])
         if "reserved" in columns:
-            use &= ~np.asarray(stars["reserved"], dtype=bool)
+            use &= ~_truth(stars["reserved"])
         if len(places) and not use.any():
             raise PSFError(f"none of the {len(places)} stars of the table is selected")
         places = places[use]
@@ -220,9 +227,9 @@ def cut_stars(
     pixels = np.where(mask, 0.0, pixels - sky)
     fwhm = _guess_fwhm(_cut(pixels, hand, 25)[0])
     if size is None:
-        size = int(np.clip(np.ceil(9 * fwhm), 31, 101)) | 1
+        size = psf_size(fwhm)
     half = size // 2 + 3
-    margin = size // 2 + 2
+    margin = size // 2 + PSF_MARGIN
     ny, nx = pixels.shape
     column, row = (np.floor(v + 0.5) for v in (hand.x, hand.y))
     inside = (column >= margin) & (column < nx - margin) & (row >= margin) & (row < ny - margin)

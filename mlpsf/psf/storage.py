@@ -13,7 +13,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
-from mlpsf.files import whole_file
+from mlpsf.files import check_replaceable, whole_file
 from mlpsf.psf.moments import Shape
 
 __all__ = ["read_psf", "write_psf"]
@@ -58,7 +58,7 @@ def write_psf(
     motion: tuple[float, float, float, float] | None,
     shape: Shape,
     flux_per_amplitude: float,
-    overwrite: bool,
+    overwrite: bool | None,
 ) -> None:
     """Write the file; :meth:`mlpsf.psf.PSFModel.save` says what is in it.
 
@@ -72,8 +72,8 @@ def write_psf(
         Of a star's image.
     flux_per_amplitude : float
         Flux of TRIPPy's amplitude 1.
-    overwrite : bool
-        Whether to replace a file that is there.
+    overwrite : bool or None
+        Whether to replace a file that is there; None: a PSF of mlpsf only.
 
     Raises
     ------
@@ -81,8 +81,7 @@ def write_psf(
         When it cannot be written there, or is there and must not be replaced.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists; say overwrite=True to replace it")
+    check_replaceable(path, "psf", overwrite)
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}; does its folder exist?")
     primary = fits.PrimaryHDU(np.array(lookup_table))

@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float64]
 _STEP = 0.02  # of the stretches whose effect on the pixels is computed
 _CHANCE = 1e-3  # that a PSF that is the same everywhere is called varying
 _MATTERS = (0.01, 0.005, 0.005)  # rms of dT/T, e1, e2: three times the error of a good PSF
+_SEEN = 0.75  # of what noise alone would give: less may be the noise of few stars
 _CLIP = 5.0  # robust standard deviations from the map: no star of this frame's PSF
 
 
@@ -108,10 +109,12 @@ class PSFVariation:
         """Whether the PSF varies by more than its error allows.
 
         Less than 1 in 1000 that it is chance, and an rms, noise taken off, of over 0.01 in dT/T
-        or 0.005 in e1 or e2.
+        or 0.005 in e1 or e2, and over three quarters of the noise.
         """
         real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
-        return bool(self.chance < _CHANCE and (real > _MATTERS).any())
+        return bool(
+            self.chance < _CHANCE and (real > np.maximum(_MATTERS, _SEEN * self.rms_error)).any()
+        )
 
     @property
     def verdict(self) -> str:
