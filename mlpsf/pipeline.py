@@ -11,7 +11,9 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
+import astropy
 import numpy as np
+import sep
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -288,9 +290,10 @@ def _provenance(estimator: Any, name: str) -> dict[str, Any]:
             if isinstance(value, str | int | float | tuple):
                 out[f"residual_{key}"] = str(value) if isinstance(value, tuple) else value
     out["python_version"] = platform.python_version()
+    modules = {"numpy": np, "astropy": astropy, "sep": sep}
+    out |= {f"{name}_version": module.__version__ for name, module in modules.items()}
     runtime = "onnxruntime" if isinstance(estimator, Judge) else "scikit-learn"
-    packages = ("numpy", "astropy", "sep", runtime)
-    out.update({f"{p}_version": version(p) for p in packages})
+    out[f"{runtime}_version"] = version(runtime)
     return out
 
 

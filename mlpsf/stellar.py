@@ -217,6 +217,6 @@ def any_within(
     """Whether any bad pixel lies within a radius of each source."""
     if not bad.any():
         return np.zeros(len(x), dtype=bool)
-    count, _, _ = sep.sum_circle(bad.astype(np.float32), x, y, radius, subpix=5)
+    count, _, _ = sep.sum_circle(bad.view(np.uint8), x, y, radius, subpix=5)
     touched: NDArray[np.bool_] = count > 0
     return touched
