@@ -96,14 +96,13 @@ class Frame:
 
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:
-        """True where a pixel is at or above saturation, or its mask plane says so; read-only.
+        """True where a pixel is at or above saturation, or its mask plane says so.
 
         Found when first asked for: what is done to `data` later does not change it.
         """
         saturated: NDArray[np.bool_] = self.data >= self.saturation
         if self.saturated_plane is not None:
             saturated |= self.saturated_plane
-        saturated.setflags(write=False)
         return saturated
 
     def __repr__(self) -> str:
