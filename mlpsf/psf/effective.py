@@ -57,11 +57,11 @@ class EffectivePSF:
     def _padded(self) -> NDArray[np.float32]:
         """The grid, its slopes and curvatures a pixel, with an empty rim; shape (6, m, m)."""
         rim = _RIM * OVERSAMPLING
-        p = np.pad(self.grid, rim)
-        py, px = np.gradient(p, 1.0 / OVERSAMPLING)
-        pyy, pyx = np.gradient(py, 1.0 / OVERSAMPLING)
-        pxx = np.gradient(px, 1.0 / OVERSAMPLING, axis=1)
-        return np.stack([p, px, py, pxx, pyx, pyy]).astype(np.float32)
+        step = np.float32(1.0 / OVERSAMPLING)
+        p = np.pad(self.grid.astype(np.float32), rim)
+        py, px = np.gradient(p, step)
+        pyy, pyx = np.gradient(py, step)
+        return np.stack([p, px, py, np.gradient(px, step, axis=1), pyx, pyy])
 
     def stamps(
         self, dx: NDArray[np.floating], dy: NDArray[np.floating], size: int
