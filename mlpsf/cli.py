@@ -38,7 +38,7 @@ from mlpsf.cli_options import (
 )
 from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "console", "main"]
 
 # Before numpy is loaded. The matrices here are small: a second thread for each waits more than it
 # works, and every core has a frame of its own in `mlpsf run`.
@@ -273,6 +273,20 @@ def main() -> None:
         sys.exit(130)
 
 
+def console() -> None:
+    """Run the command line as a program of its own."""
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. To take numpy, astropy and a frame apart piece by piece, only for the system
+    # to take the memory back, would cost a tenth of the whole command.
+    os._exit(code if isinstance(code, int) else 1)
+
+
 def _fail(error: MlpsfError, code: int) -> None:
     typer.echo(f"mlpsf: {' '.join(str(error).split())}", err=True)
     sys.exit(code)
@@ -413,4 +427,4 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    main()
+    console()
