@@ -84,7 +84,7 @@ def stage_clock() -> Iterator[dict[str, list[Cost]]]:
         for stage, (home, name) in STAGES.items():
             stack.enter_context(patch.object(home, name, clocked(stage, getattr(home, name))))
         # One after the other, so that what they cost can be added up.
-        stack.enter_context(patch.object(judging, "_THREADS", 1))
+        stack.enter_context(patch.object(judging, "_threads", lambda: 1))
         yield spent
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mlpsf.errors import OutputError
-from mlpsf.files import check_folder, product_kind
+from mlpsf.files import check_folder, check_replaceable
 
 __all__ = [
     "AtOption",
@@ -179,8 +179,4 @@ def check_outputs(
         if out.resolve() in taken:
             raise OutputError(f"{out} would replace an input, or another output, of this command.")
         taken.add(out.resolve())
-        if not check_folder(out).exists() or overwrite:
-            continue
-        if kind is None or product_kind(out) != kind:
-            what = {"stars": " and is no star table of mlpsf", "psf": " and is no PSF"}
-            raise OutputError(f"{out} exists{what.get(kind or '', '')}. --overwrite replaces it.")
+        check_replaceable(check_folder(out), kind, overwrite or None, how="--overwrite")

@@ -21,6 +21,7 @@ __all__ = [
     "Cutouts",
     "as_cutouts",
     "extract_cutouts",
+    "nearest_pixels",
     "psf_size",
     "sky_and_noise",
 ]
@@ -156,6 +157,21 @@ def extract_cutouts(
             data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background)
     near_edge = reaches_over(x0, y0, reach, pixels.shape)
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
+
+
+def nearest_pixels(
+    x: ArrayLike, y: ArrayLike, shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return row and column of the pixel of a frame nearest to each place.
+
+    Examples
+    --------
+    >>> [v.tolist() for v in nearest_pixels([1.6, -3.0], [0.2, 9.0], (4, 5))]
+    [[0, 3], [2, 0]]
+    """
+    ny, nx = shape
+    row = np.clip(np.rint(y).astype(int), 0, ny - 1)
+    return row, np.clip(np.rint(x).astype(int), 0, nx - 1)
 
 
 def psf_size(fwhm: float) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.cutouts import check_positions, extract_cutouts
+from mlpsf.cutouts import check_positions, extract_cutouts, nearest_pixels
 from mlpsf.errors import InputError
 from mlpsf.moments import FWHM_PER_SIGMA
 
@@ -172,8 +172,7 @@ def _look(
     data[data >= frame.saturation] = np.nan
     if frame.saturated_plane is not None:
         data[extract_cutouts(frame.saturated_plane, x[rows], y[rows], size).data > 0] = np.nan
-    column = np.clip(cut.x0.astype(int), 0, frame.shape[1] - 1)
-    row = np.clip(cut.y0.astype(int), 0, frame.shape[0] - 1)
+    row, column = nearest_pixels(cut.x, cut.y, frame.shape)
     # The predictions do not care for the sky; a level for the whole cutout serves for the light.
     data -= background.level[row, column, None, None]
     off = _off(data, kernels)

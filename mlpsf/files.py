@@ -78,25 +78,29 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_replaceable(path: Path, kind: str, overwrite: bool | None) -> None:
+def check_replaceable(
+    path: Path, kind: str | None, overwrite: bool | None, how: str = "overwrite=True"
+) -> None:
     """Raise `OutputError` if a file is there and must not be replaced.
 
     Parameters
     ----------
     path : Path
-    kind : {"stars", "psf"}
-        Of what is to be written.
+    kind : {"stars", "psf", None}
+        Of what is to be written; see `product_kind`.
     overwrite : bool or None
-        Whether any file may be replaced; None: one of this kind that mlpsf wrote.
+        Whether any file may be replaced; None: a star table or PSF, by one of its kind.
+    how : str
+        What to say for it to be replaced.
     """
     if not path.exists() or overwrite:
         return
-    if overwrite is None:
+    what = ""
+    if overwrite is None and kind is not None:
         if product_kind(path) == kind:
             return
-        what = {"stars": "star table of mlpsf", "psf": "PSF"}[kind]
-        raise OutputError(f"{path} exists and is no {what}; overwrite=True replaces it.")
-    raise OutputError(f"{path} exists; overwrite=True replaces it.")
+        what = {"stars": " and is no star table of mlpsf", "psf": " and is no PSF"}[kind]
+    raise OutputError(f"{path} exists{what}. {how} replaces it.")
 
 
 def product_kind(path: Path) -> str | None:

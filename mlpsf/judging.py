@@ -22,8 +22,6 @@ from mlpsf.standard import extract_stamps, frame_star
 __all__ = ["judge_sources", "own_cutout_size"]
 
 _BLOCK = 256  # sources cut out and judged at once
-# Where a worker is told to keep to one thread, the other cores have frames of their own.
-_THREADS = 1 if os.environ.get("OMP_NUM_THREADS") == "1" else min(2, os.cpu_count() or 1)
 
 
 def judge_sources(
@@ -106,15 +104,20 @@ def judge_sources(
         flags[rows[whole][good == 0]] |= Flag.REJECTED
     else:
         blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(_threads()) as pool:
             # Someone else's estimator may not like threads.
-            each = pool.map if isinstance(estimator, Judge) and _THREADS > 1 else map
+            each = pool.map if isinstance(estimator, Judge) and _threads() > 1 else map
             for block, (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
     out = sources.copy()
     out["flags"] = flags
     return out, probability
+
+
+def _threads() -> int:
+    """Threads to judge in: one in a worker, which is told so, for the others have frames too."""
+    return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else min(2, os.cpu_count() or 1)
 
 
 def own_cutout_size(fwhm: float) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.cutouts import REFERENCE_FWHM, extract_cutouts
+from mlpsf.cutouts import REFERENCE_FWHM, extract_cutouts, nearest_pixels
 from mlpsf.detection import Background
 from mlpsf.errors import InputError
 from mlpsf.frame import Frame
@@ -156,8 +156,7 @@ def _cut(
         fwhm=fwhm if scale > 1 else None,
         background=background.level,
     )
-    column = np.clip(np.rint(x).astype(int), 0, frame.shape[1] - 1)
-    row = np.clip(np.rint(y).astype(int), 0, frame.shape[0] - 1)
+    row, column = nearest_pixels(x, y, frame.shape)
     rms = background.rms[row, column].astype(np.float64)
     variance, gain = rms[:, None, None] ** 2, np.inf
     if frame.variance is not None:  # it holds the stars' own noise

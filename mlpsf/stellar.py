@@ -8,7 +8,7 @@ import numpy as np
 import sep
 from numpy.typing import NDArray
 
-from mlpsf.cutouts import extract_cutouts
+from mlpsf.cutouts import extract_cutouts, nearest_pixels
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frame import Frame
 from mlpsf.moments import FWHM_PER_SIGMA, Moments
@@ -82,10 +82,7 @@ def stellar_profile(
     """
     r = np.maximum(1.0 * np.nan_to_num(moments.fwhm, nan=3.0), 1.5)
     core_bad = any_within(frame.saturated | frame.mask, x, y, r)
-    noise = rms[
-        np.clip(np.rint(y).astype(int), 0, frame.data.shape[0] - 1),
-        np.clip(np.rint(x).astype(int), 0, frame.data.shape[1] - 1),
-    ]
+    noise = rms[nearest_pixels(x, y, frame.shape)]
     # S/N within the matched Gaussian, whose effective area is 4 pi sigma^2.
     snr = moments.flux / (noise * np.sqrt(4 * np.pi) * moments.fwhm / FWHM_PER_SIGMA)
     usable = moments.ok & ~core_bad & (moments.ellipticity < 0.6) & (snr > 5)

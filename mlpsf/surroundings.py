@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.cutouts import extract_cutouts
+from mlpsf.cutouts import extract_cutouts, nearest_pixels
 from mlpsf.stretch import row_quantiles
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ def on_uneven_sky(
     half = int(np.ceil(_RING[1] * fwhm))
     quadrants = _quadrants(half, fwhm)
     full = quadrants[0].sum()
-    ny, nx = background.rms.shape
-    row = np.clip(np.rint(y).astype(int), 0, ny - 1)
-    error = _MEDIAN * background.rms[row, np.clip(np.rint(x).astype(int), 0, nx - 1)]
+    error = _MEDIAN * background.rms[nearest_pixels(x, y, frame.shape)]
     step = max(_BLOCK // (2 * half + 1) ** 2, 1)
     for start in range(0, len(x), step):
         part = slice(start, start + step)

@@ -46,19 +46,22 @@ def night(tmp_path_factory):
     return folder
 
 
+def cluster_of(n_workers, space):
+    """Start workers of one thread, each in a process of its own, on this machine."""
+    return distributed.LocalCluster(
+        n_workers=n_workers,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=":0",
+        local_directory=str(space),
+        silence_logs=logging.CRITICAL,
+    )
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dask_worker_is_killed(night, tmp_path):
     folder = tmp_path / "dask"
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",
-            local_directory=str(tmp_path / "space"),
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
+    with cluster_of(2, tmp_path / "space") as cluster:
         pids = [nanny.pid for nanny in cluster.workers.values()]
 
         def kill_one():
@@ -93,14 +96,7 @@ def test_a_frame_that_takes_too_long(tmp_path):
     os.mkfifo(tmp_path / "never.fits")  # nobody writes to it
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=":0",
-            local_directory=str(tmp_path / "space"),
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
+        cluster_of(1, tmp_path / "space") as cluster,
     ):
         result = run_frames(
             [tmp_path / "never.fits"],

@@ -136,7 +136,10 @@ def test_empty_table(stars, tmp_path, ending):
 def test_overwrite(stars, tmp_path):
     path = tmp_path / "stars.ecsv"
     path.write_text("old")
-    for overwrite, said in ((False, "exists; overwrite=True"), (None, "is no star table of mlpsf")):
+    for overwrite, said in (
+        (False, r"exists\. overwrite=True"),
+        (None, "is no star table of mlpsf"),
+    ):
         with pytest.raises(OutputError, match=said):
             write_stars(stars, path, overwrite=overwrite)
         assert path.read_text() == "old"

@@ -426,7 +426,7 @@ def test_threads_change_nothing(monkeypatch):
     sim = simulate_frame(shape=(500, 500), n_stars=300, n_galaxies=100, fwhm=3.0, seed=4)
     found = []
     for threads in (1, 2):
-        monkeypatch.setattr("mlpsf.judging._THREADS", threads)
+        monkeypatch.setattr("mlpsf.judging._threads", lambda n=threads: n)
         monkeypatch.setattr("mlpsf.judging._BLOCK", 32)
         found.append(select_stars(sim.frame, n_min=1))
     assert len(found[0]) > 64

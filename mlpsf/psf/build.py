@@ -168,16 +168,10 @@ def _unsmooth(
     hand: Stars, rep_fact: int, meta: dict[str, Any], place: tuple[float, float] | None
 ) -> PSFModel:
     """Make the PSF of stars that no smooth PSF describes; it knows no places."""
-    if place is not None:
-        warnings.warn(
-            "the stars are not what a smooth PSF can describe, so none is made for a place: this "
-            "is the frame's mean",
-            AstropyUserWarning,
-            stacklevel=3,
-        )
+    mean = "" if place is None else ", and the frame's mean"
     warnings.warn(
         "no smooth PSF describes the stars: this is the table that TRIPPy makes, corrected for its "
-        "blur, with the stars' noise in it. Are they alike, and single?",
+        f"blur, with the stars' noise in it{mean}. Are they alike, and single?",
         AstropyUserWarning,
         stacklevel=3,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from mlpsf.cutouts import nearest_pixels
 from mlpsf.frame import Frame
 from mlpsf.simulation import detector, objects
 from mlpsf.simulation.detector import Defect
@@ -294,8 +295,4 @@ def simulate_frame(
 
 def _at(image: NDArray[np.float32], table: Table) -> NDArray[np.float32]:
     """Give the pixel under each object, the nearest for those off the frame."""
-    row, column = (
-        np.clip(np.rint(table[name]).astype(int), 0, size - 1)
-        for name, size in zip(("y", "x"), image.shape, strict=True)
-    )
-    return np.asarray(image[row, column])
+    return np.asarray(image[nearest_pixels(table["x"], table["y"], image.shape)])
