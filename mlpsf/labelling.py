@@ -43,7 +43,7 @@ def residual_distance(
     Parameters
     ----------
     variance, peak : array_like, shape (n,)
-        As `mlpsf.psf.fitting.residual_figures` returns; not finite means no fit.
+        As `mlpsf.stacks.fitting.residual_figures` returns; not finite means no fit.
     clip : float
         Sources whose `variance` lies more than so many standard deviations above the median are
         dropped. The deviation is 1.4826 times the median absolute one: a plain one is moved by
@@ -63,7 +63,7 @@ def residual_distance(
     peak, and can bring one under the clip. A source without a fit moves nothing.
 
     The variances' unit does not matter, as long as they are not 0 for more than half the sources.
-    Pixels in another unit do matter, a little: see `mlpsf.psf.fitting.residual_figures`, whose
+    Pixels in another unit do matter, a little: see `mlpsf.stacks.fitting.residual_figures`, whose
     weights turn from equal ones to those of photon noise where the model is 1 ADU.
 
     Examples

@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from mlpsf.frame import Frame
+from mlpsf.frames.frame import Frame
 from mlpsf.psf import PSFModel
 
 peers = pytest.importorskip("benchmarks.peers")

@@ -11,7 +11,7 @@ from astropy.table import Table
 
 from mlpsf.errors import OutputError
 from mlpsf.export import FORMATS, check_star_path, write_stars
-from mlpsf.selection import choose
+from mlpsf.selection.choice import choose
 
 META = {
     "frame": "night 1.fits[2]",

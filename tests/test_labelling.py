@@ -17,8 +17,8 @@ from mlpsf.labelling import (
     split_frames,
     truth_labels,
 )
-from mlpsf.psf.fitting import residual_figures
 from mlpsf.selectors import ResidualSelector
+from mlpsf.stacks.fitting import residual_figures
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
 FIGURE = st.floats(2.0**-10, 2.0**20, width=32) | st.sampled_from([1.0, np.nan, np.inf])

@@ -12,8 +12,7 @@ from conftest import simulate
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 import mlpsf
-from mlpsf.cutouts import extract_cutouts
-from mlpsf.detection import find_sources, measure_background
+from mlpsf.detection.sources import find_sources
 from mlpsf.errors import (
     CatalogueError,
     FrameError,
@@ -24,12 +23,13 @@ from mlpsf.errors import (
     TooFewStarsError,
 )
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
-from mlpsf.frame import read_frame
-from mlpsf.moments import gaussian_moments
+from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.selectors import ResidualSelector
 from mlpsf.simulation import simulate_frame
+from mlpsf.stacks.moments import gaussian_moments
 
 CLASSICAL = {"selector": "residual", "cutout_size": 31}
 """The residual rule on cutouts that are small for the sake of speed."""
@@ -246,8 +246,8 @@ def test_other_seeing(fwhm):
 def test_coordinates_from_end_to_end(star_field, fwhm):
     simulated = star_field(fwhm)
     frame, truth = simulated.frame, simulated.truth
-    background = measure_background(frame)
-    sources = find_sources(frame, background=background)
+    sources = find_sources(frame)
+    background = frame.background
     # Every source is its star, to 0.02 pixel.
     distance = np.hypot(
         sources["x"][:, None] - truth["x"].data, sources["y"][:, None] - truth["y"].data
@@ -426,8 +426,8 @@ def test_threads_change_nothing(monkeypatch):
     sim = simulate_frame(shape=(500, 500), n_stars=300, n_galaxies=100, fwhm=3.0, seed=4)
     found = []
     for threads in (1, 2):
-        monkeypatch.setattr("mlpsf.judging._threads", lambda n=threads: n)
-        monkeypatch.setattr("mlpsf.judging._BLOCK", 32)
+        monkeypatch.setattr("mlpsf.selection.judging._threads", lambda n=threads: n)
+        monkeypatch.setattr("mlpsf.selection.judging._BLOCK", 32)
         found.append(select_stars(sim.frame, n_min=1))
     assert len(found[0]) > 64
     assert found[0].values_equal(found[1])["probability"].all()

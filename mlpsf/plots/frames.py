@@ -9,9 +9,9 @@ from astropy.table import Table
 from astropy.visualization import ZScaleInterval
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.cutouts import extract_cutouts
 from mlpsf.errors import InputError
-from mlpsf.frame import Frame
+from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.frame import Frame
 from mlpsf.plots._figure import as_numbers, check_count, check_softening, new_figure
 
 __all__ = ["CutoutSheetDisplay", "StarMapDisplay"]
@@ -162,15 +162,13 @@ class CutoutSheetDisplay:
         InputError
             The table lacks a column, or ``fwhm`` in its metadata.
         """
-        from mlpsf.detection import measure_background
-
         _check_columns(table, "id", "x", "y", "snr", "probability", "selected")
         if "fwhm" not in table.meta:
             raise InputError("The table's metadata must hold the frame's fwhm.")
         stars = table[np.asarray(table["selected"], bool)]
         stars = stars[np.argsort(-stars["probability"], kind="stable")]
         size = 2 * int(np.ceil(half_width_fwhm * table.meta["fwhm"])) + 1
-        sky = measure_background(frame).level
+        sky = frame.background.level
         cut = extract_cutouts(frame, stars["x"], stars["y"], size, background=sky)
         titles = [f"{s['id']}: {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
         return cls(cutouts=cut.data, titles=titles).plot(**kwargs)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 from mlpsf.plots._figure import check_count, legend_above, new_figure
-from mlpsf.selection import THRESHOLD
+from mlpsf.selection.choice import THRESHOLD
 
 __all__ = ["ConfidenceDisplay", "SizeHistogramDisplay"]
 

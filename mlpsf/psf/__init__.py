@@ -1,25 +1,26 @@
-"""The point spread function: built with TRIPPy, rendered, subtracted, stored, judged."""
+"""The point spread function: built, drawn, subtracted, trailed, stored, judged.
+
+Comes in: a `Frame` and the places of its stars. Goes out: a `PSFModel`, and its quality. May
+import: the ground, `mlpsf.stacks` and `mlpsf.frames`. Knows neither selectors nor how stars are
+chosen.
+
+``solver`` solves for the PSF, ``trippy`` is all that touches TRIPPy, ``quality`` judges.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlpsf.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from mlpsf.psf.build import build_psf
-    from mlpsf.psf.model import PSFModel
-    from mlpsf.psf.quality import PSFQuality, against_truth, psf_quality
-    from mlpsf.psf.variation import PSFVariation, measure_variation
-
-_HOME = {
-    "PSFModel": "model",
-    "PSFQuality": "quality",
-    "PSFVariation": "variation",
-    "against_truth": "quality",
-    "build_psf": "build",
-    "measure_variation": "variation",
-    "psf_quality": "quality",
-}
+    from mlpsf.psf.build import build_psf as build_psf
+    from mlpsf.psf.model import PSFModel as PSFModel
+    from mlpsf.psf.quality import PSFQuality as PSFQuality
+    from mlpsf.psf.quality import against_truth as against_truth
+    from mlpsf.psf.quality import psf_quality as psf_quality
+    from mlpsf.psf.solver.variation import PSFVariation as PSFVariation
+    from mlpsf.psf.solver.variation import measure_variation as measure_variation
 
 __all__ = [
     "PSFModel",
@@ -31,9 +32,16 @@ __all__ = [
     "psf_quality",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: choosing stars needs none of TRIPPy."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"mlpsf.psf.{_HOME[name]}"), name)
+# Choosing stars needs none of TRIPPy.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "PSFModel": "model",
+        "PSFQuality": "quality",
+        "PSFVariation": "solver.variation",
+        "against_truth": "quality",
+        "build_psf": "build",
+        "measure_variation": "solver.variation",
+        "psf_quality": "quality",
+    },
+)

@@ -11,15 +11,15 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from mlpsf import __version__
 from mlpsf.errors import InputError
-from mlpsf.psf import trippy as border
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
-from mlpsf.psf.moments import centre_on_pixel, profile
-from mlpsf.psf.solve import MISFIT, ROUNDS, Solution, solve
-from mlpsf.psf.stars import Stars, cut_stars, say_left_out
-from mlpsf.psf.variation import order_for, polynomial, variation_of
+from mlpsf.psf.solver.solve import MISFIT, ROUNDS, Solution, solve
+from mlpsf.psf.solver.stars import Stars, cut_stars, say_left_out
+from mlpsf.psf.solver.variation import order_for, polynomial, variation_of
+from mlpsf.psf.trippy import border as border
+from mlpsf.psf.trippy.tables import centre_on_pixel, profile
+from mlpsf.version import __version__
 
 __all__ = ["METHODS", "build_psf", "check_place"]
 
@@ -44,9 +44,9 @@ def build_psf(
 
     All stars' pixels are fitted at once with one smooth PSF and each star's own flux, place and
     sky; struck pixels and other sources' light are left out, and so is none of the star's (see
-    `mlpsf.psf.solve`). The PSF becomes the lookup table of TRIPPy's own object. Stars that no
-    smooth PSF describes, as of a telescope far out of alignment, get TRIPPy's table corrected for
-    its blur (``meta["method"]`` then says 'corrected').
+    `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of TRIPPy's own object. Stars that
+    no smooth PSF describes, as of a telescope far out of alignment, get TRIPPy's table corrected
+    for its blur (``meta["method"]`` then says 'corrected').
 
     Parameters
     ----------

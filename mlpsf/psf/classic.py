@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsf.errors import PSFError
-from mlpsf.psf import trippy as border
-from mlpsf.psf.effective import stack_stars
 from mlpsf.psf.model import PSFModel
-from mlpsf.psf.moments import centre_on_pixel, cumulative, pixel_integrals, profile
-from mlpsf.psf.solve import StarPixels
-from mlpsf.stretch import sky_and_noise
+from mlpsf.psf.solver.solve import StarPixels
+from mlpsf.psf.trippy import border as border
+from mlpsf.psf.trippy.tables import centre_on_pixel, cumulative, pixel_integrals, profile
+from mlpsf.stacks.effective import stack_stars
+from mlpsf.stacks.values import sky_and_noise
 
 __all__ = ["corrected_psf", "trippy_table"]
 

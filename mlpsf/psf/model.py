@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, PSFError
-from mlpsf.psf import trippy as border
-from mlpsf.psf._inputs import as_numbers, read_motion
-from mlpsf.psf.moments import (
+from mlpsf.psf.storage import read_psf, write_psf
+from mlpsf.psf.trippy import border as border
+from mlpsf.psf.trippy.inputs import as_numbers, read_motion
+from mlpsf.psf.trippy.tables import (
     Shape,
     centre_on_pixel,
     cumulative,
@@ -23,7 +24,6 @@ from mlpsf.psf.moments import (
     pixel_integrals,
     profile,
 )
-from mlpsf.psf.storage import read_psf, write_psf
 
 __all__ = ["PSFModel"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
 from mlpsf.files import check_replaceable, whole_file
-from mlpsf.psf.moments import Shape
+from mlpsf.psf.trippy.tables import Shape
 
 __all__ = ["read_psf", "write_psf"]
 

@@ -14,9 +14,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from mlpsf.errors import InputError
-from mlpsf.scaling import CutoutEstimator
 from mlpsf.selectors.judge import as_probabilities
-from mlpsf.stretch import as_cutouts
+from mlpsf.stacks.values import as_cutouts
+from mlpsf.stamps.scaling import CutoutEstimator
 
 __all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "check_frames"]
 

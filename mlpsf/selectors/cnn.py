@@ -15,13 +15,13 @@ from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mlpsf.cutouts import REFERENCE_FWHM
 from mlpsf.errors import InputError
+from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.labelling import split_frames
-from mlpsf.scaling import CutoutScaler
 from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, check_frames
 from mlpsf.selectors.inference import KerasNetwork
 from mlpsf.selectors.judge import network_log_odds
+from mlpsf.stamps.scaling import CutoutScaler
 
 if TYPE_CHECKING:
     import os

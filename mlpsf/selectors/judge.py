@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.stretch import as_cutouts, scaled
+from mlpsf.stacks.values import as_cutouts, scaled
 
 __all__ = ["Judge", "as_probabilities", "network_log_odds"]
 
@@ -35,7 +35,8 @@ class Judge:
 
     Examples
     --------
-    >>> from mlpsf.selectors.storage import load_judge, pretrained_path
+    >>> from mlpsf.selectors.loading import load_judge
+    >>> from mlpsf.selectors.storage import pretrained_path
     >>> judge = load_judge(pretrained_path())
     >>> judge.predict_proba(np.zeros((1, 41, 41))).shape
     (1, 2)

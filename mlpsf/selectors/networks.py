@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mlpsf.errors import InputError
-from mlpsf.scaling import CutoutScaler
-from mlpsf.standard import standard_star
+from mlpsf.stamps.scaling import CutoutScaler
+from mlpsf.stamps.standard import standard_star
 
 
 @contextmanager
@@ -85,7 +85,7 @@ class Departures(keras.layers.Layer):  # type: ignore[misc]
     A neighbour of a few per cent in the wings of a star, or a galaxy little wider than one, is
     lost beside the star's own light; in a difference it stands out. The image turned by half a
     circle needs no known PSF: nearly every PSF is its own image so turned. The standard star is
-    what a good star of standardised stamps looks like (`mlpsf.standard`).
+    what a good star of standardised stamps looks like (`mlpsf.stamps.standard`).
 
     Parameters
     ----------

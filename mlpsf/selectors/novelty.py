@@ -13,22 +13,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mlpsf.cutouts import REFERENCE_FWHM
+from mlpsf.detection.stellar import stellar_size
 from mlpsf.errors import InputError, NoSourcesError, PSFError
-from mlpsf.moments import gaussian_moments
-from mlpsf.psf.effective import EffectivePSF
-from mlpsf.psf.first import Verdict, judge, judge_frame
-from mlpsf.psf.fitting import FIT_HALF_WIDTH
+from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
+from mlpsf.selectors.first_psf import Verdict, judge, judge_frame
 from mlpsf.selectors.novelty_model import FEATURES, METHODS, NoveltyModel
 from mlpsf.selectors.residual import _gaussian_psf
-from mlpsf.stellar import stellar_size
-from mlpsf.stretch import sky_and_noise
+from mlpsf.stacks.effective import EffectivePSF
+from mlpsf.stacks.fitting import FIT_HALF_WIDTH
+from mlpsf.stacks.moments import gaussian_moments
+from mlpsf.stacks.values import sky_and_noise
 
 __all__ = ["FEATURES", "METHODS", "NoveltySelector"]
 
 # Median and scatter of the figures of unflagged sources of S/N > 30, no label asked, in the
-# validation frames of benchmarks.stamps (60 of random telescopes, 30 of a survey).
+# validation frames of benchmarks.common.stamps (60 of random telescopes, 30 of a survey).
 _CENTRE = np.array([0.0172, -1.578, -2.841])
 _SCALE = np.array([0.911, 1.605, 2.915])
 _REACH = 8.0  # in that unit; a diverged fit is no worse than a bad one
@@ -51,7 +51,7 @@ _CALIBRATION = {
     ("isolation_forest", "embedding"): (2.44, 6.42),
     ("one_class_svm", "embedding"): (-4.55, 17.9),
 }
-"""Intercept and slope of the log-odds on the score by ``python -m benchmarks.novelty``."""
+"""Intercept and slope of the log-odds on the score by ``python -m benchmarks novelty``."""
 
 _FEWEST = 5  # sources of a frame that can make a PSF which tells them apart
 _POOL = 1000  # sources that make the PSF common to several frames
@@ -111,7 +111,8 @@ class NoveltySelector(FrameClassifier):
     compared with its own frame's stars; the clusters are of all frames. Without, all are one
     frame in ``fit``, and later ones are compared with its stars.
 
-    Defaults are the best of those that need no labels, on simulated frames (benchmarks/novelty.py).
+    Defaults are the best of those that need no labels, on simulated frames
+    (``python -m benchmarks novelty``).
     Without labels in ``fit``, probabilities follow a calibration on those frames.
 
     Examples

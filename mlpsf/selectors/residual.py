@@ -13,14 +13,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mlpsf.cutouts import REFERENCE_FWHM, sky_and_noise
 from mlpsf.errors import NoSourcesError, PSFError
+from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.labelling import BRIGHTNESS_RANGE, N_BEST, best_labels, in_range, residual_distance
-from mlpsf.moments import FWHM_PER_SIGMA
-from mlpsf.psf.effective import OVERSAMPLING, EffectivePSF, stack_stars
-from mlpsf.psf.first import Verdict, judge, judge_frame
-from mlpsf.psf.fitting import FIT_HALF_WIDTH
 from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
+from mlpsf.selectors.first_psf import Verdict, judge, judge_frame
+from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
+from mlpsf.stacks.fitting import FIT_HALF_WIDTH
+from mlpsf.stacks.moments import FWHM_PER_SIGMA
+from mlpsf.stacks.values import sky_and_noise
 
 __all__ = ["ResidualSelector"]
 
@@ -327,7 +328,8 @@ class ResidualSelector(FrameClassifier):
         self.slope_ = max(-float(model.coef_[0, 0]), 0.0)
 
 
-# benchmarks/calibrate_residual.py: 20 simulated frames. No distance makes the rule sure of a star.
+# python -m benchmarks calibrate_residual: 20 simulated frames. No distance makes the rule sure of a
+# star.
 _DEFAULT_CALIBRATION = (-1.24, 1.42)
 
 

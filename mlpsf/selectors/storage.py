@@ -14,17 +14,16 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-import mlpsf
 from mlpsf.errors import InputError, ModelFileError
 from mlpsf.files import whole_file
 from mlpsf.selectors.inference import ONNX_ENTRY, KerasNetwork, OnnxNetwork, to_onnx
-from mlpsf.selectors.judge import Judge
+from mlpsf.version import __version__
 
-__all__ = ["file_hash", "load_judge", "load_selector", "pretrained_path", "save_selector"]
+__all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
 
 _ENTRY = "mlpsf.json"
 _FORMAT = 1
-_STAMPS = "standardised"  # as mlpsf.standard makes them, the frame's own PSF taken out
+_STAMPS = "standardised"  # as mlpsf.stamps.standard makes them, the frame's own PSF taken out
 Selector = TypeVar("Selector")
 
 
@@ -60,7 +59,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
     parameters = selector.get_params(deep=False)
     state = {
         "format": _FORMAT,
-        "mlpsf": mlpsf.__version__,
+        "mlpsf": __version__,
         "kind": type(selector).__name__,
         # Callbacks and random states are no plain values, and no use to a trained network; how much
         # its training said is no one else's business.
@@ -109,56 +108,14 @@ def load_selector(
     if engine not in ("auto", "keras"):
         raise InputError(f"The 'engine' parameter must be 'auto' or 'keras'. Got {engine!r}.")
     path = Path(path)
-    state = _read_state(path, cls.__name__)
-    with _damage_said(path):
+    state = read_state(path, cls.__name__)
+    with damage_reported(path):
         selector = _restore(cls, state, path, engine)
     return cast("Selector", selector)
 
 
-def load_judge(path: str | os.PathLike[str]) -> Any:
-    """Read a saved `PSFStarSelector` for nothing but to judge.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    Judge or PSFStarSelector
-        A `Judge`, which loads neither scikit-learn nor TensorFlow; the selector itself where the
-        file holds no ONNX form.
-
-    Raises
-    ------
-    ModelFileError
-        There is no such file, or it is no selector.
-    """
-    path = Path(path)
-    state = _read_state(path, "PSFStarSelector")
-    with _damage_said(path):
-        network = OnnxNetwork(path.read_bytes())
-        if not network.available:
-            from mlpsf.selectors.cnn import PSFStarSelector
-
-            return PSFStarSelector.load(path)
-        network.load()  # a damaged one is better known now than at every frame
-        scaler = state["scaler"]
-        if scaler is not None:
-            scaler = {**scaler["parameters"], "mean": scaler["mean"], "scale": scaler["scale"]}
-        slope, intercept = state["calibration"]
-        return Judge(
-            network,
-            scaler=scaler,
-            calibration=(float(slope), float(intercept)),
-            cutout_size=state["cutout_size"],
-            reference_fwhm=state["reference_fwhm"],
-            name=path.stem,
-            sha256=file_hash(path),
-        )
-
-
 @contextmanager
-def _damage_said(path: Path) -> Iterator[None]:
+def damage_reported(path: Path) -> Iterator[None]:
     """Say that a file is damaged when reading it fails."""
     try:
         yield
@@ -171,7 +128,7 @@ def _damage_said(path: Path) -> Iterator[None]:
 
 
 def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> Any:
-    from mlpsf.scaling import CutoutScaler
+    from mlpsf.stamps.scaling import CutoutScaler
 
     selector = cls(**{k: v for k, v in state["parameters"].items() if k != "verbose"})
     selector.network_ = OnnxNetwork(path.read_bytes())
@@ -195,7 +152,7 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
     return selector
 
 
-def _read_state(path: Path, kind: str) -> dict[str, Any]:
+def read_state(path: Path, kind: str) -> dict[str, Any]:
     """Return the description in a file of a selector of this kind and of today's stamps."""
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")

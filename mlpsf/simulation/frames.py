@@ -10,8 +10,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.cutouts import nearest_pixels
-from mlpsf.frame import Frame
+from mlpsf.frames.cutouts import nearest_pixels
+from mlpsf.frames.frame import Frame
 from mlpsf.simulation import detector, objects
 from mlpsf.simulation.detector import Defect
 from mlpsf.simulation.parameters import Seed, check_parameters, root_of, seed_words

@@ -15,12 +15,12 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from mlpsf import __version__
 from mlpsf.errors import OutputError
 from mlpsf.files import whole_file
-from mlpsf.frame import Frame
+from mlpsf.frames.frame import Frame
 from mlpsf.simulation.detector import Defect
 from mlpsf.simulation.psfs import TruePSF
+from mlpsf.version import __version__
 
 __all__ = ["SimulatedFrame", "make_header", "make_truth"]
 

@@ -1,0 +1,44 @@
+"""``python -m benchmarks`` lists the commands, ``python -m benchmarks NAME`` runs one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    # name: (module, what it measures)
+    "study": ("selection.study", "the ML-PSF study done again, beside its published figures"),
+    "head_to_head": ("selection.head_to_head", "all selectors under one cross-validation"),
+    "novelty": ("selection.novelty", "what can be done without labels"),
+    "selection_defaults": ("selection.selection_defaults", "how many stars, how bright, how sure"),
+    "contaminants": ("selection.contaminants", "what a contaminant does to the PSF"),
+    "real_frames": ("selection.real_frames", "sheets of what is chosen on your own frames"),
+    "picture": ("selection.picture", "the picture at the top of the README"),
+    "psf_error": ("psf.psf_error", "the PSF against the truth, by who chose its stars"),
+    "psf_quality": ("psf.psf_quality", "the PSF against the truth, by who built it"),
+    "fitters": ("psf.fitters", "the vectorised PSF fit against TRIPPy's"),
+    "speed": ("speed.speed", "time and memory beside SExtractor and PSFEx"),
+    "scaling": ("speed.scaling", "many frames: rate and memory by workers"),
+    "train_pretrained": ("training.train_pretrained", "makes the model that ships"),
+    "ablation": ("training.ablation", "what each part of the model's making bought"),
+    "retraining": ("training.retraining", "the shipped model, taught further"),
+    "calibrate_residual": ("training.calibrate_residual", "the residual rule's calibration"),
+}
+
+
+def main() -> int:
+    """Run the command that is named; list all unless one is."""
+    name = sys.argv[1] if sys.argv[1:] else ""
+    if name not in COMMANDS:
+        width = max(map(len, COMMANDS))
+        print("python -m benchmarks NAME [OPTIONS]\n")
+        for command, (_, text) in COMMANDS.items():
+            print(f"  {command:{width}}  {text}")
+        return 0 if name in ("", "-h", "--help") else 2
+    sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
+    import_module(f"benchmarks.{COMMANDS[name][0]}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

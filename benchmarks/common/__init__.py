@@ -1,0 +1,1 @@
+"""What the benchmarks share: frames and their stamps, labels by the truth, scores."""

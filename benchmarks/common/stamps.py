@@ -1,0 +1,211 @@
+"""Labelled stamps of simulated frames: what the shipped model is trained and tested on.
+
+A frame is drawn, its sources are found and measured exactly as in use, and every source is
+labelled by the truth. One small file a frame, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sep
+from tqdm import tqdm
+
+from mlpsf.detection.sources import find_sources
+from mlpsf.errors import MlpsfError
+from mlpsf.files import whole_file
+from mlpsf.labelling import truth_labels
+from mlpsf.simulation import SimulatedFrame, random_parameters, simulate_frame
+from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star
+
+OUTPUT = Path(__file__).parents[1] / "output"
+SPLITS = {"train": 1, "validation": 2, "test": 3}
+"""First word of each split's seeds: no test frame's seed is ever trained on."""
+
+SNR_MIN = 30.0
+Plan = dict[tuple[str, str], int]
+"""How many frames of every (split, kind)."""
+
+PER_FRAME = 400  # sources kept of a frame: a globular cluster must not be half of the set
+
+
+def survey_parameters(rng: np.random.Generator, shape: tuple[int, int]) -> dict[str, Any]:
+    """Draw a frame like those of the ML-PSF study: deep, many galaxies, FWHM 3 to 9 pixels."""
+    share = shape[0] * shape[1] / (4176 * 2048)
+    e, angle = min(rng.exponential(0.03), 0.15), rng.uniform(0, 2 * np.pi)
+    return {
+        "shape": shape,
+        "fwhm": float(rng.uniform(3, 9)),
+        "psf": str(rng.choice(["moffat", "kolmogorov"])),
+        "beta": float(rng.uniform(2.5, 4.5)),
+        "e1": float(e * np.cos(angle)),
+        "e2": float(e * np.sin(angle)),
+        "psf_variation": float(rng.uniform(0, 0.05)),
+        "n_stars": int(rng.uniform(300, 2500) * share),
+        "n_galaxies": int(rng.uniform(1500, 6000) * share),
+        "cosmic_rays": int(rng.uniform(50, 400) * share),
+        "bad_columns": int(rng.poisson(2)),
+        "hot_pixels": int(rng.uniform(0, 200) * share),
+        "sky_gradient": float(rng.exponential(0.03)),
+    }
+
+
+def comatic_parameters(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw optics of strong aberrations, coma above all, and many bright stars."""
+    waves = rng.normal(0, rng.uniform(0.03, 0.15), 6).tolist()
+    coma = rng.normal(0, rng.uniform(0.05, 0.25), 2).tolist()
+    names = ("defocus", "astig1", "astig2", "trefoil1", "trefoil2", "spher", "coma1", "coma2")
+    optics = {"diffraction": float(rng.uniform(0.2, 0.8)), "obscuration": rng.uniform(0, 0.45)}
+    return {
+        "psf": "optical",
+        "optics": optics | dict(zip(names, waves + coma, strict=True)),
+        "star_slope": float(rng.uniform(0.25, 0.6)),
+    }
+
+
+def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict[str, Any]]:
+    """Draw frame `number` of a split.
+
+    ``"random"`` telescopes; a ``"survey"``; a ``"quarter"`` of its frames, and ``"bright"`` ones:
+    quarters with more bright stars than the sky has; ``"comatic"`` telescopes out of alignment,
+    whose stars are not their own images turned by half a circle.
+    """
+    seed = np.random.SeedSequence([SPLITS[split], sum(map(ord, kind)), number])
+    rng = np.random.default_rng(seed)
+    if kind in ("random", "comatic"):
+        parameters = random_parameters(rng, shape=(1024, 1024))
+        if kind == "comatic":
+            parameters |= comatic_parameters(rng)
+    else:
+        shape = (4176, 2048) if kind == "survey" else (2088, 1024)
+        parameters = survey_parameters(rng, shape)
+        if kind == "bright":
+            parameters["star_slope"] = 0.3
+    return simulate_frame(**parameters, seed=seed.spawn(1)[0]), parameters
+
+
+def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Label detections of a simulated frame by its truth; see `truth_labels`."""
+    truth = sim.truth
+    # The truth knows its own FWHM, whatever was measured.
+    return truth_labels(
+        sources["x"],
+        sources["y"],
+        truth["x"],
+        truth["y"],
+        truth["flux"],
+        truth["kind"] == "star",
+        fwhm=sim.psf.fwhm,
+        defects=sim.defects,
+    )
+
+
+def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict[str, Any]:
+    """Make the labelled stamps of one frame, standardised or with its own PSF left in."""
+    sim, parameters = draw_frame(kind, split, number)
+    sources, sky = find_sources(sim.frame), sim.frame.background
+    fwhm = sources.meta["fwhm"]
+    x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
+    aperture, error, _ = sep.sum_circle(
+        sim.frame.data - sky.level, x, y, 10.0, err=sky.rms, gain=sim.frame.gain
+    )
+    labels, contamination = truth_of(sim, sources)
+    rows = np.flatnonzero(np.asarray(sources["snr"]) >= SNR_MIN)
+    rng = np.random.default_rng([SPLITS[split], number])
+    if split == "train" and len(rows) > PER_FRAME:
+        rows = np.sort(rng.choice(rows, PER_FRAME, replace=False))
+    star = frame_star(sim.frame, sources) if standard else None
+    cut = extract_stamps(sim.frame, x[rows], y[rows], fwhm=fwhm, star=star).data
+    c = STAMP_SIZE // 2
+    peak = np.nan_to_num(cut[:, c - 1 : c + 2, c - 1 : c + 2], nan=0).max(axis=(1, 2))
+    cut /= np.maximum(peak, 1e-6)[:, None, None]  # float16 holds shapes, not counts
+    return {
+        "stamps": np.clip(cut, -6e4, 6e4).astype(np.float16),
+        "label": labels[rows].astype(np.int8),
+        "contamination": contamination[rows].astype(np.float32),
+        "snr": np.asarray(sources["snr"])[rows].astype(np.float32),
+        "aperture_snr": (aperture / error)[rows].astype(np.float32),
+        "flags": np.asarray(sources["flags"])[rows],
+        "x": x[rows],
+        "y": y[rows],
+        "fwhm": np.float64(fwhm),
+        "standard": np.bool_(star is not None),
+        "true_fwhm": np.float64(sim.psf.fwhm),
+        "parameters": np.array(json.dumps(parameters)),
+    }
+
+
+def _make(task: tuple[str, str, int, str, bool]) -> str | None:
+    kind, split, number, folder, standard = task
+    path = Path(folder) / f"{split}-{kind}-{number:05d}.npz"
+    if path.exists():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            content = stamps_of(kind, split, number, standard)
+        except MlpsfError as error:  # a frame without usable sources is a frame without stamps
+            content = {"failed": np.array(str(error))}
+    with whole_file(path) as temporary:
+        np.savez_compressed(temporary, **content)
+    return str(content["failed"]) if "failed" in content else None
+
+
+def make_stamps(plan: Plan, folder: Path, workers: int = 2, standard: bool = True) -> None:
+    """Make what is missing of a plan ``{(split, kind): number of frames}``; see `stamps_of`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [
+        (kind, split, number, str(folder), standard)
+        for (split, kind), n in plan.items()
+        for number in range(n)
+        if not (folder / f"{split}-{kind}-{number:05d}.npz").exists()
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = [pool.submit(_make, task) for task in tasks]
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="frames", disable=None):
+            failure = job.result()
+            if failure:
+                tqdm.write(f"no stamps: {failure}")
+
+
+def stamp_files(folder: Path, split: str, kind: str = "*", plan: Plan | None = None) -> list[Path]:
+    """Files of a split in order; only those of a plan, where one is given."""
+    found = sorted(folder.glob(f"{split}-{kind}-*.npz"))
+    if plan is None:
+        return found
+    wanted = {(f"{s}-{k}", n) for (s, k), count in plan.items() for n in range(count)}
+    return [p for p in found if (p.stem.rpartition("-")[0], int(p.stem[-5:])) in wanted]
+
+
+def load_stamps(
+    folder: Path, split: str, kind: str = "*", plan: Plan | None = None
+) -> dict[str, np.ndarray]:
+    """Read all frames of a split; ``frame`` numbers them, per-frame values are repeated."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for frame, path in enumerate(stamp_files(folder, split, kind, plan)):
+        with np.load(path) as file:
+            if "failed" in file:
+                continue
+            n = len(file["label"])
+            for name in set(file.files) - {"parameters"}:
+                value = file[name]
+                parts.setdefault(name, []).append(np.full(n, value) if value.ndim == 0 else value)
+            parts.setdefault("frame", []).append(np.full(n, frame))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def load_parameters(
+    folder: Path, split: str, kind: str = "*", plan: Plan | None = None
+) -> dict[int, dict[str, Any]]:
+    """Read what the frames of a split were drawn from, by the number `load_stamps` gives them."""
+    out = {}
+    for frame, path in enumerate(stamp_files(folder, split, kind, plan)):
+        with np.load(path) as file:
+            if "failed" not in file:
+                out[frame] = json.loads(str(file["parameters"]))
+    return out

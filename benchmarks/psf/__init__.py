@@ -1,0 +1,1 @@
+"""How near the truth the PSF is."""

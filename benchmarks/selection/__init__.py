@@ -1,0 +1,1 @@
+"""How well the stars are chosen."""

@@ -1,0 +1,1 @@
+"""What choosing and building cost: time, memory, many frames."""

@@ -1,0 +1,1 @@
+"""The model that ships: made, taken apart, taught further."""

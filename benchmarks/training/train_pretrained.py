@@ -1,0 +1,180 @@
+"""Make the model that ships, from nothing: ``python -m benchmarks train_pretrained``.
+
+Frames are drawn (resumable: what is there is kept), the compact network is trained on the truth,
+its probabilities are calibrated on frames apart, and it is tested on frames apart from both. The
+model and its card go to ``mlpsf/selectors/pretrained``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mlpsf
+from benchmarks.common.conditions import by_condition
+from benchmarks.common.scores import score
+from benchmarks.common.stamps import (
+    OUTPUT,
+    SNR_MIN,
+    Plan,
+    load_parameters,
+    load_stamps,
+    make_stamps,
+)
+from benchmarks.training.training import (
+    REFERENCE_SNR,
+    further,
+    judged,
+    probabilities,
+    rows_of,
+    teach,
+)
+from mlpsf.files import whole_file
+from mlpsf.frames.cutouts import REFERENCE_FWHM
+from mlpsf.selectors import PSFStarSelector
+from mlpsf.selectors.storage import file_hash
+from mlpsf.stamps.standard import STAMP_SIZE
+
+FIRST = (("train", "random"), ("train", "quarter"), ("train", "comatic"))
+"""What the first stage learns from; the second adds bright stars."""
+
+HOME = Path(mlpsf.__file__).parent / "selectors" / "pretrained"
+
+
+def main() -> None:
+    """Draw, train, calibrate, test, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--random", type=int, default=900, help="frames of random telescopes")
+    parser.add_argument("--quarter", type=int, default=320, help="quarter frames of a survey")
+    parser.add_argument("--bright", type=int, default=140, help="quarters of bright stars")
+    parser.add_argument("--comatic", type=int, default=221, help="telescopes out of alignment")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--further", type=int, default=4, help="epochs on bright sources alone")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--name", default="compact")
+    parser.add_argument("--out", type=Path, default=HOME)
+    arguments = parser.parse_args()
+    folder = OUTPUT / "stamps"
+    plan = {
+        ("train", "random"): arguments.random,
+        ("train", "quarter"): arguments.quarter,
+        ("train", "bright"): arguments.bright,
+        ("train", "comatic"): arguments.comatic,
+        ("validation", "random"): 80,
+        ("validation", "quarter"): 60,
+        ("test", "random"): 80,
+        ("test", "survey"): 30,
+        ("test", "comatic"): 30,
+    }
+    make_stamps(plan, folder, arguments.workers)
+    # Telescopes out of alignment are as many as this in training alone, not in the world.
+    held = load_stamps(folder, "validation", plan=plan)
+    selector, seconds = first_stage(arguments, plan, held)
+    train = load_stamps(folder, "train", plan=plan)
+    start = time.monotonic()
+    selector = further(
+        selector, train, held, epochs=arguments.further, seed=arguments.seed, verbose=2
+    )
+    seconds += time.monotonic() - start
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = selector.save(arguments.out / f"{arguments.name}.keras")
+    card: dict[str, Any] = {
+        "name": arguments.name,
+        "sha256": file_hash(path),
+        "mlpsf": mlpsf.__version__,
+        "made by": "python -m benchmarks train_pretrained",
+        "input": f"{STAMP_SIZE} x {STAMP_SIZE} stamps at a FWHM of {REFERENCE_FWHM:g} pixels in "
+        "which the frame's PSF is replaced by a standard star (mlpsf.stamps.standard); without "
+        "sky, peak one, arcsinh; and their differences from themselves turned by half a circle and "
+        "from the standard star",
+        "label": "mlpsf.labelling.truth_labels of simulated frames; ambiguous sources count as "
+        "part good, part not; weighted by S/N up to 200",
+        "calibration": "Platt's scaling on frames apart, random telescopes and the survey's",
+        "frames": {f"{split} {kind}": n for (split, kind), n in plan.items()},
+        "stamps": len(train["label"]),
+        "snr_min": SNR_MIN,
+        "epochs": arguments.epochs,
+        "epochs on S/N over 80": arguments.further,
+        "seed": arguments.seed,
+        "parameters": int(selector.model_.count_params()),
+        "training_seconds": round(seconds),
+        "thresholds": {},
+        "scores": {},
+        "conditions": {},
+    }
+    for kind in ("survey", "random", "comatic"):
+        test(selector, folder, kind, plan, card)
+    with whole_file(arguments.out / f"{arguments.name}.json") as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def first_stage(
+    arguments: argparse.Namespace, plan: Plan, held: dict[str, np.ndarray]
+) -> tuple[PSFStarSelector, float]:
+    """Train on sources of every brightness, or find what such a training made; and its seconds."""
+    part = {key: n for key, n in plan.items() if key in FIRST}
+    train = load_stamps(OUTPUT / "stamps", "train", plan=part)
+    made_of = [sorted(map(str, part.items())), arguments.epochs, arguments.seed]
+    content = hashlib.sha256(json.dumps(made_of).encode())
+    content.update(train["stamps"][::50].tobytes() + train["label"].tobytes())
+    name = f"{arguments.name}-{content.hexdigest()[:12]}"
+    home = OUTPUT / "training"
+    path, clock = home / f"{name}.keras", home / f"{name}.json"
+    if not path.exists():
+        print(f"{len(train['label'])} stamps of {part}", flush=True)
+        start = time.monotonic()
+        selector = teach(
+            train,
+            held,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            callbacks=[going_on(home / name)],
+            verbose=2,
+        )
+        clock.write_text(json.dumps({"seconds": round(time.monotonic() - start)}))
+        selector.save(path)
+    return PSFStarSelector.load(path, engine="keras"), json.loads(clock.read_text())["seconds"]
+
+
+def going_on(folder: Path) -> Any:
+    """Let an interrupted training go on at the epoch where it stopped."""
+    import keras
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return keras.callbacks.BackupAndRestore(folder)
+
+
+def test(
+    selector: PSFStarSelector, folder: Path, kind: str, plan: Plan, card: dict[str, Any]
+) -> None:
+    """Score unseen frames: detections of S/N > 200 in an aperture of 10 pixels, ambiguous out."""
+    faint = judged(load_stamps(folder, "test", kind, plan), snr=50.0)
+    p_faint = probabilities(selector, faint)
+    bright = faint["aperture_snr"] > REFERENCE_SNR
+    asked, p = rows_of(faint, bright), p_faint[bright]
+    table = score(asked["label"], p, asked["frame"])
+    card["scores"][kind] = {
+        row["score"]: [round(float(row[c]), 4) for c in ("value", "low", "high")] for row in table
+    }
+    print(f"\n{kind} frames, never seen, S/N > 200:")
+    table.pprint_all()
+    card["thresholds"][kind] = {
+        f"{t:g}": {
+            "precision": round(float(asked["label"][p >= t].mean()), 4),
+            "recall": round(float((p[asked["label"] == 1] >= t).mean()), 4),
+        }
+        for t in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+        if (p >= t).any()
+    }
+    conditions = by_condition(faint, p_faint, load_parameters(folder, "test", kind, plan))
+    conditions.pprint_all()
+    card["conditions"][kind] = [
+        dict(zip(conditions.colnames, row, strict=True)) for row in conditions.as_array().tolist()
+    ]

@@ -1,0 +1,341 @@
+"""What a night is made of: frames, globs, lists and mosaics become jobs, one an image."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mlpsf.errors import FrameError, InputError
+from mlpsf.version import __version__
+
+__all__ = ["AUXILIARY", "Job", "Settings", "find_frames", "plan_jobs"]
+
+# fmt: off
+AUXILIARY = frozenset((
+    "MASK", "DQ", "BPM", "BADPIX", "FLAGS", "DEFECTS", "ERR", "ERROR", "SIGMA", "VAR",
+    "VARIANCE", "IVAR", "WHT", "WEIGHT", "WGT", "EXP", "CTX", "SKY", "BKG", "BACKGROUND",
+    "SAMP", "TIME",
+))
+# fmt: on
+"""Names of image HDUs that describe another image; ``hdu="all"`` leaves them out."""
+
+_ENDINGS = (".gz", ".fz", ".bz2", ".fits", ".fit", ".fts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How every frame of a night is treated; the parameters of `mlpsf.select_stars`.
+
+    Parameters
+    ----------
+    selector : {"cnn", "residual"}
+        Ignored when a model is given.
+    model : str, optional
+        A ``.keras`` file that `mlpsf.PSFStarSelector.save` wrote.
+    catalogue : str, optional
+        File of sources to judge, on all frames; see `mlpsf.frames.catalogue.read_catalogue`.
+    threshold, n_max, n_min, reserve, relax, snr_min, second_look
+        As in `mlpsf.select_stars`.
+    gain : float, optional
+        Electrons per ADU.
+    saturation : float, optional
+        ADU.
+    mask : str, optional
+        File of an image of all frames' shape, not 0 where a pixel is bad.
+
+    Examples
+    --------
+    >>> Settings(n_max=40).threshold is None
+    True
+    """
+
+    selector: str = "cnn"
+    model: str | None = None
+    catalogue: str | None = None
+    threshold: float | None = None
+    n_max: int = 25
+    n_min: int = 10
+    reserve: float = 0.0
+    relax: bool = False
+    snr_min: float = 50.0
+    second_look: bool = True
+    gain: float | None = None
+    saturation: float | None = None
+    mask: str | None = None
+
+    def check(self) -> None:
+        """Raise the error that every frame would end in; the model is loaded to see that it can be.
+
+        Raises
+        ------
+        InputError, FrameError, CatalogueError, ModelFileError
+            A parameter is out of range, or a file is not there or of another kind.
+        """
+        from mlpsf.selection.choice import Rules
+        from mlpsf.selection.eligibility import check_snr_min
+
+        check_snr_min(self.snr_min)
+        Rules(
+            threshold=self.threshold or 0.0,
+            n_max=self.n_max,
+            n_min=self.n_min,
+            reserve=self.reserve,
+        )
+        if self.selector not in ("cnn", "residual"):
+            raise InputError(f"A selector is 'cnn' or 'residual'. Got {self.selector!r}.")
+        for path in (self.catalogue, self.mask):
+            if path is not None and not Path(path).is_file():
+                raise InputError(f"There is no file {path!r}.")
+        if self.model is not None:
+            from mlpsf.selectors.loading import load_judge
+
+            load_judge(self.model)
+
+    def fingerprint(self) -> str:
+        """Hash of all that decides what a frame gives: settings, their files, mlpsf's version."""
+        from mlpsf.selectors.storage import file_hash, pretrained_path
+
+        parts = {
+            **asdict(self),
+            "version": __version__,
+            "model": file_hash(self.model or pretrained_path()),
+            "catalogue": self.catalogue and file_hash(self.catalogue),
+            "mask": self.mask and file_hash(self.mask),
+        }
+        return _hash(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One image to be worked on.
+
+    Attributes
+    ----------
+    path : str
+        Absolute.
+    hdu : int, str or None
+        None for the first image of the file; a name where the file has none of that name.
+    name : str
+        Stem of the names of what it gives.
+    out : str
+        Folder of what it gives, absolute.
+    key : str
+        Changes when the file or the settings do.
+    settings : Settings
+    version : str
+        Of the mlpsf that planned it.
+    """
+
+    path: str
+    hdu: int | str | None
+    name: str
+    out: str
+    key: str
+    settings: Settings
+    version: str = __version__
+
+    @property
+    def stars(self) -> Path:
+        """File of its star table."""
+        return Path(self.out, f"{self.name}_stars.ecsv")
+
+    @property
+    def psf(self) -> Path:
+        """File of its PSF."""
+        return Path(self.out, f"{self.name}_psf.fits")
+
+
+def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Expand globs and list files to paths.
+
+    Parameters
+    ----------
+    frames : sequence of path-like
+        A path; a glob, ``**`` for folders at any depth; or ``@LIST``, a text file with one of
+        these a line, where ``#`` starts a comment. Relative ones start at the current folder.
+
+    Returns
+    -------
+    list of Path
+        Absolute, in the order given, those of a glob sorted, each once. A path without wildcards
+        is there whether or not such a file exists.
+
+    Raises
+    ------
+    InputError
+        A glob matches nothing, a list cannot be read, a path is a folder, or there is no frame
+        at all.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("b.fits", "a.fits"):
+    ...     (folder / name).touch()
+    >>> [path.name for path in find_frames([folder / "*.fits"])]
+    ['a.fits', 'b.fits']
+    """
+    found: dict[Path, None] = {}
+    for entry in (os.fspath(frame) for frame in frames):
+        for pattern in _lines(entry[1:]) if entry.startswith("@") else [entry]:
+            plain = Path(pattern).expanduser()
+            if plain.is_dir():
+                raise InputError(f"{pattern} is a folder. Give its frames: {pattern}/*.fits.")
+            # A name may hold brackets of its own.
+            if plain.exists() or not glob.has_magic(pattern):
+                found[Path(os.path.abspath(plain))] = None  # noqa: PTH100 - links keep their names
+                continue
+            matches = sorted(glob.glob(str(plain), recursive=True))  # noqa: PTH207 - absolute too
+            if not matches:
+                raise InputError(f"No file matches {pattern!r}.")
+            found |= dict.fromkeys(Path(os.path.abspath(m)) for m in matches)  # noqa: PTH100
+    if not found:
+        raise InputError("There is no frame to work on: the list is empty.")
+    return list(found)
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        text = Path(name).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The list {name!r} cannot be read: {error}.") from error
+    lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def plan_jobs(
+    paths: Sequence[Path],
+    out: str | os.PathLike[str],
+    settings: Settings,
+    hdu: Sequence[str | int] | None = None,
+) -> list[Job]:
+    """Make a job of every image of the files.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Absolute, as `find_frames` gives them.
+    out : path-like
+        Folder of what the jobs give.
+    settings : Settings
+    hdu : sequence of str or int, optional
+        Which images of each file: numbers; names, ``"SCI"`` or ``"SCI,2"``, with ``*`` and ``?``
+        for many; ``"all"`` for all but those that describe another (`AUXILIARY`). The first image
+        unless given.
+
+    Returns
+    -------
+    list of Job
+        In the order of the paths. A file that cannot be looked into, or has no such image, is a
+        job all the same, whose work will say why.
+
+    Raises
+    ------
+    InputError
+        A frame lies in the folder of the output, where the next run would take a PSF for one; or
+        what a job gives would replace the model, catalogue or mask.
+    """
+    folder = Path(os.path.abspath(out))  # noqa: PTH100
+    inside = next((p for p in paths if p.parent == folder), None)
+    if inside is not None:
+        raise InputError(
+            f"The frame {inside.name} lies in the folder of the output, {folder}. Give --out a "
+            "folder of its own: PSFs are FITS files too, and would be taken for frames."
+        )
+    images = [(path, number) for path in paths for number in _images(path, hdu)]
+    stems = [
+        _stem(path) + ("" if number is None else "_" + re.sub(r"\W+", "_", str(number)))
+        for path, number in images
+    ]
+    shared = Counter(stems)
+    fingerprint = settings.fingerprint()
+    # A cluster's workers start in folders of their own.
+    files = {name: getattr(settings, name) for name in ("model", "catalogue", "mask")}
+    settings = replace(
+        settings,
+        **{name: os.path.abspath(file) for name, file in files.items() if file},  # noqa: PTH100
+    )
+    jobs = []
+    for (path, number), stem in zip(images, stems, strict=True):
+        # Two folders may hold frames of one name: both are told by a hash of where they are.
+        name = f"{stem}-{_hash([str(path), number])[:8]}" if shared[stem] > 1 else stem
+        key = _hash([str(path), number, _stamp(path), fingerprint])
+        jobs.append(
+            Job(path=str(path), hdu=number, name=name, out=str(folder), key=key, settings=settings)
+        )
+    given = {Path(file).resolve() for file in files.values() if file}
+    lost = next((p for job in jobs for p in (job.stars, job.psf) if p.resolve() in given), None)
+    if lost is not None:
+        raise InputError(
+            f"This run would replace {lost}, which it needs. Give --out another folder."
+        )
+    return jobs
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    while name.lower().endswith(_ENDINGS) and len(name.rpartition(".")[0]) > 0:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | None]:
+    """Return numbers of the HDUs that are wanted of a file; None for its first image.
+
+    One that is not there stays as it was given: its job will say so, the night goes on.
+    """
+    if not wanted:
+        return [None]
+    from mlpsf.frames.fitsio import list_images, planes_of
+
+    try:
+        there = list_images(path)
+    except FrameError:
+        return [None]
+    labels = {number: label.upper() for number, label, _ in there}
+    chosen: list[int | str | None] = []
+    for each in map(str, wanted):
+        text = each.strip().upper()
+        if text.isdigit():
+            taken: list[Any] = [int(text)]
+        elif text == "ALL":
+            others = planes_of(path)
+            taken = [
+                n
+                for n, label in labels.items()
+                if label.split(",")[0] not in AUXILIARY and n not in others
+            ]
+        else:
+            taken = [
+                n
+                for n, label in labels.items()
+                if fnmatchcase(label, text) or fnmatchcase(label.split(",")[0], text)
+            ]
+            # As elsewhere, a plain name is the first of that name.
+            taken = taken if glob.has_magic(text) else taken[:1]
+        if not taken:
+            taken = [None if text == "ALL" else each]
+        chosen += [n for n in taken if n not in chosen]
+    return chosen
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Size and time of a file: reading it to hash it would cost what the work does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

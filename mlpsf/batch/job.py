@@ -1,0 +1,287 @@
+"""One frame of a night: its star table, its PSF, and its row of the summary."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import re
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from threadpoolctl import threadpool_limits
+
+from mlpsf.batch.inputs import Job
+from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError
+from mlpsf.version import __version__
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from mlpsf.frames.frame import Frame
+    from mlpsf.psf import PSFModel
+
+__all__ = ["Outcome", "Row", "failed", "judge_psf", "run_job"]
+
+# A scheduler's worker may run several jobs in threads; warnings and thread limits are the whole
+# process's, and TRIPPy was written for one thread.
+_ALONE = threading.Lock()
+_EVER = 1e9  # seconds; the system takes no wait without bounds
+
+
+class Row(TypedDict):
+    """A row of the summary; None where nothing is known."""
+
+    frame: str
+    hdu: int | None
+    name: str
+    fwhm: float | None
+    ellipticity: float | None
+    n_found: int | None
+    n_chosen: int | None
+    quality: float | None
+    judged_by: str
+    seconds: float
+    error: str
+    warnings: str
+
+
+class Outcome(TypedDict):
+    """What a job came to: its row, whether to try it again, sizes of its files by name."""
+
+    row: Row
+    again: bool
+    products: dict[str, int]
+
+
+def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
+    """Choose the stars of one frame, build its PSF, write both.
+
+    Nothing that goes wrong with the frame is raised: it is in the row. Files of an earlier run
+    with other settings are taken away first.
+
+    Parameters
+    ----------
+    job : Job
+    time_limit : float
+        Seconds after which this very process is ended, for workers that someone replaces.
+
+    Returns
+    -------
+    Outcome
+        ``again`` is True where the same frame may do better next time: no space, no memory.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from mlpsf.batch.inputs import Settings
+    >>> job = Job(path="none.fits", hdu=None, name="none", out=tempfile.mkdtemp(), key="",
+    ...           settings=Settings())
+    >>> run_job(job)["row"]["error"][:28]
+    "There is no file 'none.fits'"
+    """
+    row = _empty_row(job)
+    again = False
+    with (
+        _ALONE,
+        _ended_after(time_limit),
+        threadpool_limits(1),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        start = time.perf_counter()
+        try:
+            _work(job, row)
+        except MlpsfError as error:
+            row["error"] = _line(error)
+            again = isinstance(error, OutputError)
+        except Exception as error:  # one frame's trouble must not end the night
+            row["error"] = f"{type(error).__name__}: {_line(error)}"
+            again = True
+        row["seconds"] = round(time.perf_counter() - start, 3)
+    row["warnings"] = "; ".join(dict.fromkeys(_line(w.message) for w in caught))
+    sizes = {p.name: p.stat().st_size for p in (job.stars, job.psf) if p.exists()}
+    return {"row": row, "again": again, "products": sizes}
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer, even in compiled code that holds the GIL."""
+    if math.isinf(seconds):
+        yield
+        return
+    # The standard stream itself: a scheduler may have put a log of no file in its place.
+    stream = sys.__stderr__ or 2
+    with suppress(RuntimeError, OSError, ValueError):
+        faulthandler.dump_traceback_later(min(seconds, _EVER), exit=True, file=stream)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def failed(job: Job, reason: str) -> Outcome:
+    """Outcome of a job that no worker lived to finish; it is tried again by the next run."""
+    row = _empty_row(job)
+    row["error"] = reason
+    return {"row": row, "again": True, "products": {}}
+
+
+def _empty_row(job: Job) -> Row:
+    return {
+        "frame": job.path,
+        "hdu": job.hdu if isinstance(job.hdu, int) else None,
+        "name": job.name,
+        "fwhm": None,
+        "ellipticity": None,
+        "n_found": None,
+        "n_chosen": None,
+        "quality": None,
+        "judged_by": "",
+        "seconds": 0.0,
+        "error": "",
+        "warnings": "",
+    }
+
+
+def _line(message: Any) -> str:
+    return " ".join(str(message).split())
+
+
+def _work(job: Job, row: Row) -> None:
+    """Do the work of a job; fill its row as far as it comes."""
+    if job.version != __version__:
+        raise InputError(
+            f"the worker has mlpsf {__version__}, the run was started with {job.version}: "
+            "install the same on both"
+        )
+    from mlpsf.export import write_stars
+    from mlpsf.frames.reading import read_frame
+    from mlpsf.pipeline import select_stars
+    from mlpsf.psf import build_psf
+
+    settings = job.settings
+    try:
+        for path in (job.stars, job.psf):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot replace {path}: {error}.") from error
+    frame = read_frame(
+        job.path,
+        hdu=job.hdu,
+        mask=settings.mask,
+        gain=settings.gain,
+        saturation=settings.saturation,
+    )
+    if job.hdu is None:
+        number = re.search(r"\[(\d+)\]$", frame.name)
+        row["hdu"] = int(number[1]) if number else 0
+    try:
+        stars = select_stars(
+            frame,
+            selector=_selector(settings.selector, settings.model),
+            catalogue=settings.catalogue,
+            threshold=settings.threshold,
+            n_max=settings.n_max,
+            n_min=settings.n_min,
+            reserve=settings.reserve,
+            relax=settings.relax,
+            snr_min=settings.snr_min,
+            second_look=settings.second_look,
+        )
+    except TooFewStarsError as error:
+        if error.table is not None:
+            _fill(row, error.table)
+            write_stars(error.table, job.stars)
+        raise
+    _fill(row, stars)
+    write_stars(stars, job.stars)
+    psf = build_psf(frame, stars)
+    psf.save(job.psf)
+    row["fwhm"], row["ellipticity"] = round(psf.fwhm, 4), round(psf.ellipticity, 4)
+    quality, row["judged_by"] = judge_psf(frame, stars, psf)
+    row["quality"] = None if quality is None else round(quality, 5)
+
+
+def _selector(name: str, model: str | None) -> Any:
+    if model is None:
+        return name
+    from mlpsf.selectors.loading import load_judge
+
+    return load_judge(model)
+
+
+def _fill(row: Row, stars: Table) -> None:
+    row["fwhm"] = round(float(stars.meta["fwhm"]), 4)
+    row["ellipticity"] = round(float(stars.meta["ellipticity"]), 4)
+    row["n_found"] = len(stars)
+    row["n_chosen"] = int(stars["selected"].sum())
+
+
+def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, str]:
+    """Say how much of the stars' light a PSF leaves, beyond what noise explains.
+
+    Of each star, sky-subtracted, the PSF with the star's best flux is taken off; the mean square
+    of what is left within 1.5 FWHM, less that of the noise, is divided by that of the star.
+
+    Parameters
+    ----------
+    frame : Frame
+    stars : Table
+        As `mlpsf.select_stars` returns. The reserve stars judge, which the PSF has not seen;
+        where there are fewer than 3, those that made it, which flatter it.
+    psf : PSFModel
+
+    Returns
+    -------
+    quality : float or None
+        Root of the median over stars; 0 is perfect. None where no star can be judged.
+    judged_by : {"reserved", "chosen", ""}
+
+    Examples
+    --------
+    >>> from mlpsf import build_psf, select_stars, simulate_frame
+    >>> frame = simulate_frame(shape=(400, 400), n_stars=60, n_galaxies=0, fwhm=4.0, seed=2).frame
+    >>> stars = select_stars(frame, selector="residual", threshold=0.0, n_min=1, n_max=5)
+    >>> quality, by = judge_psf(frame, stars, build_psf(frame, stars))
+    >>> by, quality < 0.1
+    ('chosen', True)
+    """
+    import numpy as np
+
+    from mlpsf.frames.cutouts import extract_cutouts
+    from mlpsf.selection.choice import FEWEST_RESERVED
+    from mlpsf.stacks.values import sky_and_noise
+
+    reserved = np.asarray(stars["reserved"], dtype=bool)
+    by = "reserved" if reserved.sum() >= FEWEST_RESERVED else "chosen"
+    judges = stars[reserved if by == "reserved" else np.asarray(stars["selected"], dtype=bool)]
+    if len(judges) == 0:
+        return None, ""
+    cut = extract_cutouts(frame, judges["x"], judges["y"], psf.size)
+    use = ~cut.near_edge
+    data = cut.data[use].astype(np.float64)
+    if len(data) == 0:
+        return None, ""
+    dx = np.asarray(judges["x"])[use] - cut.x0[use]
+    dy = np.asarray(judges["y"])[use] - cut.y0[use]
+    sky, noise = (v.astype(np.float64)[:, None, None] for v in sky_and_noise(data))
+    light = psf.stamps(dx, dy, psf.size)
+    offset = np.arange(psf.size) - psf.size // 2
+    near = offset**2 + offset[:, None] ** 2 < (1.5 * psf.fwhm) ** 2
+    seen = near & np.isfinite(data)
+    star = np.where(seen, data - sky, 0.0)
+    light = np.where(seen, light, 0.0)
+    total = (light**2).sum(axis=(1, 2))
+    flux = (star * light).sum(axis=(1, 2)) / np.where(total > 0, total, np.nan)
+    model = flux[:, None, None] * light
+    variance = np.where(seen, noise**2 + np.maximum(model, 0.0) / frame.gain, 0.0)
+    excess = ((star - model) ** 2 - variance).sum(axis=(1, 2)) / (model**2).sum(axis=(1, 2))
+    excess = excess[np.isfinite(excess)]
+    if excess.size == 0:
+        return None, ""
+    return float(np.sqrt(max(np.median(excess), 0.0))), by

@@ -1,0 +1,336 @@
+"""Processes that work on jobs, on this machine or on a cluster; those that die are replaced.
+
+Nothing heavy is imported here at the top: a worker sets the number of its threads before the
+libraries that read it are loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mlpsf.errors import InputError, MissingPackageError, MlpsfError
+
+if TYPE_CHECKING:
+    from mlpsf.batch.inputs import Job
+    from mlpsf.batch.job import Outcome
+
+    Results: TypeAlias = Generator[tuple[Job, Outcome], None, None]
+
+__all__ = ["MOST_DEATHS", "TIME_LIMIT", "available_cores", "run_on_dask", "run_on_processes"]
+
+MOST_DEATHS = 2
+"""A frame that has killed so many workers is given up."""
+
+TIME_LIMIT = 3600.0
+"""Seconds that a frame may take; some hundred times what one does."""
+
+_FALSE_STARTS = 3  # workers in a row that die before they are ready
+_ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "TF_NUM_INTRAOP_THREADS",
+        "TF_NUM_INTEROP_THREADS",
+    ),
+    "1",
+)
+_LAST_BREATH = 5.0  # seconds from the end of a worker's pipe, or from its killing, to its own
+_LONGEST_WAIT = 3600.0  # seconds; a system takes no wait without bounds
+_DASK_DEATHS = "too many Dask workers died of it: was memory short, or the time limit?"
+_CONNECT = 30.0  # seconds for a scheduler to answer
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use.
+
+    Examples
+    --------
+    >>> available_cores() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_on_processes(
+    jobs: Sequence[Job], n_workers: int, time_limit: float = TIME_LIMIT
+) -> Results:
+    """Work on jobs in processes of this machine.
+
+    They are started afresh (``spawn``), not forked from a process that may hold threads and a
+    large memory. A script that calls this needs ``if __name__ == "__main__":``.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    n_workers : int
+    time_limit : float
+        Seconds. The worker of a job that takes longer is killed and replaced.
+
+    Yields
+    ------
+    job, outcome : Job, Outcome
+        As they are done. A job in whose hands `MOST_DEATHS` workers died has failed, and so has
+        one that took longer than the limit.
+
+    Raises
+    ------
+    MlpsfError
+        Workers cannot be started.
+    """
+    from mlpsf.batch.job import failed
+
+    waiting = deque(jobs)
+    deaths: Counter[str] = Counter()
+    false_starts = 0
+    workers: list[_Worker] = []
+    try:
+        while waiting or any(w.job for w in workers):
+            busy = sum(w.job is not None for w in workers)
+            while len(workers) < min(n_workers, len(waiting) + busy):
+                with _interrupted_later():
+                    workers.append(_Worker())
+            for worker in workers:
+                if worker.ready and worker.job is None and waiting:
+                    worker.give(waiting.popleft(), time_limit)
+            left = min(w.deadline for w in workers) - time.monotonic()
+            talking = wait([w.pipe for w in workers], min(max(left, 0.0), _LONGEST_WAIT))
+            for worker in [w for w in workers if w.pipe in talking]:
+                job = worker.job
+                try:
+                    message = worker.pipe.recv()
+                except (EOFError, OSError):
+                    workers.remove(worker)
+                    reason = worker.reap()
+                    false_starts += not worker.ready
+                    if false_starts >= _FALSE_STARTS:
+                        raise MlpsfError(
+                            f"Worker processes die before they can work ({reason}). Is memory "
+                            "short? In a script, is the call under if __name__ == '__main__'?"
+                        ) from None
+                    if job is None:
+                        continue
+                    deaths[job.key] += 1
+                    if deaths[job.key] < MOST_DEATHS:
+                        waiting.appendleft(job)
+                        continue
+                    yield (
+                        job,
+                        failed(job, f"{MOST_DEATHS} workers died of it, the last {reason}"),
+                    )
+                    continue
+                if not worker.ready:
+                    worker.ready, false_starts = True, 0
+                elif job is not None:
+                    worker.job, worker.deadline = None, math.inf
+                    yield job, message
+            now = time.monotonic()
+            for worker in [w for w in workers if w.deadline <= now and not w.pipe.poll()]:
+                workers.remove(worker)
+                worker.kill()
+                if worker.job is not None:
+                    yield worker.job, failed(worker.job, f"took longer than {time_limit:g} s")
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block; a process that it starts never hears it.
+
+    A terminal sends it to every process, and the parent decides; half started, a worker would end
+    in a traceback.
+    """
+    came: list[int] = []
+    # Only the main thread may set a handler, and only there do handlers raise.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    if before is not None:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    resource_tracker.ensure_running()  # starting it later would undo the next line
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
+class _Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), name="mlpsf", daemon=True)
+        self.process.start()
+        # Its end must be the only one left, so that its death is the pipe's.
+        theirs.close()
+        self.job: Job | None = None
+        self.deadline = math.inf
+        self.ready = False
+
+    def give(self, job: Job, time_limit: float) -> None:
+        self.job, self.deadline = job, time.monotonic() + time_limit
+        # Had it died idle, reading will tell; that this counts as a death in the job's hands is
+        # too rare to be told apart.
+        with suppress(OSError):
+            self.pipe.send(job)
+
+    def reap(self) -> str:
+        """Say in words how it ended, once its pipe has."""
+        self.process.join(_LAST_BREATH)
+        code = self.process.exitcode
+        self.kill()
+        if code == -signal.SIGKILL:
+            return "killed (was memory short?)"
+        if code is None:
+            return "hung as it ended"
+        return f"by signal {-code}" if code < 0 else f"with exit code {code}"
+
+    def kill(self) -> None:
+        """End it at once: it leaves no half file."""
+        self.pipe.close()
+        self.process.kill()
+        self.process.join(_LAST_BREATH)
+        if self.process.exitcode is not None:  # else a disk holds it: the night goes on
+            self.process.close()
+
+
+def _serve(pipe: Connection) -> None:
+    """Be a worker: say that it is ready, then work on each job that comes."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.environ.update(_ONE_THREAD)
+    from mlpsf.batch.job import run_job
+
+    # Loaded before the first job, so that what cannot be loaded is not blamed on a frame.
+    for module in ("mlpsf.pipeline", "mlpsf.psf.build", "mlpsf.export", "onnxruntime"):
+        importlib.import_module(module)
+    importlib.import_module("mlpsf.psf.trippy.border").load_trippy()
+    pipe.send(None)
+    while True:
+        try:
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(run_job(job))
+
+
+def _follow_parent() -> None:
+    """End with the parent, however it ends: the next run must not meet workers of this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMIT) -> Results:
+    """Work on jobs on the workers of a Dask scheduler.
+
+    The scheduler itself gives the jobs of a worker that died to others, and gives a job up after
+    ``distributed.scheduler.allowed-failures`` (3) deaths.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        Their paths must be the same for all workers, which need this mlpsf.
+    address : str
+        ``tcp://host:port``, or a scheduler file ending in ``.json``.
+    time_limit : float
+        Seconds. A worker whose job takes longer ends itself, says in its log where it was, and
+        is started again by its nanny; one without a nanny works on. A job that is always late
+        takes as many workers as one that kills them.
+
+    Yields
+    ------
+    job, outcome : Job, Outcome
+        As they are done.
+
+    Raises
+    ------
+    MissingPackageError
+        Dask's distributed is not installed.
+    InputError
+        No scheduler answers.
+    MlpsfError
+        The scheduler went away.
+    """
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"--scheduler needs Dask ({error}); try: pip install 'mlpsf[dask]'"
+        ) from error
+    from mlpsf.batch.job import failed
+
+    file = address.endswith(".json")
+    if file and not Path(address).is_file():
+        raise InputError(f"There is no scheduler file {address!r}.")
+    where = {"scheduler_file": address} if file else {"address": address}
+    try:
+        client = distributed.Client(**where, timeout=_CONNECT, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"No Dask scheduler answers at {address!r}: {error}.") from error
+    with client:
+        run = uuid.uuid4().hex
+        futures = client.map(
+            _run_in_time,
+            jobs,
+            time_limit=time_limit,
+            key=[("mlpsf-run", run, number) for number in range(len(jobs))],
+            pure=False,
+            batch_size=1000,
+        )
+        by_key = {future.key: job for future, job in zip(futures, jobs, strict=True)}
+        done = distributed.as_completed(futures, loop=client.loop)
+        del futures  # what is done is let go, here and on the workers
+        try:
+            for future in done:
+                job = by_key.pop(future.key)
+                try:
+                    outcome = future.result()
+                except distributed.CancelledError:
+                    raise MlpsfError(
+                        f"The Dask scheduler at {address} went away. Start again when it is back: "
+                        "frames that are done are kept."
+                    ) from None
+                except distributed.scheduler.KilledWorker:
+                    outcome = failed(job, _DASK_DEATHS)
+                except Exception as error:  # mlpsf missing on a worker, say
+                    reason = " ".join(str(error).split())
+                    outcome = failed(job, f"{type(error).__name__}: {reason}")
+                yield job, outcome
+        finally:
+            if by_key:
+                client.cancel(list(done.futures), force=True)
+
+
+def _run_in_time(job: Job, time_limit: float) -> Outcome:
+    """Work on a job on a Dask worker."""
+    from mlpsf.batch.job import run_job
+
+    worker = importlib.import_module("distributed").get_worker()
+    # Without a nanny the worker, if not the user's own process, would be lost for good.
+    return run_job(job, time_limit if worker.nanny else math.inf)

@@ -1,0 +1,329 @@
+"""Many frames: on every core or a cluster, resumable, one summary of the night.
+
+What goes well or badly with a frame is kept in a small file of its own, written when its products
+are whole. A run that was ended at any moment and is started again looks at these, and does what
+is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from mlpsf.batch.inputs import Job, Settings, find_frames, plan_jobs
+from mlpsf.batch.job import Outcome, Row
+from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
+from mlpsf.errors import InputError, OutputError
+from mlpsf.files import product_kind, whole_file
+from mlpsf.version import __version__
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from mlpsf.batch.pool import Results
+
+__all__ = ["Night", "Settings", "run_frames", "summarise"]
+
+SUMMARY = "night"
+"""Stem of the names of the summary's files."""
+
+_FORMAT = 1
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
+
+
+class Night(NamedTuple):
+    """What a run came to.
+
+    Attributes
+    ----------
+    table : Table
+        The summary, a row a frame.
+    n_kept : int
+        Rows that an earlier run had done.
+    files : tuple of Path
+        Of the summary.
+    """
+
+    table: Table
+    n_kept: int
+    files: tuple[Path, ...]
+
+
+def run_frames(
+    frames: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    settings: Settings | None = None,
+    hdu: Sequence[str | int] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    retry_failed: bool = False,
+    time_limit: float = TIME_LIMIT,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Night:
+    """Choose the stars and build the PSF of every frame of a night.
+
+    Frames that an earlier run with the same settings has done are not done again.
+
+    Parameters
+    ----------
+    frames : sequence of path-like
+        Paths, globs, ``@LIST`` files: see `mlpsf.batch.inputs.find_frames`.
+    out : path-like
+        Folder, made if need be: ``NAME_stars.ecsv`` and ``NAME_psf.fits`` of each frame, the
+        summary ``night.ecsv`` and, with pyarrow, ``night.parquet``; in ``rows``, what a later run
+        needs to know.
+    settings : Settings, optional
+    hdu : sequence of str or int, optional
+        Which images of each file: see `mlpsf.batch.inputs.plan_jobs`. The first unless given.
+    workers : int, optional
+        Processes on this machine; as many as cores unless given. Each uses one thread.
+    scheduler : str, optional
+        Address, or scheduler file, of a Dask scheduler, whose workers are used instead.
+    retry_failed : bool
+        Whether to try frames again that failed for what is in them. Those that failed for lack
+        of space, memory or time are always tried again.
+    time_limit : float
+        Seconds that a frame may take before its worker is killed and replaced; ``math.inf``:
+        any. On Dask, see `mlpsf.batch.pool.run_on_dask`.
+    overwrite : bool
+        Whether files in the folder may be replaced that no run made, or that one made of another
+        frame.
+    progress : bool
+        Whether to show a bar on stderr, where that is a terminal.
+
+    Returns
+    -------
+    Night
+
+    Raises
+    ------
+    InputError
+        A parameter makes no sense, there is no frame, or no scheduler answers.
+    OutputError
+        The folder cannot be written to, is full, another run is at work in it, or a file in it
+        may not be replaced.
+    MissingPackageError
+        Dask is wanted and not installed.
+    MlpsfError
+        Workers cannot be started, or the scheduler went away.
+    KeyboardInterrupt
+        Ctrl-C; its text says how many frames are done. No worker of this machine is left; what
+        Dask's workers are at they bring to an end first.
+
+    Examples
+    --------
+    On processes, this belongs under ``if __name__ == "__main__":``.
+
+    >>> import tempfile
+    >>> from mlpsf import simulate_frame
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=0, fwhm=3.0, seed=2)
+    >>> sim.write(folder / "a.fits")
+    >>> settings = Settings(n_max=3, n_min=3, relax=True)
+    >>> night = run_frames([folder / "*.fits"], folder / "out", settings=settings, workers=1)
+    >>> night.table["name", "n_chosen", "error"].as_array().tolist()
+    [('a', 3, '')]
+    >>> run_frames([folder / "a.fits"], folder / "out", settings=settings).n_kept
+    1
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"The 'workers' parameter must be 1 or more. Got {workers}.")
+    if workers is not None and scheduler is not None:
+        raise InputError("Give workers of this machine or a scheduler, not both.")
+    if not time_limit > 0:
+        raise InputError(f"The 'time_limit' parameter must be over 0. Got {time_limit}.")
+    settings = settings or Settings()
+    settings.check()
+    jobs = plan_jobs(find_frames(frames), out, settings, hdu)
+    rows_folder = Path(out) / "rows"
+    if not overwrite:
+        _check_own(jobs, rows_folder)
+    try:
+        rows_folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot make the folder {rows_folder}: {error}.") from error
+    with _locked(rows_folder):
+        _sweep(rows_folder)
+        rows = {job.key: row for job in jobs if (row := _kept(job, retry_failed)) is not None}
+        missing = [job for job in jobs if job.key not in rows]
+        n_kept = len(rows)
+        if scheduler is not None and missing:
+            results = run_on_dask(missing, scheduler, time_limit)
+        else:
+            n_workers = min(workers or available_cores(), max(len(missing), 1))
+            results = run_on_processes(missing, n_workers, time_limit)
+        try:
+            _collect(results, rows, len(jobs), progress)
+        finally:
+            _sweep(rows_folder)
+        table = summarise([rows[job.key] for job in jobs])
+        table.meta["settings"] = asdict(settings)
+        files = _write_summary(table, Path(out))
+    return Night(table, n_kept, files)
+
+
+def _collect(results: Results, rows: dict[str, Row], total: int, progress: bool) -> None:
+    """Keep each outcome as it comes; say how far the night is."""
+    from tqdm import tqdm
+
+    n_failed = sum(row["error"] != "" for row in rows.values())
+    bar = tqdm(total=total, initial=len(rows), unit="frame", disable=None if progress else True)
+    try:
+        with closing(results), bar:  # without workers left behind when this ends early
+            for job, outcome in results:
+                _keep(job, outcome)
+                rows[job.key] = outcome["row"]
+                n_failed += outcome["row"]["error"] != ""
+                bar.set_postfix_str(f"{n_failed} failed" if n_failed else "", refresh=False)
+                bar.update()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{len(rows) - n_failed} of {total} frames done"
+            + (f", {n_failed} failed" if n_failed else "")
+        ) from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Insist on being the only run in a folder; the system lets go of it however this run ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"Another run is at work in {folder.parent}. Wait for it, or give another folder."
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:  # some network file systems have no locks
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(rows_folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote."""
+    for folder in (rows_folder, rows_folder.parent):
+        for left in folder.glob(".mlpsf-*"):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
+    """Raise `OutputError` if a run would replace what no run made, or made of another frame."""
+    folder = rows_folder.parent
+    summary, parquet = (folder / f"{SUMMARY}.{ending}" for ending in ("ecsv", "parquet"))
+    others = {}
+    if summary.exists() and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
+        others[summary] = "mlpsf did not make it"
+    elif parquet.exists() and not summary.exists():
+        others[parquet] = "no run made it"
+    for job in jobs:
+        sizes = {}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(_row_path(job).read_text())
+            sizes, made_of = dict(kept["products"]), kept["row"]["frame"]
+            if made_of != job.path:
+                others[job.stars] = f"it was made of {made_of}"
+        for path, kind in ((job.stars, "stars"), (job.psf, "psf")):
+            # Only what no row knows is looked into: a night has thousands of files.
+            unknown = path.exists() and path.stat().st_size != sizes.get(path.name)
+            if unknown and product_kind(path) != kind:
+                others[path] = "mlpsf did not make it"
+    if others:
+        path, what = next(iter(others.items()))
+        raise OutputError(
+            f"{path} exists, and {what}. Give --out another folder; --overwrite replaces it."
+        )
+
+
+def _row_path(job: Job) -> Path:
+    return Path(job.out, "rows", f"{job.name}.json")
+
+
+def _keep(job: Job, outcome: Outcome) -> None:
+    with whole_file(_row_path(job)) as temporary:
+        temporary.write_text(json.dumps({"format": _FORMAT, "key": job.key, **outcome}, indent=1))
+
+
+def _kept(job: Job, retry_failed: bool) -> Row | None:
+    """Return what an earlier run kept of a job, if the job need not be done again."""
+    try:
+        kept = json.loads(_row_path(job).read_text())
+        if kept["format"] != _FORMAT or kept["key"] != job.key or kept["again"]:
+            return None
+        row: Row = kept["row"]
+        if retry_failed and row["error"]:
+            return None
+        for name, size in kept["products"].items():
+            if Path(job.out, name).stat().st_size != size:
+                return None
+        if set(row) != set(Row.__annotations__):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return row
+
+
+def summarise(rows: Sequence[Row]) -> Table:
+    """Make a table of rows.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+
+    Returns
+    -------
+    Table
+        ``frame`` (path), ``hdu`` (-1: unknown), ``name`` (of its files), ``done`` (whether all
+        went well), ``fwhm`` (pixels; of the PSF, or of the frame where that failed),
+        ``ellipticity`` (1 - b/a), ``n_found``, ``n_chosen``, ``quality`` and ``judged_by`` (see
+        `mlpsf.batch.job.judge_psf`), ``seconds``, ``error`` (empty: none), ``warnings``. Numbers
+        that are not known are NaN, or -1 of whole ones.
+
+    Examples
+    --------
+    >>> from mlpsf.batch.job import failed
+    >>> job = Job(path="a.fits", hdu=None, name="a", out=".", key="", settings=Settings())
+    >>> summarise([failed(job, "no memory")["row"]])["hdu", "error"].as_array().tolist()
+    [(-1, 'no memory')]
+    """
+    from astropy.table import Table
+
+    kinds: dict[str, Any] = dict.fromkeys(("hdu", "n_found", "n_chosen"), int)
+    kinds |= dict.fromkeys(("fwhm", "ellipticity", "quality", "seconds"), float)
+    unknown = {int: -1, float: float("nan"), str: ""}
+    table = Table(meta={"mlpsf_version": __version__})
+    for name in Row.__annotations__:
+        kind = kinds.get(name, str)
+        values = [cast("dict[str, Any]", row)[name] for row in rows]
+        table[name] = [kind(unknown[kind] if value is None else value) for value in values]
+    # ECSV gives an empty text back as a masked one, which is no good to filter by.
+    table.add_column([row["error"] == "" for row in rows], name="done", index=3)
+    table["fwhm"].unit, table["seconds"].unit = "pix", "s"
+    return table
+
+
+def _write_summary(table: Table, folder: Path) -> tuple[Path, ...]:
+    from mlpsf.export import write_stars
+
+    files = [write_stars(table, folder / f"{SUMMARY}.ecsv", overwrite=True)]
+    path = folder / f"{SUMMARY}.parquet"
+    if importlib.util.find_spec("pyarrow") is None:
+        # One of an earlier run would not be this night's.
+        path.unlink(missing_ok=True)
+        return tuple(files)
+    with whole_file(path) as temporary:
+        table.write(temporary, format="parquet", overwrite=True)
+    return (*files, path)

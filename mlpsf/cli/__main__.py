@@ -1,0 +1,5 @@
+"""``python -m mlpsf.cli``: the same as ``mlpsf``."""
+
+from mlpsf.cli.main import console
+
+console()

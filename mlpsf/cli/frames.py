@@ -1,0 +1,251 @@
+"""The commands of one frame: ``select`` and ``psf``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlpsf.cli.options import (
+    AtOption,
+    CatalogueOption,
+    FrameArgument,
+    GainOption,
+    HduOption,
+    MaskOption,
+    ModelOption,
+    NMaxOption,
+    NMinOption,
+    OverwriteOption,
+    QuietOption,
+    RelaxOption,
+    ReserveOption,
+    SaturationOption,
+    SecondLookOption,
+    SelectorName,
+    SelectorOption,
+    SnrOption,
+    ThresholdOption,
+    check_outputs,
+    hdu_number,
+)
+from mlpsf.cli.progress import Progress
+from mlpsf.errors import InputError, OutputError, TooFewStarsError
+
+__all__ = ["psf", "select"]
+
+
+def select(
+    frame: FrameArgument,
+    out: Annotated[
+        Path, typer.Option(help="Star table: .ecsv, .fits, .csv or .reg (DS9), by its ending.")
+    ] = Path("stars.ecsv"),
+    hdu: HduOption = None,
+    selector: SelectorOption = SelectorName.cnn,
+    model: ModelOption = None,
+    catalogue: CatalogueOption = None,
+    threshold: ThresholdOption = None,
+    n_max: NMaxOption = 25,
+    n_min: NMinOption = None,
+    reserve: ReserveOption = 0.0,
+    relax: RelaxOption = False,
+    snr_min: SnrOption = 50.0,
+    second_look: SecondLookOption = True,
+    gain: GainOption = None,
+    saturation: SaturationOption = None,
+    mask: MaskOption = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose the PSF stars of FRAME and write the table of all its sources.
+
+    Every source is in the table, with its probability of being a good PSF star, whether it was
+    selected or reserved, and the reason if it was not.
+
+    Examples:
+
+        mlpsf select frame.fits --out stars.ecsv
+
+        mlpsf select mosaic.fits --hdu 3 --out stars.reg --n-min 5 --relax
+
+        mlpsf select frame.fits --selector residual --catalogue sextractor.cat
+    """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
+    from mlpsf.export import check_star_path
+
+    check_star_path(out)
+    check_outputs([(out, "stars")], [frame, catalogue, mask, model], overwrite=overwrite)
+    with Progress(quiet) as progress:
+        options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
+        options |= {"snr_min": snr_min, "second_look": second_look}
+        progress("reading")
+        image = _read(frame, hdu, mask, gain, saturation)
+        table = _choose(image, options, out, progress)
+        progress.note(_summary(table, out))
+
+
+def psf(
+    frame: FrameArgument,
+    out: Annotated[Path, typer.Option(help="PSF, as TRIPPy's FITS file.")] = Path("psf.fits"),
+    stars: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the star table goes. Default: beside the PSF, ending in _stars.ecsv.",
+            show_default=False,
+        ),
+    ] = None,
+    at: AtOption = None,
+    hdu: HduOption = None,
+    selector: SelectorOption = SelectorName.cnn,
+    model: ModelOption = None,
+    catalogue: CatalogueOption = None,
+    threshold: ThresholdOption = None,
+    n_max: NMaxOption = 25,
+    n_min: NMinOption = None,
+    reserve: ReserveOption = 0.0,
+    relax: RelaxOption = False,
+    snr_min: SnrOption = 50.0,
+    second_look: SecondLookOption = True,
+    gain: GainOption = None,
+    saturation: SaturationOption = None,
+    mask: MaskOption = None,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Choose the PSF stars of FRAME, make its PSF with TRIPPy, and write both.
+
+    The file is the one that TRIPPy writes and reads (version 2): a look-up table on tenths of
+    pixels, with the stars and what made it in the header. Where the PSF varies over the frame by
+    more than its error, a warning says so: --at makes it for the place of your target.
+
+    Examples:
+
+        mlpsf psf frame.fits --out psf.fits
+
+        mlpsf psf mosaic.fits --hdu SCI,2 --out amp2.fits --n-max 40
+
+        mlpsf psf frame.fits --at 310.2 1470.5 --out target.fits
+    """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
+    from mlpsf.export import check_star_path
+    from mlpsf.files import check_folder
+    from mlpsf.psf import build_psf, psf_quality
+    from mlpsf.psf.build import check_place
+    from mlpsf.selection.choice import FEWEST_RESERVED
+
+    if check_folder(out).suffix.lower() not in (".fits", ".fit"):
+        raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
+    table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
+    inputs = [frame, catalogue, mask, model]
+    check_outputs([(out, "psf"), (table_path, "stars")], inputs, overwrite=overwrite)
+    with Progress(quiet) as progress:
+        options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
+        options |= {"snr_min": snr_min, "second_look": second_look}
+        progress("reading")
+        image = _read(frame, hdu, mask, gain, saturation)
+        if at is not None:
+            check_place(at, image.shape)
+        table = _choose(image, options, table_path, progress, psf=out)
+        progress("making the PSF")
+        made = build_psf(image, table, at=at)
+        made.save(out, overwrite=True)
+        progress.note(_summary(table, table_path))
+        place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
+        progress.note(
+            f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
+            f"in {out}."
+        )
+        if table.meta["n_reserved"] >= FEWEST_RESERVED:
+            progress("judging the PSF")
+            progress.note(_judgement(psf_quality(image, made, table)))
+
+
+def _read(
+    path: Path, hdu: str | None, mask: Path | None, gain: float | None, saturation: float | None
+) -> Any:
+    from mlpsf.frames.reading import read_frame
+
+    return read_frame(path, hdu=hdu_number(hdu), mask=mask, gain=gain, saturation=saturation)
+
+
+def _selection(
+    selector: SelectorName,
+    model: Path | None,
+    catalogue: Path | None,
+    threshold: float | None,
+    n_max: int,
+    n_min: int | None,
+    reserve: float,
+    relax: bool,
+) -> dict[str, Any]:
+    from mlpsf.selection.choice import N_MIN
+
+    estimator: Any = selector.value
+    if model is not None:
+        if selector is SelectorName.residual:
+            raise InputError("--model and --selector residual exclude each other: give one.")
+        from mlpsf.selectors.loading import load_judge
+
+        estimator = load_judge(model)
+    return {
+        "selector": estimator,
+        "catalogue": catalogue,
+        "threshold": threshold,
+        "n_max": n_max,
+        "n_min": min(N_MIN, n_max) if n_min is None else n_min,
+        "reserve": reserve,
+        "relax": relax,
+    }
+
+
+def _choose(
+    image: Any,
+    options: dict[str, Any],
+    path: Path,
+    progress: Progress,
+    psf: Path | None = None,
+) -> Any:
+    """Choose the stars and write their table, also when they are too few.
+
+    A PSF that an earlier command left goes with the table that it was made of.
+    """
+    from mlpsf.export import write_stars
+    from mlpsf.pipeline import select_stars
+
+    def keep(table: Any) -> None:
+        if psf is not None:
+            psf.unlink(missing_ok=True)
+        write_stars(table, path, overwrite=True)
+
+    try:
+        table = select_stars(image, progress=progress, **options)
+    except TooFewStarsError as error:
+        if error.table is not None:
+            keep(error.table)
+            progress.note(f"The table of all {len(error.table)} sources is in {path}.")
+        raise
+    keep(table)
+    return table
+
+
+def _judgement(quality: Any) -> str:
+    """Say what reserve stars say of a PSF."""
+    return (
+        f"{quality.n_stars} reserve stars: dT/T {quality.size_residual:+.4f} +- "
+        f"{quality.size_error:.4f}, ellipticity off by {quality.ellipticity_residual:.4f} +- "
+        f"{quality.e_error:.4f}, chi-square {quality.chi_square:.2f}; score {quality.score:.1f} "
+        "(1 just meets what weak lensing asks)."
+    )
+
+
+def _summary(table: Any, path: Path) -> str:
+    meta = table.meta
+    relaxed = ""
+    if meta["relaxed"]:
+        least = min(table["probability"][table["selected"]], default=float("nan"))
+        relaxed = f" (relaxed: the least probable is one by {least:.2g})"
+    reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
+    return (
+        f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
+        f"selected{relaxed}{reserved}; "
+        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}."
+    )

@@ -1,0 +1,106 @@
+"""The command line: every command calls one public function and writes what it returns."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from mlpsf.cli import frames, night, simulation, training
+from mlpsf.errors import MlpsfError, TooFewStarsError
+from mlpsf.version import __version__
+
+__all__ = ["app", "console", "main"]
+
+# Before numpy is loaded. The matrices here are small: a second thread for each waits more than it
+# works, and every core has a frame of its own in `mlpsf run`.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+EXIT_ERROR = 1
+EXIT_TOO_FEW = 3
+
+app = typer.Typer(
+    name="mlpsf",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=(
+        "Choose the stars of an astronomical image that make the best point spread function, "
+        "and make it.\n\n"
+        "    mlpsf simulate --out frame.fits            a frame to try it on\n\n"
+        "    mlpsf select frame.fits --out stars.ecsv   its PSF stars\n\n"
+        "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
+        "    mlpsf label *.fits --out set.h5            a set to train on\n\n"
+        "    mlpsf train set.h5 --out model.keras       a model of your own\n\n"
+        "A file that exists is replaced with --overwrite only, but for star tables and PSFs of "
+        "mlpsf; an input never.\n\n"
+        "Exit codes: 0 done; 1 something is wrong with an input or an output, said in one line; "
+        "2 the command was mistyped; 3 too few stars (the star table is written all the same); "
+        "4 some of several frames failed (what the others gave is written)."
+    ),
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"mlpsf {__version__}")
+        raise typer.Exit
+
+
+app.command()(frames.select)
+app.command()(frames.psf)
+app.command()(simulation.simulate)
+app.command()(night.run)
+app.command()(training.label)
+app.command()(training.train)
+
+
+def main() -> None:
+    """Run the command line; errors of mlpsf end in one line and an exit code, not a traceback."""
+    warnings.showwarning = _one_line
+    try:
+        app()
+    except TooFewStarsError as error:
+        _fail(error, EXIT_TOO_FEW)
+    except MlpsfError as error:
+        _fail(error, EXIT_ERROR)
+    except KeyboardInterrupt:
+        print("mlpsf: stopped", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def console() -> None:
+    """Run the command line as a program of its own."""
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. To take numpy, astropy and a frame apart piece by piece, only for the system
+    # to take the memory back, would cost a tenth of the whole command.
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _fail(error: MlpsfError, code: int) -> None:
+    typer.echo(f"mlpsf: {' '.join(str(error).split())}", err=True)
+    sys.exit(code)
+
+
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001 - the signature of warnings.showwarning
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: Any = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    typer.echo(f"mlpsf: warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,62 @@
+"""The command ``simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlpsf.cli.options import OverwriteOption, ProfileName, QuietOption, check_outputs
+from mlpsf.cli.progress import Progress
+
+__all__ = ["simulate"]
+
+
+def simulate(
+    out: Annotated[Path, typer.Option(help="FITS file; the truth goes into its extensions.")] = (
+        Path("frame.fits")
+    ),
+    nx: Annotated[int, typer.Option(min=64, help="Width in pixels.")] = 1536,
+    ny: Annotated[int, typer.Option(min=64, help="Height in pixels.")] = 1536,
+    fwhm: Annotated[float, typer.Option(help="FWHM of the stars in pixels.")] = 4.0,
+    stars: Annotated[int, typer.Option(min=0, help="Number of stars.")] = 1500,
+    galaxies: Annotated[int, typer.Option(min=0, help="Number of galaxies.")] = 800,
+    profile: Annotated[ProfileName, typer.Option(help="What the PSF is.")] = ProfileName.moffat,
+    e1: Annotated[float, typer.Option(help="Shear of the PSF along x.")] = 0.02,
+    e2: Annotated[float, typer.Option(help="Shear of the PSF along the diagonal.")] = 0.0,
+    variation: Annotated[float, typer.Option(help="Change of the PSF over the frame.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same frame.")] = 1,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw a frame whose stars, galaxies and PSF are known, with GalSim.
+
+    The image is in the primary HDU; the truth table and the map of defects follow it. Needs
+    the extra: pip install 'mlpsf[simulation]'.
+
+    Example:
+
+        mlpsf simulate --out frame.fits --fwhm 5 --stars 1000 --seed 7
+    """
+    from mlpsf.simulation import simulate_frame
+
+    check_outputs([(out, None)], overwrite=overwrite)
+    with Progress(quiet) as progress:
+        progress("drawing")
+        drawn = simulate_frame(
+            shape=(ny, nx),
+            fwhm=fwhm,
+            n_stars=stars,
+            n_galaxies=galaxies,
+            psf=profile.value,
+            e1=e1,
+            e2=e2,
+            psf_variation=variation,
+            seed=seed,
+        )
+        drawn.write(out)
+        progress.note(
+            f"{nx} x {ny} pixels with {stars} stars and {galaxies} galaxies of FWHM {fwhm:g} "
+            f"in {out}."
+        )

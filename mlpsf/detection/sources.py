@@ -1,0 +1,303 @@
+"""Sources of a frame: detection, positions, fluxes, sizes, and the FWHM of the frame's stars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import sep
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from mlpsf.detection.defects import struck_pixels
+from mlpsf.detection.stellar import any_within, stellar_profile
+from mlpsf.detection.surroundings import on_uneven_sky
+from mlpsf.errors import CatalogueError, InputError, NoSourcesError
+from mlpsf.flags import Flag
+from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.frame import Frame
+from mlpsf.stacks.moments import Moments, gaussian_moments
+
+__all__ = ["find_sources"]
+
+DETECTION_SIGMA = 5.0
+"""Detection threshold over the local noise, as in the ML-PSF study."""
+
+MINIMUM_AREA = 3
+"""Fewest connected pixels of a source, as in the ML-PSF study."""
+
+_SEP_OBJECTS = 1_000_000  # room for globular clusters; sep's own default is a tenth
+_EDGE_FWHM = 1.5  # a source nearer the edge than this is cut off itself
+_NARROWEST = 0.6  # of the stars' FWHM
+_CORE_FWHM = 1.5  # no saturated or masked pixel may lie within this radius
+_STRUCK_SNR = 30.0  # fainter ones are no PSF stars, and show no weak defects
+_STRUCK_PIXELS = 1e6  # looked at, around the brightest: a globular cluster has stars to spare
+
+
+def find_sources(
+    frame: Frame,
+    catalogue: Table | None = None,
+    *,
+    sigma: float = DETECTION_SIGMA,
+    minimum_area: int = MINIMUM_AREA,
+) -> Table:
+    """Detect and measure the sources of a frame.
+
+    Parameters
+    ----------
+    frame : Frame
+    catalogue : Table, optional
+        Columns x and y (0-based pixels): these sources are measured and none is detected. See
+        `mlpsf.frames.catalogue.read_catalogue`.
+    sigma : float
+        Detection threshold in units of the local noise.
+    minimum_area : int
+        Fewest connected pixels over the threshold.
+
+    Returns
+    -------
+    Table
+        One row a source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
+        ``y`` (windowed positions, 0-based pixels), ``ra``, ``dec`` (degrees; with a WCS),
+        ``flux`` (ADU, Kron aperture), ``snr``, ``peak`` (ADU above the sky), ``fwhm`` (pixels),
+        ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks what could not be
+        measured. ``meta`` holds the frame's ``fwhm``, ``ellipticity``, gain, saturation and where
+        they came from.
+
+    Raises
+    ------
+    NoSourcesError
+        Nothing was detected, or nothing from which the frame's FWHM can be found.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=10, fwhm=4.0, seed=1)
+    >>> sources = find_sources(sim.frame)
+    >>> round(sources.meta["fwhm"], 1)
+    4.0
+    """
+    if not sigma > 0:
+        raise InputError(f"The detection threshold 'sigma' must be positive. Got {sigma}.")
+    pixels = frame.data - frame.background.level
+    detected = catalogue is None
+    if catalogue is None:
+        raw, segments = _detect(frame, pixels, sigma, minimum_area)
+    else:
+        raw, segments = _as_detections(catalogue), None
+    moments = _moments(frame, raw)
+    x, y = _windowed_positions(raw, moments, free=detected)
+    saturated = frame.saturated
+    whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
+    profile = stellar_profile(frame, x, y, moments, whole)
+    table = Table(
+        {
+            "id": np.arange(1, len(x) + 1)
+            if catalogue is None
+            else catalogue["id"].astype(np.int64),
+            "x": x,
+            "y": y,
+        }
+    )
+    if frame.wcs is not None:
+        sky = frame.wcs.pixel_to_world(x, y).icrs
+        table["ra"], table["dec"] = sky.ra.to("deg"), sky.dec.to("deg")
+    flux, error = _kron_flux(frame, pixels, raw, x, y, profile.fwhm)
+    table["flux"] = flux
+    table["snr"] = flux / error
+    table["peak"] = raw["peak"] if detected else _peaks(frame, x, y)
+    table["fwhm"] = moments.fwhm * profile.moment_ratio
+    table["ellipticity"] = moments.ellipticity
+    flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
+    # No light that came through the telescope is that much narrower than its stars.
+    flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
+    bright = _worth_a_look(table["snr"], flags, profile.fwhm)
+    struck = struck_pixels(frame, x[bright], y[bright], profile.fwhm).struck
+    flags[bright[struck]] |= Flag.STRUCK
+    uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], profile.fwhm)
+    flags[bright[uneven]] |= Flag.UNEVEN_SKY
+    table["flags"] = flags
+    table.meta.update(
+        {
+            "frame": frame.name,
+            "frame_sha256": frame.sha256,
+            "fwhm": profile.fwhm,
+            "ellipticity": profile.ellipticity,
+            "fwhm_n_stars": profile.n,
+            "gain": float(frame.gain),
+            "saturation": float(frame.saturation),
+            "read_noise": float(frame.read_noise),
+            **{f"{key}_from": text for key, text in frame.origin.items()},
+        }
+    )
+    for name in ("x", "y", "fwhm"):
+        table[name].unit = "pix"
+    for name in ("flux", "peak"):
+        table[name].unit = "adu"
+    return table
+
+
+def _detect(
+    frame: Frame,
+    pixels: NDArray[np.float32],
+    sigma: float,
+    minimum_area: int,
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    sep.set_sub_object_limit(16384)
+    options = {
+        "err": frame.background.rms,
+        # Saturated cores stay in: masked out, a bright star would be a ring of fragments.
+        "mask": frame.mask & ~frame.saturated,
+        "minarea": minimum_area,
+        "segmentation_map": True,
+    }
+    # sep writes through all the room it is given for sources that are not finished yet, which
+    # takes as long as the search itself; few frames need much of it.
+    sep.set_extract_pixstack(max(300_000, pixels.size // 16))
+    try:
+        raw, segments = sep.extract(pixels, sigma, **options)
+    except Exception as error:  # sep has no class of its own for it
+        if "pixel buffer full" not in str(error):
+            raise
+        sep.set_extract_pixstack(max(1_000_000, pixels.size))
+        raw, segments = sep.extract(pixels, sigma, **options)
+    if len(raw) == 0:
+        raise NoSourcesError(
+            f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "
+            f"is {np.median(frame.background.rms):.4g} ADU and the highest pixel is "
+            f"{pixels[~frame.mask].max():.4g} above the sky. Try a lower 'sigma', or look whether "
+            "this is the right image of the file."
+        )
+    if len(raw) > _SEP_OBJECTS:
+        raise NoSourcesError(f"{len(raw)} detections: noise, not stars. Try a higher 'sigma'.")
+    return raw, segments
+
+
+def _as_detections(catalogue: Table) -> NDArray[Any]:
+    """Give catalogue positions the columns that the measurements need."""
+    raw = np.zeros(
+        len(catalogue),
+        dtype=[(k, float) for k in ("x", "y", "a", "b", "theta", "peak", "npix")] + [("flag", int)],
+    )
+    if not {"x", "y"} <= set(catalogue.colnames) or len(catalogue) == 0:
+        raise CatalogueError(
+            "A catalogue needs rows and the columns x and y, 0-based pixels. Got "
+            f"{len(catalogue)} rows of: {', '.join(catalogue.colnames)}. "
+            "mlpsf.frames.catalogue.read_catalogue reads other names and files."
+        )
+    raw["x"], raw["y"] = catalogue["x"], catalogue["y"]
+    raw["a"] = raw["b"] = 2.0
+    raw["npix"] = 16
+    return raw
+
+
+def _windowed_positions(
+    raw: NDArray[Any], moments: Moments, *, free: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gaussian-windowed centroids; where they run off, the isophotal position is kept."""
+    limit = np.maximum(1.0, np.sqrt(raw["npix"] / np.pi)) if free else np.full(len(raw), 2.0)
+    with np.errstate(invalid="ignore"):
+        good = moments.ok & (np.hypot(moments.dx, moments.dy) <= limit)
+    x, y = raw["x"].astype(np.float64), raw["y"].astype(np.float64)
+    return np.where(good, np.rint(x) + moments.dx, x), np.where(good, np.rint(y) + moments.dy, y)
+
+
+def _moments(frame: Frame, raw: NDArray[Any]) -> Moments:
+    """Moments of all sources, in windows that fit them: small, middle and large ones apart."""
+    x, y = raw["x"], raw["y"]
+    guess = 2.355 * np.sqrt(np.maximum(raw["a"] * raw["b"], 0.5))
+    parts: list[tuple[NDArray[np.intp], Moments]] = []
+    done = np.zeros(len(raw), dtype=bool)
+    for limit, size in ((4.5, 25), (9.0, 49), (np.inf, 97)):
+        rows = np.flatnonzero(~done & (guess <= limit))
+        done[rows] = True
+        for start in range(0, len(rows), 2048):
+            block = rows[start : start + 2048]
+            cut = extract_cutouts(
+                frame, x[block], y[block], size, background=frame.background.level
+            )
+            m = gaussian_moments(cut.data, np.clip(guess[block], 2.0, size / 4))
+            parts.append((block, m))
+    out = np.full((6, len(raw)), np.nan)
+    ok = np.zeros(len(raw), dtype=bool)
+    for block, m in parts:
+        out[:, block] = np.array(m[:6])
+        ok[block] = m.ok
+    return Moments._make([*out, ok])
+
+
+def _kron_flux(
+    frame: Frame,
+    pixels: NDArray[np.float32],
+    raw: NDArray[Any],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    fwhm: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, smallest radius 3.5."""
+    # sep's moments of some flat-topped detections are NaN.
+    b = np.fmax(raw["b"], 0.3)
+    a = np.fmax(np.fmax(raw["a"], 0.3), b)
+    theta = np.clip(np.nan_to_num(raw["theta"]), -np.pi / 2, np.pi / 2)
+    mask = frame.mask & ~frame.saturated
+    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0, mask=mask)
+    radius = np.where(np.isfinite(radius), radius, 0.0)
+    small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
+    # A variance plane holds the sources' own photon noise already.
+    options: dict[str, Any] = {"err": frame.background.rms, "mask": mask, "subpix": 1}
+    if frame.variance is None and np.isfinite(frame.gain) and frame.gain > 0:
+        options["gain"] = frame.gain
+    flux, error, _ = sep.sum_ellipse(
+        pixels,
+        x,
+        y,
+        a,
+        b,
+        theta,
+        np.where(small, 0.1, 2.5 * radius),
+        **options,
+    )
+    round_flux, round_error, _ = sep.sum_circle(pixels, x, y, max(3.5, 1.5 * fwhm), **options)
+    flux, error = np.where(small, round_flux, flux), np.where(small, round_error, error)
+    return flux, np.where(error > 0, error, np.inf)
+
+
+def _peaks(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Highest of the central 3 x 3 pixels; NaN where all are masked."""
+    cut = extract_cutouts(frame, x, y, 3, background=frame.background.level).data
+    highest = np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)).astype(np.float64)
+    return np.where(np.isfinite(highest), highest, np.nan)
+
+
+def _worth_a_look(
+    snr: NDArray[np.float64], flags: NDArray[np.int32], fwhm: float
+) -> NDArray[np.intp]:
+    """Rows of those that might be taken for PSF stars, bounded for the sake of time."""
+    usable = (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0) & (snr >= _STRUCK_SNR)
+    rows = np.flatnonzero(usable)
+    most = int(_STRUCK_PIXELS / (3 * fwhm) ** 2)
+    return np.sort(rows[np.argsort(-snr[rows], kind="stable")][:most])
+
+
+def _flags(
+    frame: Frame,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    raw: NDArray[Any],
+    segments: NDArray[np.int32] | None,
+    saturated: NDArray[np.bool_],
+    fwhm: float,
+) -> NDArray[np.int32]:
+    flags = np.zeros(len(x), dtype=np.int32)
+    core = max(_CORE_FWHM * fwhm, 1.5)
+    hit = any_within(saturated, x, y, core)
+    if segments is not None and saturated.any():
+        # A large saturated star may have its centre farther than that from its clipped pixels.
+        hit |= np.bincount(segments[saturated], minlength=len(x) + 1)[1:] > 0
+    flags[hit] |= Flag.SATURATED
+    flags[any_within(frame.mask & ~saturated, x, y, core)] |= Flag.MASKED
+    flags[(raw["flag"] & sep.OBJ_MERGED) != 0] |= Flag.BLENDED
+    ny, nx = frame.data.shape
+    edge = _EDGE_FWHM * fwhm
+    flags[(x < edge) | (y < edge) | (x > nx - 1 - edge) | (y > ny - 1 - edge)] |= Flag.NEAR_EDGE
+    return flags

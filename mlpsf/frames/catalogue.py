@@ -1,0 +1,181 @@
+"""A user's own list of sources, taken instead of detection."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.table import Table
+
+from mlpsf.errors import CatalogueError
+from mlpsf.frames.frame import Frame
+
+__all__ = ["read_catalogue"]
+
+_PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
+    # names of x and y, and the coordinate of the first pixel's centre in that convention
+    ("x", "y", 0.0),
+    ("xcentroid", "ycentroid", 0.0),  # photutils
+    ("x_centroid", "y_centroid", 0.0),
+    ("x_fit", "y_fit", 0.0),
+    ("xwin_image", "ywin_image", 1.0),  # SExtractor
+    ("x_image", "y_image", 1.0),
+    ("xpsf_image", "ypsf_image", 1.0),
+)
+_SKY_COLUMNS = (
+    ("ra", "dec"),
+    ("ra_icrs", "de_icrs"),
+    ("raj2000", "dej2000"),
+    ("alphawin_j2000", "deltawin_j2000"),
+    ("alpha_j2000", "delta_j2000"),
+)
+
+
+def read_catalogue(source: Table | str | os.PathLike[str], frame: Frame) -> Table:
+    """Read positions of sources and bring them onto a frame.
+
+    Parameters
+    ----------
+    source : Table or path
+        Any table that astropy reads (FITS, ECSV, CSV, VOTable ...) or a SExtractor LDAC file.
+        Positions are looked for in this order: ``x``, ``y`` and photutils' names, counted from
+        0; SExtractor's ``X_IMAGE`` and its kin, counted from 1; ``ra``, ``dec`` and the usual
+        variants in degrees, by the frame's WCS. Case does not matter.
+    frame : Frame
+        Where the positions must lie.
+
+    Returns
+    -------
+    Table
+        Columns ``id`` (the catalogue's ``id`` or ``NUMBER`` where they are unique integers, else
+        1, 2, ...), ``x``, ``y`` (0-based pixels), one row a source on the frame.
+
+    Raises
+    ------
+    CatalogueError
+        It cannot be read, is empty, has no positions, or has none on the frame.
+
+    Warns
+    -----
+    UserWarning
+        Some positions are not finite or lie off the frame and are left out.
+
+    Examples
+    --------
+    >>> from mlpsf import read_frame
+    >>> frame = read_frame(np.random.default_rng(0).normal(100, 1, (50, 60)))
+    >>> read_catalogue(Table({"X_IMAGE": [11.0], "Y_IMAGE": [21.0]}), frame)["x"].tolist()
+    [10.0]
+    """
+    name = "the catalogue" if isinstance(source, Table) else Path(source).name
+    table = source if isinstance(source, Table) else _read(Path(source))
+    if len(table) == 0:
+        raise CatalogueError(f"{name} has no rows: expected one a source.")
+    x, y = _positions(table, frame, name)
+    ny, nx = frame.shape
+    on = np.isfinite(x) & np.isfinite(y)
+    on &= (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
+    if not on.any():
+        finite = np.isfinite(x) & np.isfinite(y)
+        where = (
+            f"x from {x[finite].min():.1f} to {x[finite].max():.1f}, "
+            f"y from {y[finite].min():.1f} to {y[finite].max():.1f}"
+            if finite.any()
+            else "none of them finite"
+        )
+        raise CatalogueError(
+            f"None of the {len(x)} positions of {name} lies on {frame.name}, {nx} pixels wide and "
+            f"{ny} high ({where}). Is it the catalogue of another frame or HDU?"
+        )
+    if not on.all():
+        warnings.warn(
+            f"{int((~on).sum())} of {len(x)} positions of {name} lie off the frame or are not "
+            "finite, and are left out.",
+            stacklevel=2,
+        )
+    return Table({"id": _ids(table)[on], "x": x[on], "y": y[on]})
+
+
+def _read(path: Path) -> Table:
+    if not path.is_file():
+        raise CatalogueError(f"There is no catalogue file {path}.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # units and comments of foreign tables are not our matter
+        try:
+            hdu = _ldac_hdu(path)
+            if hdu is not None:
+                return Table.read(path, format="fits", hdu=hdu)
+            return Table.read(path)
+        except Exception as first:  # a dozen parsers, each with errors of its own
+            try:
+                return Table.read(path, format="ascii")
+            except Exception:
+                raise CatalogueError(
+                    f"{path.name} cannot be read as a table ({str(first).splitlines()[0]}). "
+                    "Expected ECSV, CSV, FITS, VOTable, plain columns, or SExtractor's LDAC."
+                ) from first
+
+
+def _ldac_hdu(path: Path) -> int | None:
+    """Find the number of the first LDAC_OBJECTS table of a FITS file."""
+    if not fits.util.fileobj_is_binary(path) and path.suffix.lower() not in (
+        ".fits",
+        ".fit",
+        ".cat",
+        ".ldac",
+        ".gz",
+    ):
+        return None
+    try:
+        with fits.open(path) as hdus:
+            for number, hdu in enumerate(hdus):
+                if hdu.name.upper() == "LDAC_OBJECTS":
+                    return number
+    except OSError:
+        return None
+    return None
+
+
+def _positions(table: Table, frame: Frame, name: str) -> tuple[Any, Any]:
+    columns = {column.lower(): column for column in table.colnames}
+    for x_name, y_name, first in _PIXEL_COLUMNS:
+        if x_name in columns and y_name in columns:
+            x, y = _numbers(table, columns[x_name], name), _numbers(table, columns[y_name], name)
+            return x - first, y - first
+    for ra_name, dec_name in _SKY_COLUMNS:
+        if ra_name in columns and dec_name in columns:
+            if frame.wcs is None:
+                raise CatalogueError(
+                    f"{name} has sky coordinates only, and {frame.name} has no WCS to place them "
+                    "by. Give columns x and y in pixels, counted from 0."
+                )
+            ra, dec = (_numbers(table, columns[c], name) for c in (ra_name, dec_name))
+            x, y = frame.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg"))
+            return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    raise CatalogueError(
+        f"{name} has no columns of positions. Expected x and y (from 0), X_IMAGE and Y_IMAGE "
+        f"(from 1), or ra and dec. Got: {', '.join(table.colnames[:12])}."
+    )
+
+
+def _numbers(table: Table, column: str, name: str) -> Any:
+    try:
+        values = table[column]
+        values = values.filled(np.nan) if hasattr(values, "filled") else values
+        return np.array(getattr(values, "value", values), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CatalogueError(f"Column {column} of {name} does not hold numbers.") from error
+
+
+def _ids(table: Table) -> Any:
+    for column in table.colnames:
+        if column.lower() in ("id", "number"):
+            values = np.asarray(table[column])
+            if values.dtype.kind in "iu" and len(np.unique(values)) == len(values):
+                return values.astype(np.int64)
+    return np.arange(1, len(table) + 1)

@@ -1,0 +1,304 @@
+"""A square of pixels around every source, at the frame's own scale or at a reference FWHM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError
+
+if TYPE_CHECKING:
+    from mlpsf.frames.frame import Frame
+
+__all__ = [
+    "PSF_MARGIN",
+    "PUBLISHED_SIZE",
+    "REFERENCE_FWHM",
+    "Cutouts",
+    "extract_cutouts",
+    "nearest_pixels",
+    "psf_size",
+]
+
+PUBLISHED_SIZE = 111
+"""Side of the cutouts of the ML-PSF study, in pixels: wide enough for seeing of 3 to 10 pixels."""
+
+PSF_MARGIN = 2
+"""Pixels that a star's box on the frame reaches beyond the PSF's to each side."""
+
+REFERENCE_FWHM = 4.0
+"""FWHM in pixels to which stamps are resampled, so that all telescopes' stars look alike."""
+
+
+_BLOCK = 512  # sources resampled at once: bounds memory at about 100 MB
+
+
+@dataclass(frozen=True, eq=False)
+class Cutouts:
+    """Cutouts of n sources and what is needed to go back to the frame.
+
+    Attributes
+    ----------
+    data : ndarray of float32, shape (n, size, size)
+        Pixels, the source at the centre; NaN where masked or off the frame.
+    x, y : ndarray of float64, shape (n,)
+        Positions of the sources on the frame, 0-based.
+    x0, y0 : ndarray of float64, shape (n,)
+        Frame coordinates of the centre of each cutout's centre pixel: the nearest pixel at the
+        frame's own scale, the source itself when resampled.
+    scale : float
+        Frame pixels per cutout pixel; 1 at the frame's own scale.
+    near_edge : ndarray of bool, shape (n,)
+        Cutouts that reach over the edge of the frame.
+    """
+
+    data: NDArray[np.float32]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    x0: NDArray[np.float64]
+    y0: NDArray[np.float64]
+    scale: float
+    near_edge: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        size = self.data.shape[-1]
+        return f"<Cutouts: {len(self)} of {size} x {size}, {self.scale:.3g} frame pixels a pixel>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Let NumPy, and the selectors, take the pixels."""
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+
+def extract_cutouts(
+    frame: Frame | ArrayLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    size: int = PUBLISHED_SIZE,
+    *,
+    fwhm: float | None = None,
+    reference_fwhm: float = REFERENCE_FWHM,
+    background: NDArray[np.floating] | float = 0.0,
+) -> Cutouts:
+    """Cut a square around every source of a frame.
+
+    Parameters
+    ----------
+    frame : Frame or array_like, shape (ny, nx)
+        Masked pixels of a `Frame` come out as NaN.
+    x, y : array_like, shape (n,)
+        Positions in pixels, 0-based, the centre of the first pixel at (0, 0).
+    size : int
+        Side of a cutout in pixels, odd.
+    fwhm : float, optional
+        The frame's FWHM in pixels. When given, cutouts are centred on (x, y) to a fraction of a
+        pixel and resampled by cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153), widened
+        to an area average where the frame is finer, so that `fwhm` becomes `reference_fwhm`.
+        Surface brightness is kept.
+    reference_fwhm : float
+        FWHM after resampling, in pixels.
+    background : ndarray of shape (ny, nx) or float
+        Subtracted from the pixels.
+
+    Returns
+    -------
+    Cutouts
+
+    Raises
+    ------
+    InputError
+        `size` is even or under 3, x and y differ in length or are not finite, a FWHM is not
+        positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.arange(100.0).reshape(10, 10)
+    >>> cut = extract_cutouts(image, [4.2, 9.0], [5.1, 5.0], size=3)
+    >>> cut.data[0, 1, 1], cut.near_edge.tolist()
+    (np.float32(54.0), [False, True])
+    """
+    if int(size) != size or size < 3 or size % 2 == 0:
+        raise InputError(f"The 'size' of cutouts must be an odd integer of 3 or more. Got {size}.")
+    x, y = check_positions(x, y)
+    pixels, bad = _pixels_of(frame)
+    if fwhm is None:
+        half = size // 2
+        x0, y0 = np.rint(x), np.rint(y)
+        data = _gather(pixels, bad, x0.astype(int), y0.astype(int), half, background)
+        scale, reach = 1.0, float(half)
+    else:
+        if not (np.isfinite(fwhm) and fwhm > 0 and reference_fwhm > 0):
+            raise InputError(
+                f"'fwhm' and 'reference_fwhm' must be positive. Got {fwhm}, {reference_fwhm}."
+            )
+        scale = float(fwhm) / reference_fwhm
+        x0, y0 = x, y
+        reach = scale * (size // 2)
+        data = np.empty((x.size, size, size), dtype=np.float32)
+        for start in range(0, x.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background)
+    near_edge = reaches_over(x0, y0, reach, pixels.shape)
+    return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
+
+
+def nearest_pixels(
+    x: ArrayLike, y: ArrayLike, shape: tuple[int, ...]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return row and column of the pixel of a frame nearest to each place.
+
+    Examples
+    --------
+    >>> [v.tolist() for v in nearest_pixels([1.6, -3.0], [0.2, 9.0], (4, 5))]
+    [[0, 3], [2, 0]]
+    """
+    ny, nx = shape
+    row = np.clip(np.rint(y).astype(int), 0, ny - 1)
+    return row, np.clip(np.rint(x).astype(int), 0, nx - 1)
+
+
+def psf_size(fwhm: float) -> int:
+    """Side in pixels of the PSF of a frame: the odd number from 9 FWHM up, in 31 to 101.
+
+    Examples
+    --------
+    >>> psf_size(3.0), psf_size(5.0)
+    (31, 45)
+    """
+    return int(np.clip(np.ceil(9 * fwhm), 31, 101)) | 1
+
+
+def reaches_over(
+    x0: NDArray[np.floating], y0: NDArray[np.floating], reach: float, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Which cutouts reach over the edge: their outermost pixel centres must lie on the frame."""
+    ny, nx = shape
+    return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
+
+
+def check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return positions as two lists of one length; raise `InputError` where they are not."""
+    x = np.atleast_1d(np.asarray(x, dtype=np.float64))
+    y = np.atleast_1d(np.asarray(y, dtype=np.float64))
+    if x.shape != y.shape or x.ndim != 1:
+        raise InputError(f"x and y must be two lists of one length. Got {x.shape} and {y.shape}.")
+    wrong = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y)))
+    if wrong.size:
+        raise InputError(
+            f"Positions must be finite. {wrong.size} are not, the first is number {wrong[0]}."
+        )
+    return x, y
+
+
+def _pixels_of(frame: Frame | ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    if hasattr(frame, "data") and hasattr(frame, "mask") and not isinstance(frame, np.ndarray):
+        return frame.data, frame.mask
+    pixels = np.asarray(frame)
+    if pixels.ndim != 2:
+        raise InputError(f"A frame must have two axes. Got an array of shape {pixels.shape}.")
+    bad = None if pixels.dtype.kind in "iub" else ~np.isfinite(pixels)
+    return pixels, bad
+
+
+def _gather(
+    pixels: NDArray[Any],
+    bad: NDArray[np.bool_] | None,
+    col: NDArray[np.int_],
+    row: NDArray[np.int_],
+    half: int,
+    background: NDArray[np.floating] | float,
+) -> NDArray[np.float32]:
+    """Cut squares of whole pixels, shape (n, 2 half + 1, 2 half + 1), NaN where there are none."""
+    ny, nx = pixels.shape
+    offset = np.arange(-half, half + 1)
+    cols, rows = col[:, None] + offset, row[:, None] + offset
+    inside = ((rows >= 0) & (rows < ny))[:, :, None] & ((cols >= 0) & (cols < nx))[:, None, :]
+    index = (np.clip(rows, 0, ny - 1)[:, :, None], np.clip(cols, 0, nx - 1)[:, None, :])
+    data: NDArray[np.float32] = pixels[index].astype(np.float32)
+    data -= background[index] if isinstance(background, np.ndarray) else np.float32(background)
+    if bad is not None:
+        inside &= ~bad[index]
+    data[~inside] = np.nan
+    return data
+
+
+def _resample(
+    pixels: NDArray[Any],
+    bad: NDArray[np.bool_] | None,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    size: int,
+    scale: float,
+    background: NDArray[np.floating] | float,
+) -> NDArray[np.float32]:
+    """Resample around sub-pixel positions."""
+    col, row = np.rint(x).astype(int), np.rint(y).astype(int)
+    raw = _gather(pixels, bad, col, row, reach_of(size, scale), background)
+    return resample(raw, x - col, y - row, size, scale)
+
+
+def reach_of(size: int, scale: float) -> int:
+    """Pixels to each side of a source that resampling to a stamp of `size` draws on."""
+    return int(np.ceil(scale * (size // 2) + 2.0 * max(scale, 1.0) + 0.5))
+
+
+def resample(
+    raw: NDArray[np.float32],
+    dx: NDArray[np.float64],
+    dy: NDArray[np.float64],
+    size: int,
+    scale: float,
+) -> NDArray[np.float32]:
+    """Resample squares of whole pixels: one matrix for rows and one for columns a source.
+
+    Parameters
+    ----------
+    raw : ndarray of float32, shape (n, side, side)
+        At the frame's own scale, ``side = 2 * reach_of(size, scale) + 1``; NaN where there is no
+        pixel. Overwritten.
+    dx, dy : ndarray, shape (n,)
+        Offset in pixels of the new centre from that of the centre pixel.
+    size : int
+        Side of the stamps.
+    scale : float
+        Frame pixels per stamp pixel.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, size, size)
+    """
+    width = max(scale, 1.0)
+    half_in = raw.shape[-1] // 2
+    missing = np.isnan(raw)
+    raw[missing] = 0.0
+    wx = _cubic_weights(dx, size, half_in, scale, width)
+    wy = _cubic_weights(dy, size, half_in, scale, width)
+    # A transposed view would keep numpy from handing the product to BLAS.
+    wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
+    out: NDArray[np.float32] = wy @ (raw @ wx)
+    some = missing.any(axis=(1, 2))
+    if some.any():
+        # A stamp pixel counts as missing when a quarter of its (absolute) weight is.
+        lost = np.abs(wy[some]) @ (missing[some].astype(np.float32) @ np.abs(wx[some]))
+        stamp = out[some]
+        stamp[lost > 0.25] = np.nan
+        out[some] = stamp
+    return out
+
+
+def _cubic_weights(
+    shift: NDArray[np.float64], size: int, half_in: int, scale: float, width: float
+) -> NDArray[np.float32]:
+    """Return weights of input pixels in each output pixel, shape (n, size, 2 half_in + 1)."""
+    wanted = shift[:, None] + scale * (np.arange(size) - size // 2)
+    u = np.abs(np.arange(-half_in, half_in + 1)[None, None, :] - wanted[:, :, None]) / width
+    near, far = u < 1, (u >= 1) & (u < 2)
+    weight = np.where(near, (1.5 * u - 2.5) * u * u + 1.0, 0.0)
+    weight += np.where(far, ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0, 0.0)
+    return np.asarray(weight / weight.sum(axis=2, keepdims=True), dtype=np.float32)

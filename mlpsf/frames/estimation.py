@@ -1,0 +1,290 @@
+"""What pixels say: the noise of the sky, bounds on the gain, and the full well.
+
+:mod:`mlpsf.frames.calibration` weighs this against what the header says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsf.stacks.values import row_quantiles
+
+__all__ = [
+    "SkyNoise",
+    "count_sources_above",
+    "find_pile_up",
+    "gain_from_variance",
+    "gain_lower_bound",
+    "measure_sky_noise",
+]
+
+_BLOCK = 32  # pixels on a side: many stars' widths, so that the sky is flat and well counted in it
+_MAX_BLOCKS = 400
+_LAG = 3  # pixels; farther than interpolation correlates the noise of a resampled frame
+_BIN = 0.002  # of the natural logarithm of brightness
+
+
+@dataclass(frozen=True)
+class SkyNoise:
+    """Sky level and noise of the quiet parts of a frame.
+
+    Attributes
+    ----------
+    sky : float
+        Median, in ADU.
+    variance : float
+        Noise variance per pixel between pixels a few apart, in ADU².
+    fine_variance : float
+        Noise variance by a Laplacian, in ADU²: less disturbed by crowding, but too small where
+        resampling has correlated neighbouring pixels.
+    """
+
+    sky: float
+    variance: float
+    fine_variance: float
+
+    @property
+    def sigma(self) -> float:
+        """Noise per pixel in ADU."""
+        return math.sqrt(self.variance)
+
+
+def _laplacian(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Filter the last two axes so that planes vanish and white noise keeps its variance.
+
+    The kernel is that of Immerkaer (1996, Comput. Vis. Image Underst. 64, 300).
+    """
+    rows = image[..., 2:, :] - 2 * image[..., 1:-1, :] + image[..., :-2, :]
+    laplacian: NDArray[np.float32] = (
+        rows[..., 2:] - 2 * rows[..., 1:-1] + rows[..., :-2]
+    ) / np.float32(6)
+    return laplacian
+
+
+def _clipped_variance(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean square of each row without its outliers; NaN is left out."""
+    size = np.abs(values)
+    # A median of integer pixels jumps in whole units, so the higher quantile backs it up.
+    middle, upper = row_quantiles(size, 0.5, 0.9)
+    keep = size <= 4 * np.maximum(middle / 0.6745, upper / 1.6449)[:, None]
+    total = np.sum(np.where(keep, size, 0.0) ** 2, axis=1, dtype=np.float64)
+    variance: NDArray[np.float64] = total / np.maximum(np.count_nonzero(keep, axis=1), 1)
+    return variance
+
+
+def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> SkyNoise | None:
+    """Measure the sky and its noise in blocks spread over the frame.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (ny, nx)
+    mask : ndarray of bool, shape (ny, nx)
+        True where a pixel is bad.
+
+    Returns
+    -------
+    SkyNoise or None
+        None when no block has enough good pixels or any noise.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> image = rng.poisson(400.0, (256, 256)).astype(np.float32)
+    >>> noise = measure_sky_noise(image, np.zeros(image.shape, dtype=bool))
+    >>> round(noise.sky, -1), round(noise.sigma)
+    (400.0, 20)
+    """
+    ny, nx = data.shape
+    block = min(_BLOCK, ny, nx)
+    if block < 2 * _LAG:
+        return None
+    # Spread alike over both axes, whatever the shape of the frame.
+    step = max(1.0, math.sqrt((ny // block) * (nx // block) / _MAX_BLOCKS))
+    row = np.arange(0, ny // block, step).astype(int) * block
+    column = np.arange(0, nx // block, step).astype(int) * block
+    offset = np.arange(block)
+    rows = (row[:, None] + offset)[:, None, :, None]
+    columns = (column[:, None] + offset)[None, :, None, :]
+    pixels = data[rows, columns].reshape(-1, block, block)
+    bad = mask[rows, columns].reshape(pixels.shape)
+    enough = bad.mean(axis=(1, 2)) < 0.5
+    pixels = np.where(bad, np.float32(np.nan), pixels)[enough]
+    if not len(pixels):
+        return None
+    flat = pixels.reshape(len(pixels), -1)
+    level = np.nanmedian(flat, axis=1) if bad.any() else np.median(flat, axis=1)
+    apart = (pixels[:, :, _LAG:] - pixels[:, :, :-_LAG]).reshape(len(pixels), -1)
+    fine = _laplacian(pixels).reshape(len(pixels), -1)
+    usable = np.isfinite(apart).any(axis=1) & np.isfinite(fine).any(axis=1)
+    if not usable.any():
+        return None
+    level = level[usable]
+    variance = _clipped_variance(apart[usable]) / 2
+    fine_variance = _clipped_variance(fine[usable])
+    quiet = variance <= np.median(variance)
+    # Not the median: in most frames some blocks hold sources, which only ever add variance.
+    noise = float(np.quantile(variance, 0.4))
+    if not noise > 0:
+        return None
+    return SkyNoise(float(np.median(level[quiet])), noise, float(np.quantile(fine_variance, 0.4)))
+
+
+def gain_lower_bound(
+    data: NDArray[np.float32], mask: NDArray[np.bool_], noise: SkyNoise
+) -> float | None:
+    """Bound the gain from below by the noise on the light of sources.
+
+    A signal S above the sky adds the photon variance S / gain, whatever pedestal lies under the
+    sky. The structure of the sources themselves can only add to that, so the largest S / variance
+    of all brightness levels is a bound that holds.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (ny, nx)
+    mask : ndarray of bool, shape (ny, nx)
+    noise : SkyNoise
+
+    Returns
+    -------
+    float or None
+        Electrons per ADU; None when too few pixels hold light.
+    """
+    ny, nx = data.shape
+    height = 64
+    strips = max(1, min(ny // height, 1_000_000 // (height * nx)))
+    best = 0.0
+    signals, residuals = [], []
+    for start in np.linspace(0, max(ny - height, 0), strips).astype(int):
+        part = np.s_[start : start + height]
+        image = np.where(mask[part], np.float32(np.nan), data[part])
+        residuals.append(np.abs(_laplacian(image)).ravel())
+        # The mean of the 3 x 3 pixels is blind to the noise that the Laplacian sees.
+        rows = image[2:] + image[1:-1] + image[:-2]
+        signals.append(((rows[:, 2:] + rows[:, 1:-1] + rows[:, :-2]) / 9 - noise.sky).ravel())
+    signal, residual = np.concatenate(signals), np.concatenate(residuals)
+    correlation = max(noise.variance / max(noise.fine_variance, 1e-30), 1.0)
+    for power in range(2, 14):
+        low = noise.sigma * 2.0**power
+        here = (signal > low) & (signal <= 2 * low)
+        if np.count_nonzero(here) < 500:
+            continue
+        excess = (np.median(residual[here]) / 0.6745) ** 2 - noise.fine_variance
+        if excess > 0.3 * noise.fine_variance:
+            best = max(best, float(np.mean(signal[here]) / (excess * correlation)))
+    return best or None
+
+
+def gain_from_variance(
+    data: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    variance: NDArray[np.float32],
+    noise: SkyNoise,
+) -> float | None:
+    """Gain that a variance plane was made with: its rise with the light; None when unclear."""
+    bright = (data > noise.sky + 20 * noise.sigma) & ~mask
+    if np.count_nonzero(bright) < 50:
+        return None
+    faint = (np.abs(data - noise.sky) < noise.sigma) & ~mask
+    slope = (variance[bright] - np.median(variance[faint])) / (data[bright] - noise.sky)
+    low, middle, high = np.quantile(slope, [0.25, 0.5, 0.75])
+    return float(1 / middle) if low > 0 and high < 1.5 * low else None
+
+
+def _is_extended(data: NDArray[np.float32], index: NDArray[np.intp], level: float) -> bool:
+    """Say whether some of these pixels have more neighbours at the level than symmetry explains.
+
+    Stars of one brightness that all sit alike on the pixel grid pile up too, but in groups of at
+    most four pixels; a cosmic ray or a hot pixel has few neighbours as bright.
+    """
+    ny, nx = data.shape
+    y, x = np.divmod(index[:: max(1, len(index) // 20_000)], nx)
+    inside = (y > 0) & (y < ny - 1) & (x > 0) & (x < nx - 1)
+    y, x = y[inside], x[inside]
+    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+    neighbours = sum(
+        ((data[y + dy, x + dx] >= level).astype(int) for dy, dx in shifts), np.zeros(len(y), int)
+    )
+    return len(y) > 0 and float(np.mean(neighbours >= 4)) > 0.05  # more than a few blends
+
+
+def find_pile_up(
+    data: NDArray[np.float32], mask: NDArray[np.bool_], noise: SkyNoise
+) -> float | None:
+    """Find the level at which bright pixels pile up: the full well.
+
+    Parameters
+    ----------
+    data : ndarray of float32, shape (ny, nx)
+    mask : ndarray of bool, shape (ny, nx)
+    noise : SkyNoise
+
+    Returns
+    -------
+    float or None
+        Lower edge of the pile, in ADU; None when nothing piles up.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> y, x = np.mgrid[:99, :99] - 49
+    >>> star = 3e5 * np.exp(-(x**2 + y**2) / 20)
+    >>> image = np.minimum(rng.poisson(star + 100), 60000).astype(np.float32)
+    >>> good = np.zeros(image.shape, dtype=bool)
+    >>> find_pile_up(image, good, measure_sky_noise(image, good))
+    60000.0
+    """
+    threshold = noise.sky + 30 * noise.sigma
+    index = np.flatnonzero((data > threshold) & ~mask)
+    values = data.ravel()[index]
+    most = 2_000_000
+    if len(values) > most:
+        top = values >= np.partition(values[::16], -most // 16)[-most // 16]
+        index, values = index[top], values[top]
+    if len(values) < 6:
+        return None
+    brightness = np.log(values.astype(np.float64) - noise.sky)
+    first = brightness.min()
+    place = ((brightness - first) / _BIN).astype(np.intp)
+    counts = np.bincount(place)
+    cumulative = np.concatenate([[0], np.cumsum(counts)])
+    start = np.arange(len(counts))
+    reach = 175  # bins, 0.35 in the logarithm: the profile below the pile that sets what to expect
+    below = np.minimum(start, reach)
+    under = cumulative[start] - cumulative[start - below]
+    # The wide windows first: they hold the whole of a pile that flat-fielding has spread.
+    for width in (40, 20, 5, 1):
+        end = np.minimum(start + width, len(counts))
+        inside = cumulative[end] - cumulative[start]
+        above = len(values) - cumulative[end]
+        expected = under * width / np.maximum(below, 1)
+        piled = (below >= 50) & (inside >= np.where(above > 0, 10, 6))
+        piled &= (inside >= 4 * expected) & (inside - expected >= 5) & (above <= inside / 2)
+        if not piled.any():
+            continue
+        score = np.where(piled, (inside - expected) / np.sqrt(expected + 1), -np.inf)
+        best = int(np.argmax(score))
+        chosen = (place >= best) & (place < best + width)
+        level, number = np.unique(values[chosen], return_counts=True)
+        if 2 * number.max() >= number.sum():
+            edge = float(level[np.argmax(number)])  # clipped by the converter: one sharp value
+        else:
+            stray = min(expected[best] / inside[best] + 0.02, 0.5)
+            edge = float(np.quantile(values[chosen], stray, method="lower"))
+        if _is_extended(data, index[chosen], edge):
+            return edge
+    return None
+
+
+def count_sources_above(data: NDArray[np.float32], mask: NDArray[np.bool_], level: float) -> int:
+    """Count the groups of at least five touching pixels above a level."""
+    above = (data > level) & ~mask
+    if np.count_nonzero(above) < 50:
+        return 0
+    from scipy import ndimage  # rarely called, and a fifth of a second to import
+
+    labels, number = ndimage.label(above)
+    return int(np.count_nonzero(np.bincount(labels[above], minlength=number + 1) >= 5))

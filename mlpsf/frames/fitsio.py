@@ -1,0 +1,334 @@
+"""FITS files as they lie on disk: opened, looked through, and their images taken out.
+
+Nothing here decides what the pixels mean; `mlpsf.frames.reading` does. What is malformed but
+readable is read in silence, what is not readable is a `FrameError` that says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from mlpsf.errors import FrameError, FrameNotFoundError
+
+__all__ = [
+    "HDUSelector",
+    "Image",
+    "celestial",
+    "find_hdu",
+    "image_of_hdus",
+    "image_shape",
+    "join_headers",
+    "list_images",
+    "open_fits",
+    "quiet",
+    "read_pixels",
+    "squeeze",
+]
+
+HDUSelector: TypeAlias = int | str | tuple[str, int]
+"""Number of an HDU, its name, or its name and version, also as ``"SCI,2"``."""
+
+BAD_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "INTRP", "SUSPECT", "UNMASKEDNAN")
+"""Planes of an LSST or HSC mask that make a pixel bad; the others, DETECTED say, only describe."""
+
+# What astropy and gzip raise for a damaged file, by kind of damage.
+_READ_ERRORS = (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, zlib.error)
+_QUIET = threading.RLock()
+_IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image as it lies in its source, before it becomes a frame."""
+
+    data: Any
+    name: str
+    headers: tuple[fits.Header, ...] = ()
+    wcs: WCS | None = None
+    mask: Any = None
+    variance: Any = None
+    saturated_plane: NDArray[np.bool_] | None = None
+    unit: str | None = None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence astropy about malformed cards and coordinates: such frames are common and usable."""
+    logger = logging.getLogger("astropy")
+    with _QUIET:  # the filters are the whole process's: one thread at a time may change them
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file, mapped into memory where it can be."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FrameNotFoundError(
+            f"There is no file {str(path)!r}. Check the path; a relative one starts at "
+            f"{str(Path.cwd())!r}."
+        )
+    if path.is_dir():
+        raise FrameError(f"{str(path)!r} is a folder. Expected a FITS file: give one of its files.")
+    with quiet():
+        try:
+            hdus = fits.open(path)
+        except PermissionError as error:
+            raise FrameError(f"{str(path)!r} may not be read by this user: {error}.") from error
+        except _READ_ERRORS as error:
+            raise FrameError(
+                f"{str(path)!r} is no readable FITS file ({error}). Expected a plain, .gz or .fz "
+                f"FITS file, got {path.stat().st_size} bytes of something else. Check that the "
+                "download is complete."
+            ) from error
+        with hdus:
+            yield hdus
+
+
+def image_shape(hdu: Any) -> tuple[int, int] | None:
+    """Shape of the 2-D image in an HDU, seen without reading it; None when it holds none."""
+    if not isinstance(hdu, _IMAGE_HDUS):
+        return None
+    shape = tuple(hdu.shape or ())
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return (shape[0], shape[1]) if len(shape) == 2 and min(shape) > 0 else None
+
+
+def _label(hdu: Any) -> str:
+    return f"{hdu.name.strip()},{hdu.ver}"
+
+
+def _describe(hdus: fits.HDUList) -> str:
+    """List the HDUs of a file in words, for an error message."""
+    parts = []
+    for number, hdu in enumerate(hdus):
+        size = " x ".join(map(str, getattr(hdu, "shape", None) or ())) or "no pixels"
+        kind = size if isinstance(hdu, _IMAGE_HDUS) else "a table"
+        parts.append(f"{number} ({_label(hdu)}: {kind})")
+    return "; ".join(parts)
+
+
+def find_hdu(hdus: fits.HDUList, selector: HDUSelector | None, name: str) -> int:
+    """Find the number of the HDU that was asked for, or of the first one with a 2-D image."""
+    if selector is None:
+        for number, hdu in enumerate(hdus):
+            if image_shape(hdu) is not None:
+                return number
+        raise FrameError(
+            f"{name} holds no 2-D image. It has the HDUs {_describe(hdus)}. "
+            "Of a cube, pass one plane as an array."
+        )
+    found = _match_hdu(hdus, selector)
+    if found is None:
+        raise FrameError(
+            f"{name} has no HDU {selector!r}. It has the HDUs {_describe(hdus)}. "
+            "Give a number, a name or (name, version) of these."
+        )
+    if image_shape(hdus[found]) is None:
+        raise FrameError(
+            f"HDU {selector!r} of {name} holds no 2-D image. The file has the HDUs "
+            f"{_describe(hdus)}. Give the number or name of one with a 2-D image."
+        )
+    return found
+
+
+def _match_hdu(hdus: fits.HDUList, selector: HDUSelector) -> int | None:
+    """Find the HDU with this number or name, whatever its case and trailing spaces."""
+    version: int | None = None
+    if isinstance(selector, str):
+        text, _, tail = selector.partition(",")
+        if tail.strip().isdigit():
+            version = int(tail)
+        selector = int(text) if text.strip().isdigit() else text
+    elif isinstance(selector, tuple):
+        selector, version = selector[0], int(selector[1])
+    if not isinstance(selector, str):
+        number = int(selector)
+        return number % len(hdus) if -len(hdus) <= number < len(hdus) else None
+    for number, hdu in enumerate(hdus):
+        same_name = hdu.name.strip().upper() == selector.strip().upper()
+        if same_name and version in (None, hdu.ver):
+            return number
+    return None
+
+
+def read_pixels(hdu: Any, name: str) -> Any:
+    """Read the pixels of an HDU."""
+    try:
+        with quiet():
+            data = hdu.data
+    except (*_READ_ERRORS, RuntimeError) as error:
+        raise FrameError(
+            f"The pixels of {name} cannot be read ({error}). The header promises {hdu.shape}, the "
+            "file is cut short or damaged. Copy or download it again."
+        ) from error
+    if data is None:
+        raise FrameError(f"{name} holds no pixels. Expected a 2-D image.")
+    return data
+
+
+def _plane(hdu: Any, name: str) -> NDArray[np.int64]:
+    """Read a bit mask; where the file's BLANK made NaN of a value, every bit is set."""
+    data = squeeze(read_pixels(hdu, name), name)
+    if data.dtype.kind == "f":
+        data = np.where(np.isfinite(data), data, 2.0**31 - 1)
+    return data.astype(np.int64)
+
+
+def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
+    """Give the numbers of the mask, and the variance, that LSST and HSC put behind an image."""
+    shape = image_shape(hdus[number])
+    behind = [
+        n for n in (number + 1, number + 2) if n < len(hdus) and image_shape(hdus[n]) == shape
+    ]
+    if shape and behind and any(key.startswith("MP_") for key in hdus[behind[0]].header):
+        return behind
+    return []
+
+
+def planes_of(path: str | Path) -> set[int]:
+    """Return the numbers of the HDUs of a file that are other images' masks and variances."""
+    with open_fits(path) as hdus, quiet():
+        return {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
+
+
+def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
+    """Gather an image HDU, and the mask and variance HDUs that LSST and HSC put behind it."""
+    hdu = hdus[number]
+    if number:
+        name = f"{name}[{number}]"
+    headers = tuple(_repaired(h) for h in ([hdu] if number == 0 else [hdu, hdus[0]]))
+    mask = variance = saturated = None
+    following = [hdus[n] for n in _planes_behind(hdus, number)]
+    if following:
+        header = following[0].header
+        plane = _plane(following[0], f"the mask of {name}")
+
+        def bits(*names: str) -> int:
+            found = (header.get(f"MP_{plane_name}") for plane_name in names)
+            return sum({1 << int(bit) for bit in found if isinstance(bit, int) and 0 <= bit < 62})
+
+        mask = (plane & bits(*BAD_PLANES)) != 0
+        saturated = (plane & bits("SAT")) != 0
+        if len(following) > 1 and following[1].header["BITPIX"] < 0:
+            variance = read_pixels(following[1], f"the variance of {name}")
+    return Image(
+        data=read_pixels(hdu, name),
+        name=name,
+        headers=headers,
+        wcs=celestial(headers[0]),
+        mask=mask,
+        variance=variance,
+        saturated_plane=saturated,
+    )
+
+
+def _repaired(hdu: Any) -> fits.Header:
+    """Copy a header, with its malformed cards put right where astropy can."""
+    with quiet():
+        with contextlib.suppress(*_READ_ERRORS, fits.VerifyError, AttributeError):
+            hdu.verify("silentfix+ignore")
+        header: fits.Header = hdu.header.copy()
+    return header
+
+
+def join_headers(headers: tuple[fits.Header, ...]) -> fits.Header:
+    """Join the image's header with what only the primary header has."""
+    if not headers:
+        return fits.Header()
+    header = headers[0].copy()
+    for other in headers[1:]:
+        with quiet(), contextlib.suppress(*_READ_ERRORS, fits.VerifyError):
+            header.extend(other, unique=True)
+    return header
+
+
+def celestial(source: fits.Header | WCS | None) -> WCS | None:
+    """Give the celestial part of coordinates that work; None for any others."""
+    if source is None:
+        return None
+    with quiet():
+        try:
+            wcs = source if isinstance(source, WCS) else WCS(source)
+            if not wcs.has_celestial:
+                return None
+            wcs = wcs.celestial
+            usable = np.all(np.isfinite(wcs.all_pix2world([[0.0, 0.0]], 0)))
+        except Exception:  # wcslib has a class for each of its troubles; all mean "no coordinates"
+            return None
+    return wcs if usable else None
+
+
+def squeeze(data: Any, name: str) -> NDArray[Any]:
+    """Drop leading axes of length one and insist on a 2-D array of real numbers."""
+    array = np.asarray(data)
+    shape = array.shape
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 2 or array.size == 0:
+        raise FrameError(
+            f"{name} has shape {shape}. Expected a 2-D image with pixels in it; pass one plane of "
+            "a cube."
+        )
+    if array.dtype.kind not in "biuf":
+        raise FrameError(f"{name} has pixels of type {array.dtype}. Expected real numbers.")
+    return array
+
+
+def list_images(path: str | Path) -> list[tuple[int, str, tuple[int, int]]]:
+    """List the 2-D images of a FITS file, without reading their pixels.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    list of (int, str, (int, int))
+        Number of each HDU that holds one, its ``"NAME,VERSION"``, and the image's rows and columns.
+
+    Raises
+    ------
+    FrameNotFoundError
+        If there is no such file.
+    FrameError
+        If it is no FITS file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from astropy.io import fits
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     chip = fits.ImageHDU(np.zeros((4, 5)), name="SCI", ver=2)
+    ...     fits.HDUList([fits.PrimaryHDU(), chip]).writeto(f"{folder}/two.fits")
+    ...     list_images(f"{folder}/two.fits")
+    [(1, 'SCI,2', (4, 5))]
+    """
+    with open_fits(path) as hdus, quiet():
+        return [
+            (number, _label(hdu), shape)
+            for number, hdu in enumerate(hdus)
+            if (shape := image_shape(hdu)) is not None
+        ]

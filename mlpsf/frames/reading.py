@@ -1,0 +1,322 @@
+"""Reading frames.
+
+`read_frame` takes a FITS file of any common kind, or an image that is already in memory, and gives
+a `Frame`, in which the pixels are native float32, bad ones are masked, and gain and saturation are
+numbers together with a note of where each is from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import FrameError, InputError
+from mlpsf.frames.calibration import find_gain, find_read_noise, find_saturation
+from mlpsf.frames.estimation import measure_sky_noise
+from mlpsf.frames.fitsio import (
+    HDUSelector,
+    Image,
+    celestial,
+    find_hdu,
+    image_of_hdus,
+    image_shape,
+    join_headers,
+    list_images,
+    open_fits,
+    quiet,
+    read_pixels,
+    squeeze,
+)
+from mlpsf.frames.frame import Frame
+
+__all__ = ["FrameSource", "HDUSelector", "list_images", "read_frame"]
+
+
+class NDDataLike(Protocol):
+    """What is read of an `astropy.nddata.NDData`, such as a ``CCDData``."""
+
+    data: Any
+    mask: Any
+    uncertainty: Any
+    wcs: Any
+    unit: Any
+    meta: Any
+
+
+FrameSource: TypeAlias = (
+    str
+    | Path
+    | Frame
+    | NDDataLike
+    | fits.PrimaryHDU
+    | fits.ImageHDU
+    | fits.CompImageHDU
+    | fits.HDUList
+    | ArrayLike
+)
+"""What `read_frame` takes."""
+
+
+def _image_of_nddata(source: NDDataLike) -> Image:
+    header = source.meta if isinstance(source.meta, fits.Header) else fits.Header()
+    if not isinstance(source.meta, fits.Header):
+        for key, value in source.meta.items():
+            # A meta entry that no FITS card can hold is no keyword of ours.
+            with quiet(), contextlib.suppress(ValueError, TypeError, AttributeError):
+                header[key] = value
+    variance = None
+    if source.uncertainty is not None:
+        from astropy.nddata import VarianceUncertainty
+
+        with contextlib.suppress(TypeError, AttributeError, NotImplementedError):
+            variance = source.uncertainty.represent_as(VarianceUncertainty).array
+    return Image(
+        data=source.data,
+        name=str(header.get("FILENAME", "array")),
+        headers=(header,),
+        wcs=celestial(source.wcs if isinstance(source.wcs, WCS) else header),
+        mask=source.mask,
+        variance=variance,
+        unit=None if source.unit is None else str(source.unit),
+    )
+
+
+def _load(source: Any, hdu: HDUSelector | None) -> Image:
+    """Fetch the image from wherever it is."""
+    if isinstance(source, (str, Path)):
+        with open_fits(source) as hdus:
+            name = Path(source).name
+            return image_of_hdus(hdus, find_hdu(hdus, hdu, name), name)
+    if isinstance(source, fits.HDUList):
+        return image_of_hdus(source, find_hdu(source, hdu, "the HDU list"), "HDU list")
+    if hdu is not None:
+        raise InputError(
+            f"The 'hdu' parameter is for files and HDU lists. Got {hdu!r} with a "
+            f"{type(source).__name__}: leave it out."
+        )
+    # Who has an NDData has imported its module; for others it would only cost time.
+    nddata = sys.modules.get("astropy.nddata")
+    if nddata is not None and isinstance(source, nddata.NDData):
+        return _image_of_nddata(source)
+    if hasattr(source, "header") and hasattr(source, "data"):
+        name = source.name or type(source).__name__
+        if image_shape(source) is None:
+            raise FrameError(
+                f"The HDU {name} holds no 2-D image. Got {type(source).__name__} of shape "
+                f"{getattr(source, 'shape', None)}."
+            )
+        return image_of_hdus(fits.HDUList([source]), 0, name)
+    mask = np.ma.getmaskarray(source) if isinstance(source, np.ma.MaskedArray) else None
+    return Image(data=np.ma.getdata(source), name="array", mask=mask)
+
+
+def _companion(value: Any, parameter: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Read a mask or a variance and insist on the shape of the image."""
+    if isinstance(value, (str, Path)):
+        with open_fits(value) as hdus:
+            name = Path(value).name
+            value = np.array(read_pixels(hdus[find_hdu(hdus, None, name)], name))
+    array = squeeze(value, f"The '{parameter}' parameter")
+    if array.shape != shape:
+        raise InputError(
+            f"The '{parameter}' parameter has shape {array.shape}. Expected that of the image, "
+            f"{shape}."
+        )
+    return array
+
+
+def _bad(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Say where a mask is set; NaN, which compares unequal to 0, is set too."""
+    bad: NDArray[np.bool_] = mask != 0
+    return bad
+
+
+def _with_variance(
+    variance: Any, mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Make a variance finite, and mask the pixels where it was not a variance."""
+    array = _companion(variance, "variance", mask.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.array(array, dtype=np.float32, order="C")
+        bad = ~(np.isfinite(values) & (values >= 0))
+    values[bad] = 0
+    return values, mask | bad
+
+
+def _positive(value: float | None, parameter: str, *, infinite: bool = False) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    if not number > 0 or (np.isinf(number) and not infinite):
+        raise InputError(
+            f"The '{parameter}' parameter must be a positive number. Got {value!r} instead. "
+            "Leave it out to take it from the header or the pixels."
+        )
+    return number
+
+
+def _overridden(
+    frame: Frame, mask: Any, variance: Any, gain: float | None, saturation: float | None
+) -> Frame:
+    """Give a frame with what the user knows better; the mask adds to the frame's own."""
+    changes: dict[str, Any] = {}
+    origin = dict(frame.origin)
+    for key, value in (("gain", gain), ("saturation", saturation)):
+        if value is not None:
+            changes[key] = value
+            origin[key] = "given"
+            changes["origin"] = origin
+    if mask is not None:
+        changes["mask"] = frame.mask | _bad(_companion(mask, "mask", frame.shape))
+    if variance is not None:
+        changes["variance"], changes["mask"] = _with_variance(
+            variance, changes.get("mask", frame.mask)
+        )
+    if "mask" in changes:
+        _check_pixels(frame.data, changes["mask"], frame.name)
+    return dataclasses.replace(frame, **changes) if changes else frame
+
+
+def _check_pixels(data: NDArray[np.float32], mask: NDArray[np.bool_], name: str) -> None:
+    """Insist that some pixels are good and that they differ."""
+    good = data[~mask] if mask.any() else data
+    if good.size == 0:
+        raise FrameError(
+            f"All {data.size} pixels of {name} are NaN, infinite or masked. Expected an image with "
+            "good pixels: check the mask, where nonzero means bad."
+        )
+    if good.min() == good.max():
+        raise FrameError(
+            f"All good pixels of {name} have the value {good.flat[0]:g}. Expected an image of the "
+            "sky: check that this is the right file and HDU."
+        )
+
+
+def read_frame(
+    source: FrameSource,
+    hdu: HDUSelector | None = None,
+    mask: ArrayLike | str | Path | None = None,
+    variance: ArrayLike | str | Path | None = None,
+    gain: float | None = None,
+    saturation: float | None = None,
+) -> Frame:
+    """Read an image and find out its gain and saturation level.
+
+    Parameters
+    ----------
+    source : path, array, NDData, HDU, HDUList or Frame
+        A FITS file (plain, multi-extension, ``.gz`` or tile-compressed ``.fz``), a 2-D array
+        (masked or not), an `astropy.nddata.NDData` such as ``CCDData``, an astropy HDU or list of
+        them, or a frame, which comes back as it is but for what the other parameters change. The
+        mask and variance HDUs of LSST and HSC exposures are recognised.
+    hdu : int, str or (str, int), optional
+        The HDU of a file: its number, its name, or its name and version, also as ``"SCI,2"``. By
+        default the first with a 2-D image.
+    mask : array or path, shape (ny, nx), optional
+        Nonzero where a pixel is bad; added to the masks in the source.
+    variance : array or path, shape (ny, nx), optional
+        In ADU². Pixels where it is negative or not finite are masked.
+    gain : float, optional
+        Electrons per ADU, instead of the header's or the measured one.
+    saturation : float, optional
+        In ADU, instead of the header's or the measured one; infinite for none.
+
+    Returns
+    -------
+    Frame
+
+    Raises
+    ------
+    FrameNotFoundError
+        If there is no such file.
+    FrameError
+        If the source holds no usable 2-D image: not FITS, cut short, no such HDU, wrong number of
+        dimensions, no good pixel, or all pixels alike.
+    InputError
+        If the mask or variance has another shape than the image, or gain or saturation is not
+        positive.
+
+    See Also
+    --------
+    list_images : What there is to choose from in a file.
+    mlpsf.frames.calibration : How gain and saturation are found.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlpsf.frames.reading import read_frame
+    >>> image = np.random.default_rng(1).poisson(800.0, (128, 128)) / 2
+    >>> frame = read_frame(image)
+    >>> frame.shape, round(frame.gain)
+    ((128, 128), 2)
+    >>> frame.origin["gain"]
+    'photon noise of the sky, taking the bias as 0'
+    """
+    gain = _positive(gain, "gain")
+    saturation = _positive(saturation, "saturation", infinite=True)
+    if isinstance(source, Frame):
+        if hdu is not None:
+            raise InputError(f"The 'hdu' parameter is for files. Got {hdu!r} with a Frame.")
+        return _overridden(source, mask, variance, gain, saturation)
+
+    with quiet():
+        image = _load(source, hdu)
+    raw = squeeze(image.data, image.name)
+    with np.errstate(over="ignore", invalid="ignore"):
+        data = np.array(raw, dtype=np.float32, order="C")
+    bad = ~np.isfinite(data)
+    if bad.any():
+        data[bad] = 0
+    for extra in (image.mask, mask):
+        if extra is not None:
+            bad |= _bad(_companion(extra, "mask", data.shape))
+    variance_plane = None
+    for values in (image.variance, variance):
+        if values is not None:
+            variance_plane, bad = _with_variance(values, bad)
+    _check_pixels(data, bad, image.name)
+
+    noise = measure_sky_noise(data, bad)
+    read_noise, read_noise_origin = find_read_noise(image.headers)
+    gain_origin = saturation_origin = "given"
+    if gain is None:
+        gain, gain_origin = find_gain(
+            data,
+            bad,
+            image.headers,
+            noise,
+            read_noise=read_noise,
+            variance=variance_plane,
+            unit=image.unit,
+        )
+    if saturation is None:
+        saturation, saturation_origin = find_saturation(
+            data, bad, image.headers, noise, gain=gain, dtype=raw.dtype
+        )
+    return Frame(
+        data=data,
+        mask=bad,
+        gain=gain,
+        saturation=saturation,
+        read_noise=read_noise,
+        variance=variance_plane,
+        saturated_plane=image.saturated_plane,
+        wcs=image.wcs,
+        header=join_headers(image.headers),
+        name=image.name,
+        sha256=hashlib.sha256(data.astype("<f4", copy=False).data).hexdigest(),
+        origin={
+            "gain": gain_origin,
+            "saturation": saturation_origin,
+            "read_noise": read_noise_origin,
+        },
+    )

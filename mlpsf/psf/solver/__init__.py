@@ -1,0 +1,1 @@
+"""The solver: stars' pixels in, a smooth PSF out, and how it varies over the frame."""

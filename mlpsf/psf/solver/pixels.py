@@ -1,0 +1,107 @@
+"""The pixels of the stars that a PSF is solved from, and the profile that is its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from mlpsf.errors import PSFError
+from mlpsf.psf.solver.basis import Moffat, Quadrature
+
+__all__ = ["StarPixels", "first_profile", "median_of"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StarPixels:
+    """Cutouts of n stars.
+
+    Attributes
+    ----------
+    data : (n, side, side) array
+        Less the background.
+    bad : (n, side, side) array of bool
+        Pixels without data.
+    x, y : (n,) arrays
+        Centres, from the centre of the lower left pixel.
+    noise : (n,) array
+        Of a pixel of sky.
+    gain : float
+        Electrons per unit of data; infinite if unknown.
+    fwhm : float
+        About, pixels.
+    """
+
+    data: FloatArray
+    bad: NDArray[np.bool_]
+    x: FloatArray
+    y: FloatArray
+    noise: FloatArray
+    gain: float
+    fwhm: float
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def first_profile(stars: StarPixels) -> Moffat:
+    """Fit one elliptical Moffat profile to the cores of all stars at once, robustly.
+
+    Raises
+    ------
+    PSFError
+        When no star has light.
+    """
+    side = stars.data.shape[1]
+    offset = np.arange(side)
+    parts = []
+    for image, bad, x, y in zip(stars.data, stars.bad, stars.x, stars.y, strict=True):
+        u, v = np.meshgrid(offset - x, offset - y)
+        square = u**2 + v**2
+        flux = image[(square < (1.5 * stars.fwhm) ** 2) & ~bad].sum()
+        near = (square < (2.5 * stars.fwhm) ** 2) & ~bad
+        if flux > 0:
+            parts.append((u[near], v[near], image[near] / flux))
+    if not parts:
+        raise PSFError("no star has light above the background at its position")
+    u, v, light = (np.concatenate(p) for p in zip(*parts, strict=True))
+    if len(u) > 4000:  # plenty for five numbers
+        some = np.random.default_rng(0).choice(len(u), 4000, replace=False)
+        u, v, light = u[some], v[some], light[some]
+    top = float(np.percentile(light, 99.8))
+    quadrature = Quadrature(((3 if stars.fwhm < 3 else 2, np.inf),))
+
+    def profile(p: FloatArray) -> Moffat:
+        return Moffat(float(np.exp(p[1])), float(1 + np.exp(p[2])), float(p[3]), float(p[4]))
+
+    def miss(p: FloatArray) -> FloatArray:
+        return np.asarray((p[0] * quadrature.sum(profile(p), u, v) - light) / top)
+
+    fit = least_squares(
+        miss,
+        [1.1, np.log(stars.fwhm), np.log(2.0), 0.0, 0.0],
+        loss="soft_l1",
+        f_scale=0.01,
+        x_scale=[0.1, 0.1, 0.1, 0.02, 0.02],
+        bounds=(
+            [0.3, np.log(0.2), np.log(0.2), -0.65, -0.65],
+            [5, np.log(99), np.log(9), 0.65, 0.65],
+        ),
+    )
+    return profile(fit.x)
+
+
+def median_of(images: FloatArray) -> FloatArray:
+    """Median over the first axis of those that are finite; 0 where none is."""
+    ordered = np.sort(np.moveaxis(images, 0, -1), axis=-1)  # NaN goes last
+    count = np.isfinite(ordered).sum(axis=-1, keepdims=True)
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, ordered.shape[-1] - 1)
+    middle = 0.5 * (
+        np.take_along_axis(ordered, low, -1)
+        + np.take_along_axis(ordered, np.minimum(high, np.maximum(count - 1, 0)), -1)
+    )
+    return np.where(count > 0, middle, 0.0)[..., 0]

@@ -1,0 +1,283 @@
+"""The stars that a PSF is made from: read, checked, cut out of the frame."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from mlpsf.errors import InputError, PSFError
+from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
+from mlpsf.frames.frame import Frame
+from mlpsf.frames.reading import read_frame
+from mlpsf.psf.solver.solve import StarPixels
+from mlpsf.stacks.values import sky_and_noise
+
+__all__ = ["Stars", "cut_stars", "say_left_out"]
+
+FloatArray = NDArray[np.float64]
+
+
+CHOSEN_BY = (
+    "selector",
+    "model_name",
+    "model_sha256",
+    "threshold",
+    "snr_min",
+    "n_max",
+    "second_look",
+    "n_looked_at",
+    "n_outliers",
+    "n_outliers_kept",
+    "relaxed",
+)
+"""What a PSF repeats of the metadata of the table that its stars are from."""
+
+
+@dataclass
+class _Places:
+    """Stars in hand, and why others no longer are."""
+
+    x: FloatArray
+    y: FloatArray
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, good: NDArray[np.bool_], reason: str) -> None:
+        if not good.all():
+            self.left_out[reason] = self.left_out.get(reason, 0) + int((~good).sum())
+        self.x, self.y = self.x[good], self.y[good]
+        if not good.any():
+            why = ", ".join(f"{n} {text}" for text, n in self.left_out.items())
+            raise PSFError(f"no star is left to make a PSF from: {why}")
+
+
+@dataclass(frozen=True, eq=False)
+class Stars:
+    """Stars cut out of a frame.
+
+    Attributes
+    ----------
+    x, y : (n,) arrays
+        On the frame.
+    pixels : StarPixels
+    size : int
+        Of the PSF that their cutouts have room for, with 3 pixels to spare on each side.
+    frame_shape : (int, int)
+    left_out : dict
+        How many of the stars given are not here, by reason.
+    meta : dict
+        What the PSF is to repeat of the frame, the list and the background.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    pixels: StarPixels
+    size: int
+    frame_shape: tuple[int, int]
+    left_out: dict[str, int]
+    meta: dict[str, Any]
+
+
+def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dict[str, Any]]:
+    meta: dict[str, Any] = {}
+    pixels: NDArray[Any]
+    gain = np.inf
+    if isinstance(frame, str | Path):
+        frame = read_frame(frame)
+    if isinstance(frame, Frame):
+        # A saturated core is no star's image: such stars fall out as masked.
+        pixels, mask = frame.data, frame.mask | frame.saturated
+        gain = frame.gain if np.isfinite(frame.gain) and frame.gain > 0 else np.inf
+        meta = {"frame": frame.name, "frame_sha256": frame.sha256}
+    else:
+        pixels, mask = np.ma.getdata(frame), np.ma.getmaskarray(frame)
+    # A frame's float32 halves the work of what is done to all of it; integers are not kept.
+    pixels = np.array(pixels, dtype=np.float32 if pixels.dtype == np.float32 else np.float64)
+    if pixels.ndim != 2 or mask.shape != pixels.shape:
+        raise InputError(f"a frame is a 2-D image with a mask of its shape; got {pixels.shape}")
+    mask = mask | ~np.isfinite(pixels)
+    pixels[~np.isfinite(pixels)] = 0.0
+    return pixels, mask, gain, meta
+
+
+def _truth(column: Any) -> NDArray[np.bool_]:
+    """Read yes or no, also as a CSV file gives it back."""
+    values = np.ma.filled(column, False)
+    return np.asarray(values == "True" if values.dtype.kind == "U" else values, dtype=bool)
+
+
+def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
+    columns = getattr(stars, "colnames", None)
+    if columns is None:
+        places = np.asarray(stars, dtype=np.float64)
+        if places.ndim != 2 or places.shape[1] != 2:
+            raise InputError(f"stars must be a table or an (n, 2) array; got {places.shape}")
+    else:
+        if not {"x", "y"} <= set(columns):
+            raise InputError(f"the star table needs columns x and y; it has {', '.join(columns)}")
+        places = np.column_stack([np.ma.filled(stars[c], np.nan) for c in "xy"]).astype(float)
+        use = np.ones(len(places), dtype=bool)
+        if "selected" in columns:
+            use &= _truth(stars["selected"])
+        if "reserved" in columns:
+            use &= ~_truth(stars["reserved"])
+        if len(places) and not use.any():
+            raise PSFError(f"none of the {len(places)} stars of the table is selected")
+        places = places[use]
+    if len(places) == 0:
+        raise PSFError("no star to make a PSF from: the list is empty")
+    bad = np.flatnonzero(~np.isfinite(places).all(axis=1))
+    if bad.size:
+        raise InputError(f"{bad.size} star positions are not finite; the first is number {bad[0]}")
+    ny, nx = shape
+    off = np.flatnonzero(((places < -0.5) | (places >= (nx - 0.5, ny - 0.5))).any(axis=1))
+    if off.size:
+        x, y = places[off[0]]
+        raise InputError(
+            f"{off.size} of {len(places)} stars are off the frame of {nx} x {ny} pixels; the first "
+            f"is at x {x:.1f}, y {y:.1f}. Are x and y swapped, or from another frame?"
+        )
+    return _Places(places[:, 0].copy(), places[:, 1].copy())
+
+
+def _background(pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) -> Any:
+    """Return what to take off the frame, and how that was found."""
+    if isinstance(background, str):
+        if background != "mesh":
+            raise InputError(f"background must be 'mesh', a number or an array; got {background!r}")
+        import sep
+
+        return sep.Background(pixels, mask=mask, bw=64, bh=64).back(), "sep mesh of 64 pixels"
+    level = np.asarray(background, dtype=np.float64)
+    if level.shape not in ((), pixels.shape) or not np.isfinite(level).all():
+        raise InputError(
+            f"background must be finite, one number or an array of the frame's shape "
+            f"{pixels.shape}; got shape {level.shape}"
+        )
+    return level, "given" if level.ndim else f"given, {float(level):g}"
+
+
+def _cut(
+    pixels: NDArray[Any], stars: _Places, half: int
+) -> tuple[NDArray[Any], FloatArray, FloatArray]:
+    """Cut (n, 2 half + 1, 2 half + 1) around the stars, zero or True off the frame."""
+    fill = pixels.dtype.type(pixels.dtype == bool)
+    padded = np.pad(pixels, half, constant_values=fill)
+    column, row = (np.floor(v + 0.5).astype(int) for v in (stars.x, stars.y))
+    span = 2 * half + 1
+    cutouts = np.array(
+        [padded[j : j + span, i : i + span] for i, j in zip(column, row, strict=True)]
+    )
+    return cutouts, stars.x - column + half, stars.y - row + half
+
+
+def _guess_fwhm(cutouts: FloatArray) -> float:
+    """Median width of the connected pixels above half of each star's peak."""
+    centre = cutouts.shape[1] // 2
+    core = slice(centre - 2, centre + 3)
+    areas = []
+    for image in cutouts:
+        peak = image[core, core].max()
+        if peak > 0:
+            labels = label(image > peak / 2)[0]
+            at = np.unravel_index(image[core, core].argmax(), (5, 5))
+            areas.append((labels == labels[core, core][at]).sum())
+    if not areas:
+        raise PSFError(
+            "no star has light above the background; are x and y 0-based, and is the background "
+            "right?"
+        )
+    return float(2 * np.sqrt(np.median(areas) / np.pi))
+
+
+def cut_stars(
+    frame: Any,
+    stars: Any,
+    *,
+    size: int | None,
+    background: str | float | FloatArray,
+) -> Stars:
+    """Read a frame and a list of stars, check both, and cut the stars out.
+
+    Parameters and errors are those of :func:`mlpsf.psf.build_psf`.
+
+    Returns
+    -------
+    Stars
+    """
+    if size is not None and (size < 5 or size % 2 == 0):
+        raise InputError(f"size must be an odd number of pixels, 5 or more; got {size}")
+    pixels, mask, gain, meta = _read_frame(frame)
+    hand = _read_stars(stars, pixels.shape)
+    chosen_by = getattr(stars, "meta", None) or {}
+    own, theirs = meta.get("frame_sha256"), chosen_by.get("frame_sha256")
+    if own and theirs and own != theirs:
+        warnings.warn(
+            f"the stars were chosen on {chosen_by.get('frame', 'another frame')}, whose pixels are "
+            f"not those of {meta['frame']}: are their positions this frame's?",
+            AstropyUserWarning,
+            stacklevel=3,
+        )
+    sky, how = _background(pixels, mask, background)
+    pixels = np.where(mask, 0.0, pixels - sky)
+    fwhm = _guess_fwhm(_cut(pixels, hand, 25)[0])
+    if size is None:
+        size = psf_size(fwhm)
+    half = size // 2 + 3
+    margin = size // 2 + PSF_MARGIN
+    ny, nx = pixels.shape
+    column, row = (np.floor(v + 0.5) for v in (hand.x, hand.y))
+    inside = (column >= margin) & (column < nx - margin) & (row >= margin) & (row < ny - margin)
+    hand.keep(inside, f"within {margin} pixels of the edge of the frame")
+    # A pixel off the frame lies in the spare rim of a cutout only.
+    bad, x, y = _cut(mask, hand, half)
+    square = _square(x, y, 2 * half + 1)
+    core = (bad & (square < max(fwhm, 1.5) ** 2)).any(axis=(1, 2))
+    hand.keep(~core & (bad.mean(axis=(1, 2)) < 0.5), "masked at the core or over half of the box")
+    cutouts, x, y = _cut(pixels, hand, half)
+    bad = _cut(mask, hand, half)[0]
+    cutouts = cutouts.astype(np.float64)
+    light = np.where(_square(x, y, 2 * half + 1) < (1.5 * fwhm) ** 2, cutouts, 0.0)
+    lit = light.sum(axis=(1, 2)) > 0
+    hand.keep(lit, "without light above the background")
+    cutouts, bad, x, y = cutouts[lit], bad[lit], x[lit], y[lit]
+    noise = sky_and_noise(np.where(bad, np.nan, cutouts))[1].astype(np.float64)
+    # A noiseless image has infinite weight nowhere.
+    noise = np.maximum(noise, 1e-4 * light[lit].max(axis=(1, 2)))
+    meta |= {key: chosen_by[key] for key in CHOSEN_BY if key in chosen_by}
+    meta |= {"background": how, "n_left_out": sum(hand.left_out.values())}
+    return Stars(
+        hand.x,
+        hand.y,
+        StarPixels(cutouts, bad, x, y, noise, gain, fwhm),
+        size,
+        (ny, nx),
+        hand.left_out,
+        meta,
+    )
+
+
+def _square(x: FloatArray, y: FloatArray, side: int) -> FloatArray:
+    """Squared distance of every pixel of a cutout from its star, (n, side, side)."""
+    offset = np.arange(side)
+    return np.asarray(
+        (offset - x[:, None])[:, None, :] ** 2 + (offset - y[:, None])[:, :, None] ** 2
+    )
+
+
+def say_left_out(stars: Stars) -> None:
+    """Warn the caller's caller of stars that were given and are not used."""
+    if stars.left_out:
+        lost = sum(stars.left_out.values())
+        why = "; ".join(f"{n} {text}" for text, n in stars.left_out.items())
+        warnings.warn(
+            f"{lost} of {len(stars.x) + lost} stars are not in the PSF: {why}",
+            AstropyUserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,324 @@
+"""How the PSF changes over the frame: size and shape of the chosen stars, mapped and judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import fdtrc
+
+from mlpsf.errors import InputError, PSFError
+from mlpsf.psf.solver.solve import Solution, StarPixels, solve
+from mlpsf.psf.solver.stars import cut_stars, say_left_out
+
+__all__ = ["PSFVariation", "fit_variation", "measure_variation", "order_for", "polynomial"]
+
+FloatArray = NDArray[np.float64]
+
+_STEP = 0.02  # of the stretches whose effect on the pixels is computed
+_CHANCE = 1e-3  # that a PSF that is the same everywhere is called varying
+_MATTERS = (0.01, 0.005, 0.005)  # rms of dT/T, e1, e2: three times the error of a good PSF
+_SEEN = 0.75  # of what noise alone would give: less may be the noise of few stars
+_CLIP = 5.0  # robust standard deviations from the map: no star of this frame's PSF
+
+
+def order_for(n_stars: int) -> int:
+    """Give the order of the polynomial over the frame that so many stars can carry.
+
+    Examples
+    --------
+    >>> [order_for(n) for n in (3, 5, 12)]
+    [0, 1, 2]
+    """
+    return 2 if n_stars >= 12 else 1 if n_stars >= 5 else 0
+
+
+def polynomial(x: ArrayLike, y: ArrayLike, frame_shape: tuple[int, int], order: int) -> FloatArray:
+    """Evaluate the terms of a polynomial over the frame, each but the first of mean 0 over it.
+
+    Parameters
+    ----------
+    x, y : (n,) arrays
+        Places on the frame, 0-based pixels.
+    frame_shape : (int, int)
+        Rows and columns.
+    order : {0, 1, 2}
+
+    Returns
+    -------
+    (n, 1, 3 or 6) array
+
+    Examples
+    --------
+    >>> polynomial([49.5], [99.5], (200, 100), 1)
+    array([[1., 0., 0.]])
+    """
+    if order not in (0, 1, 2):
+        raise InputError(f"the order of the polynomial must be 0, 1 or 2; got {order}")
+    ny, nx = frame_shape
+    u = 2 * (np.atleast_1d(np.asarray(x, dtype=np.float64)) + 0.5) / nx - 1
+    v = 2 * (np.atleast_1d(np.asarray(y, dtype=np.float64)) + 0.5) / ny - 1
+    terms = [np.ones_like(u), u, v, u * u - 1 / 3, u * v, v * v - 1 / 3]
+    return np.column_stack(terms[: (1, 3, 6)[order]])
+
+
+@dataclass(frozen=True, eq=False)
+class PSFVariation:
+    """Size and shape of stars over a frame, and a low polynomial through them.
+
+    All are relative to the frame's mean PSF: the size as ``dT/T``, T the sum of the second moments
+    (twice the relative change of the FWHM); the shape as the distortions ``e1``, ``e2``,
+    (a^2 - b^2) / (a^2 + b^2) along x and along the diagonal.
+
+    Attributes
+    ----------
+    x, y : (n,) arrays
+        Of the stars, 0-based pixels.
+    values, errors : (n, 3) arrays
+        dT/T, e1, e2 of each star and their standard deviations.
+    used : (n,) array of bool
+        False for stars far from the map.
+    order : int
+        Of the polynomial.
+    coefficients : (n_terms, 3) array
+        See :func:`polynomial`.
+    rms, rms_error : (3,) arrays
+        Root mean square of the map over the frame, and what noise alone would give it.
+    chance : float
+        Probability of such a map if the PSF were the same everywhere (F-test of the polynomial
+        against a constant, errors scaled to the scatter about the map). NaN with too few stars.
+    frame_shape : (int, int)
+    """
+
+    x: FloatArray
+    y: FloatArray
+    values: FloatArray
+    errors: FloatArray
+    used: NDArray[np.bool_]
+    order: int
+    coefficients: FloatArray
+    rms: FloatArray
+    rms_error: FloatArray
+    chance: float
+    frame_shape: tuple[int, int]
+
+    @property
+    def significant(self) -> bool:
+        """Whether the PSF varies by more than its error allows.
+
+        Less than 1 in 1000 that it is chance, and an rms, noise taken off, of over 0.01 in dT/T
+        or 0.005 in e1 or e2, and over three quarters of the noise.
+        """
+        real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
+        return bool(
+            self.chance < _CHANCE and (real > np.maximum(_MATTERS, _SEEN * self.rms_error)).any()
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        if not np.isfinite(self.chance):
+            return f"{self.used.sum()} stars are too few to tell whether the PSF varies"
+        size, shape = self.rms[0], np.hypot(*self.rms[1:])
+        noise, blur = self.rms_error[0], np.hypot(*self.rms_error[1:])
+        what = "the PSF varies" if self.significant else "no variation of the PSF that matters"
+        return (
+            f"{what} over the frame: rms {size / 2:.2%} in FWHM (noise {noise / 2:.2%}) and "
+            f"{shape:.4f} in ellipticity (noise {blur:.4f})"
+        )
+
+    def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
+        """Give dT/T, e1 and e2, relative to the mean PSF, at places; shape (n, 3)."""
+        return polynomial(x, y, self.frame_shape, self.order) @ self.coefficients
+
+
+def _stretches() -> FloatArray:
+    """Matrices that a star's pixels are seen through, for 2 * _STEP more size, e1 and e2."""
+    unit = np.eye(2)
+    e1, e2 = np.diag([1.0, -1.0]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    # A stretch by s changes T by 2 s of it, a shear g the distortion by 2 g.
+    return np.array([[unit + s * d * _STEP for s in (-1, 1)] for d in (unit, e1, e2)])
+
+
+def star_shapes(solution: Solution, stars: StarPixels, c: FloatArray) -> tuple[FloatArray, ...]:
+    """Measure each star's size and shape against a PSF.
+
+    The PSF, pixel included, is stretched and sheared a little; how much of each change is in the
+    star's pixels is a weighted least-squares fit, flux, place and sky with it.
+
+    Parameters
+    ----------
+    solution : Solution
+        Places, fluxes and skies, and which pixels count.
+    stars : StarPixels
+    c : array
+        Coefficients of the PSF to compare with.
+
+    Returns
+    -------
+    values, errors : (n, 3) arrays
+        dT/T, e1, e2.
+    """
+    values, errors = np.zeros((len(stars), 3)), np.full((len(stars), 3), np.inf)
+    offset = np.arange(stars.data.shape[1])
+    for i in range(len(stars)):
+        u, v = np.meshgrid(offset - solution.x[i], offset - solution.y[i])
+        near = (u * u + v * v < (2.5 * stars.fwhm) ** 2) & solution.use[i]
+        x, y, flux = u[near], v[near], solution.flux[i]
+        if near.sum() < 20 or not flux > 0:
+            continue
+
+        def draw(a: FloatArray, b: FloatArray, flux: float = flux) -> FloatArray:
+            return flux * solution.draw(c, a, b)
+
+        columns = []
+        for matrices in _stretches():
+            low, high = (
+                draw(*(np.linalg.inv(m) @ np.array([x, y]))) / np.linalg.det(m) for m in matrices
+            )
+            columns.append((high - low) / (4 * _STEP))
+        h = 0.05
+        columns += [(draw(x - h, y) - draw(x + h, y)), (draw(x, y - h) - draw(x, y + h))]
+        light = draw(x, y)
+        design = np.column_stack([*columns, light, np.ones_like(light)])
+        variance = stars.noise[i] ** 2 + np.maximum(light, 0.0) / stars.gain + (5e-3 * light) ** 2
+        weight = 1 / np.sqrt(variance)
+        scale = np.maximum(np.abs(design).max(axis=0), 1e-30)
+        design *= weight[:, None] / scale
+        normal = design.T @ design + 1e-12 * np.trace(design.T @ design) * np.eye(len(scale))
+        # The sky is known from all around the star: as good as from a box of 25 pixels' side.
+        normal[-1, -1] += (25.0 / stars.noise[i]) ** 2
+        residual = (stars.data[i][near] - solution.sky[i] - light) * weight
+        covariance = np.linalg.inv(normal)
+        values[i] = (covariance @ design.T @ residual / scale)[:3]
+        errors[i] = (np.sqrt(np.diag(covariance)) / scale)[:3]
+    return values, errors
+
+
+def fit_variation(
+    x: FloatArray,
+    y: FloatArray,
+    values: FloatArray,
+    errors: FloatArray,
+    frame_shape: tuple[int, int],
+    order: int | None = None,
+) -> PSFVariation:
+    """Fit a polynomial over the frame to sizes and shapes of stars, and judge it.
+
+    Parameters
+    ----------
+    x, y : (n,) arrays
+        Places, 0-based pixels.
+    values, errors : (n, 3) arrays
+        dT/T, e1, e2 and their standard deviations; infinite for a star without.
+    frame_shape : (int, int)
+    order : {0, 1, 2}, optional
+        By default what the number of stars can carry: 1 from 5 stars, 2 from 12.
+
+    Returns
+    -------
+    PSFVariation
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> x, y = rng.uniform(0, 1000, (2, 30))
+    >>> values = np.column_stack([0.1 * x / 1000, 0 * x, 0 * x]) + rng.normal(0, 0.01, (30, 3))
+    >>> found = fit_variation(x, y, values, np.full((30, 3), 0.01), (1000, 1000))
+    >>> found.significant, round(float(found.at(900, 500)[0, 0] - found.at(100, 500)[0, 0]), 2)
+    (True, 0.08)
+    """
+    order = order_for(len(x)) if order is None else order
+    terms = polynomial(x, y, frame_shape, order)
+    n_terms = terms.shape[1]
+    used: NDArray[np.bool_] = np.asarray(np.isfinite(errors).all(axis=1))
+    coefficients = np.zeros((n_terms, 3))
+    spread, factor = np.zeros((3, n_terms, n_terms)), np.ones(3)
+    sums = np.zeros((2, 3))
+    free = 0
+    for _ in range(4):
+        free = int(used.sum()) - n_terms
+        if free < 1:
+            break
+        for k in range(3):
+            # Beyond the noise, stars scatter by what lies beneath them: the brightest is not all.
+            weight = used / (np.where(used, errors[:, k], 1.0) ** 2 + 2e-3**2)
+            normal = (terms * weight[:, None]).T @ terms + 1e-9 * np.eye(n_terms)
+            spread[k] = np.linalg.inv(normal)
+            coefficients[:, k] = spread[k] @ (terms.T @ (weight * values[:, k]))
+            off = values[:, k] - terms @ coefficients[:, k]
+            mean = (weight * values[:, k]).sum() / weight.sum()
+            sums[0, k] = (weight * (values[:, k] - mean) ** 2).sum() - (weight * off**2).sum()
+            sums[1, k] = (weight * off**2).sum()
+            factor[k] = max(1.0, sums[1, k] / free)
+        off = np.abs(values - terms @ coefficients) / np.sqrt(factor)
+        typical = 1.4826 * np.median(off[used], axis=0)
+        far = used & (off > _CLIP * np.maximum(typical, 1e-6)).any(axis=1)
+        if not far.any() or (used & ~far).sum() < max(n_terms + 3, 0.7 * len(x)):
+            break
+        used = np.asarray(used & ~far)
+    chance = np.nan
+    if free >= 2 and order > 0:
+        wide, narrow = 3 * (n_terms - 1), 3 * free
+        f = (sums[0] / factor).sum() / wide / max((sums[1] / factor).sum() / narrow, 1e-30)
+        chance = float(fdtrc(wide, narrow, max(f, 0.0)))
+    ny, nx = frame_shape
+    gx, gy = (v.ravel() for v in np.meshgrid(np.linspace(0, nx - 1, 9), np.linspace(0, ny - 1, 9)))
+    grid = polynomial(gx, gy, frame_shape, order)[:, 1:]
+    rms = np.sqrt(((grid @ coefficients[1:]) ** 2).mean(axis=0))
+    noise = np.array([np.einsum("gi,ij,gj->g", grid, s[1:, 1:], grid).mean() for s in spread])
+    return PSFVariation(
+        x, y, values, errors, used, order, coefficients, rms, np.sqrt(noise * factor), chance,
+        frame_shape,
+    )  # fmt: skip
+
+
+def variation_of(solution: Solution, stars: StarPixels, x: FloatArray, y: FloatArray,
+                 frame_shape: tuple[int, int]) -> PSFVariation:  # fmt: skip
+    """Map the variation of stars that a PSF that does not vary was solved from."""
+    values, errors = star_shapes(solution, stars, solution.coefficients[0])
+    return fit_variation(x, y, values, errors, frame_shape)
+
+
+def measure_variation(
+    frame: Any,
+    stars: Any,
+    *,
+    size: int | None = None,
+    background: str | float | FloatArray = "mesh",
+) -> PSFVariation:
+    """Measure how the PSF varies over a frame, from its chosen stars.
+
+    Parameters
+    ----------
+    frame, stars, size, background
+        As for :func:`mlpsf.psf.build_psf`.
+
+    Returns
+    -------
+    PSFVariation
+
+    Raises
+    ------
+    InputError, PSFError
+        As :func:`mlpsf.psf.build_psf`.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> sim = simulate_frame(shape=(600, 600), n_stars=40, n_galaxies=0, fwhm=3.0, seed=4,
+    ...                      cosmic_rays=0, hot_pixels=0, n_pairs=0)
+    >>> truth = sim.truth[~sim.truth["saturated"]]
+    >>> truth = truth[np.argsort(-truth["flux"])][:20]
+    >>> inside = np.maximum(abs(truth["x"] - 300), abs(truth["y"] - 300)) < 250
+    >>> measure_variation(sim.frame, truth[inside], size=31).significant
+    False
+    """
+    hand = cut_stars(frame, stars, size=size, background=background)
+    say_left_out(hand)
+    if len(hand.x) == 0:
+        raise PSFError("no star to measure the PSF's variation from")
+    solution = solve(hand.pixels, hand.size, np.ones((len(hand.x), 1)))
+    return variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)

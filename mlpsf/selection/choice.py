@@ -1,0 +1,310 @@
+"""From probabilities to a list of stars: threshold, at most n, at least m, reserve stars."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError, TooFewStarsError
+from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
+
+__all__ = [
+    "FEWEST_RESERVED",
+    "N_MAX",
+    "N_MIN",
+    "THRESHOLD",
+    "ChoiceOptions",
+    "Rules",
+    "candidates",
+    "choose",
+    "choose_by",
+    "warn_of_few_reserved",
+]
+
+THRESHOLD = 0.9
+"""Least probability of a chosen star, as in the ML-PSF study."""
+
+N_MAX = 25
+"""Most stars that make a PSF, as in the ML-PSF study."""
+
+N_MIN = 10
+"""Fewest stars that make a PSF worth having."""
+
+FEWEST_RESERVED = 3
+"""Fewest reserve stars that judge a PSF: the median of fewer is one star's accident."""
+
+_ROUNDING = 1e-6  # by which the probability of a network in single precision may pass 0 or 1
+
+
+class ChoiceOptions(TypedDict, total=False):
+    """The parameters of `choose`, as keywords that are handed on."""
+
+    threshold: float | None
+    n_max: int
+    n_min: int
+    reserve: float
+    relax: bool
+    rank_by: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """By what stars are chosen; the parameters of `choose`, checked.
+
+    Raises
+    ------
+    InputError
+        A value is out of its range.
+    """
+
+    threshold: float = THRESHOLD
+    n_max: int = N_MAX
+    n_min: int = N_MIN
+    reserve: float = 0.0
+    relax: bool = False
+    rank_by: str = "probability"
+
+    def __post_init__(self) -> None:
+        known = self.rank_by in ("probability", "snr")
+        rules = (
+            (known, "rank_by", "'probability' or 'snr'", repr(self.rank_by)),
+            (0 <= self.threshold <= 1, "threshold", "in [0, 1]", self.threshold),
+            (self.n_max >= 1, "n_max", "1 or more", self.n_max),
+            (0 <= self.n_min <= self.n_max, "n_min", f"from 0 to n_max = {self.n_max}", self.n_min),
+            (0 <= self.reserve < 1, "reserve", "in [0, 1)", self.reserve),
+        )
+        for holds, name, wanted, got in rules:
+            if not holds:
+                raise InputError(f"The {name!r} parameter of choose must be {wanted}. Got {got}.")
+
+
+def choose(
+    sources: Table,
+    probability: ArrayLike,
+    *,
+    threshold: float = THRESHOLD,
+    n_max: int = N_MAX,
+    n_min: int = N_MIN,
+    reserve: float = 0.0,
+    relax: bool = False,
+    rank_by: str = "probability",
+) -> Table:
+    """Choose the PSF stars among sources with probabilities.
+
+    Parameters
+    ----------
+    sources : Table
+        With a column ``flags``; those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are not
+        chosen. Equal probabilities are ordered by a column ``snr`` if there is one.
+    probability : array_like, shape (n,)
+        Of being a good PSF star; what is not finite is never chosen.
+    threshold : float
+        Least probability.
+    n_max, n_min : int
+        At most and at least so many stars for the PSF.
+    reserve : float
+        Share of the good stars kept out of the PSF to judge it, spread evenly down the ranking;
+        never so many that fewer than `n_min` are left, which may be none: see ``n_reserved`` of
+        the metadata.
+    relax : bool
+        When fewer than `n_min` reach the threshold, take the best that there are instead of
+        raising; they get the flag ``RELAXED``.
+    rank_by : {"probability", "snr"}
+        Which of the stars that reach the threshold are taken when there are more than `n_max`:
+        the most probable, or the brightest.
+
+    Returns
+    -------
+    Table
+        A copy with the columns ``probability``, ``selected``, ``reserved``, ``flags`` and
+        ``reason`` (in words: selected, or why not) set.
+
+    Raises
+    ------
+    TooFewStarsError
+        Fewer than `n_min` stars; its ``table`` holds what would have been returned.
+    InputError
+        A parameter or a probability is out of its range.
+
+    Examples
+    --------
+    >>> sources = Table({"flags": [0, 0, 1]})
+    >>> stars = choose(sources, [0.95, 0.4, 0.99], n_min=1)
+    >>> stars["selected"].tolist(), stars["reason"].tolist()
+    ([True, False, False], ['selected', 'below the threshold', 'saturated'])
+    """
+    rules = Rules(
+        threshold=threshold,
+        n_max=n_max,
+        n_min=n_min,
+        reserve=reserve,
+        relax=relax,
+        rank_by=rank_by,
+    )
+    return choose_by(rules, sources, probability)
+
+
+def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
+    """Choose stars by rules; see `choose`."""
+    p = np.asarray(probability, dtype=np.float64)
+    if p.shape != (len(sources),):
+        raise InputError(
+            f"There must be one probability a source: shape ({len(sources)},). Got {p.shape}."
+        )
+    wrong = np.isfinite(p) & (np.abs(p - 0.5) > 0.5 + _ROUNDING)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"Probabilities must be in [0, 1]. Got {p[row]} in row {row}.")
+    own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
+    own |= Flag.NOT_JUDGED
+    flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
+    possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
+    order = candidates(sources, p)
+    n_good = int((p[order] >= rules.threshold).sum())
+    relaxed = rules.relax and n_good < rules.n_min
+    good = order[: rules.n_min if relaxed else n_good]
+    if rules.rank_by == "snr":
+        good = _brightest_first(sources, good)
+    reserved_rows = _reserve(good, rules.reserve, rules.n_max, rules.n_min)
+    kept = good[~np.isin(good, reserved_rows)]
+    chosen = kept[: rules.n_max]
+    flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0)] |= Flag.NOT_JUDGED
+    below = possible & (p < rules.threshold)
+    flags[below] |= Flag.BELOW_THRESHOLD
+    flags[kept[rules.n_max :]] |= Flag.BEYOND_N_MAX
+    flags[reserved_rows] |= Flag.RESERVED
+    if relaxed:
+        taken = good[p[good] < rules.threshold]
+        flags[taken] = flags[taken] & ~np.int32(Flag.BELOW_THRESHOLD) | Flag.RELAXED
+    out = sources.copy()
+    out["probability"] = p
+    out["selected"] = np.isin(np.arange(len(p)), chosen)
+    out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
+    out.remove_column("flags")
+    out["flags"] = flags
+    reasons = [describe(f) for f in flags]
+    said = Flag.RELAXED | Flag.OUTLIER_KEPT
+    for row in chosen:  # what is said of a chosen star is no reason against it
+        reasons[row] = "selected; " + reasons[row] if flags[row] & said else "selected"
+    out["reason"] = np.array(reasons, dtype=str)
+    out.meta.update(
+        {
+            "threshold": float(rules.threshold),
+            "n_max": int(rules.n_max),
+            "n_min": int(rules.n_min),
+            "reserve": float(rules.reserve),
+            "rank_by": rules.rank_by,
+            "relaxed": bool(relaxed),
+            "n_sources": len(p),
+            "n_above_threshold": n_good,
+            "n_selected": len(chosen),
+            "n_reserved": len(reserved_rows),
+        }
+    )
+    if len(chosen) < rules.n_min and not (relaxed and len(chosen)):
+        raise _too_few(out, p[order], n_good, rules.threshold, rules.n_min)
+    return out
+
+
+def candidates(
+    sources: Table,
+    probability: NDArray[np.float64],
+    *,
+    threshold: float = 0.0,
+    rank_by: str = "probability",
+) -> NDArray[np.intp]:
+    """Return the rows that `choose` may choose, in the order in which it takes them.
+
+    Parameters are those of `choose`. The order is stable: the same table always gives the same
+    stars.
+    """
+    never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
+    snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(never))
+    order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
+    allowed = ~never & np.isfinite(probability) & (probability >= threshold)
+    order = order[allowed[order]]
+    return _brightest_first(sources, order) if rank_by == "snr" else order
+
+
+def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Order rows by S/N; as they are where there is none."""
+    if "snr" not in sources.colnames:
+        return rows
+    return rows[np.argsort(-np.nan_to_num(np.asarray(sources["snr"])[rows]), kind="stable")]
+
+
+def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> NDArray[np.intp]:
+    """Every so many-th of the stars that would be used, from the ranking's whole length."""
+    if reserve == 0:
+        return good[:0]
+    used = min(len(good), int(np.ceil(n_max / (1.0 - reserve))))
+    n = min(int(np.rint(used * reserve)), max(used - n_min, 0))
+    reserved: NDArray[np.intp] = good[np.floor((np.arange(n) + 0.5) * used / max(n, 1)).astype(int)]
+    return reserved
+
+
+def _too_few(
+    table: Table, ranked: NDArray[np.float64], found: int, threshold: float, wanted: int
+) -> TooFewStarsError:
+    enough_at = float(ranked[wanted - 1]) if len(ranked) >= wanted else float("nan")
+    if np.isfinite(enough_at) and enough_at < 0.5:
+        others = float(ranked[found]) if found < len(ranked) else 0.0
+        these = f"A lower n_min (--n-min {found}) takes these, r" if found else "R"
+        hint = (
+            f"the best of the others has {others:.3f}, and too few look like good stars. {these}"
+            "elax (--relax) takes the best there are"
+        )
+    elif np.isfinite(enough_at):
+        # Rounded down, so that the threshold printed does give enough.
+        shown = np.floor(enough_at * 1000) / 1000
+        hint = (
+            f"the {_ordinal(wanted)} best has {enough_at:.3f}. A threshold of {shown:.3f} gives "
+            "enough; relax (--relax) takes the best there are"
+        )
+    else:
+        hint = (
+            f"only {len(ranked)} of {len(table)} sources could be judged at all (of the others, "
+            f"some for more than one reason: {_commonest(table)}). A lower n_min, or relax "
+            "(--relax), takes what there is"
+        )
+    plural = "star" if found == 1 else "stars"
+    return TooFewStarsError(
+        f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.",
+        found=found,
+        wanted=wanted,
+        threshold=threshold,
+        enough_at=enough_at,
+        table=table,
+    )
+
+
+def _ordinal(n: int) -> str:
+    last = {1: "st", 2: "nd", 3: "rd"}
+    return f"{n}{'th' if n % 100 in (11, 12, 13) else last.get(n % 10, 'th')}"
+
+
+def _commonest(table: Table) -> str:
+    flags = np.asarray(table["flags"])
+    counts = {
+        flag.short: int(((flags & flag) != 0).sum()) for flag in Flag if flag & NEVER_A_PSF_STAR
+    }
+    top = sorted(counts.items(), key=lambda item: -item[1])[:3]
+    return ", ".join(f"{n} {name}" for name, n in top if n) or "no probability"
+
+
+def warn_of_few_reserved(stars: Table) -> None:
+    """Warn where fewer stars were reserved than can judge a PSF; see `FEWEST_RESERVED`."""
+    meta = stars.meta
+    if meta["reserve"] > 0 and meta["n_reserved"] < FEWEST_RESERVED:
+        warnings.warn(
+            f"Of {meta['n_above_threshold']} good stars, reserve = {meta['reserve']:g} keeps back "
+            f"{meta['n_reserved']}, with n_min = {meta['n_min']} left at least: too few to judge "
+            f"the PSF, which takes {FEWEST_RESERVED}. A lower n_min (--n-min), or a larger "
+            "reserve (--reserve), keeps more.",
+            stacklevel=3,
+        )

@@ -1,0 +1,158 @@
+"""Sources to probabilities: each is cut out as a selector wants it, and the selector is asked."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from math import isqrt
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from mlpsf.errors import InputError, NoSourcesError
+from mlpsf.flags import Flag
+from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extract_cutouts
+from mlpsf.frames.frame import Frame
+from mlpsf.selectors.judge import Judge
+from mlpsf.stamps.standard import extract_stamps, frame_star
+
+__all__ = ["judge_sources", "own_cutout_size"]
+
+_BLOCK = 256  # sources cut out and judged at once
+
+
+def judge_sources(
+    frame: Frame,
+    sources: Table,
+    estimator: Any,
+    *,
+    cutout_size: int | None = None,
+    alike: Table | None = None,
+) -> tuple[Table, NDArray[np.float64]]:
+    """Cut out the sources as the selector wants them and ask it for probabilities.
+
+    Parameters
+    ----------
+    frame : Frame
+    sources : Table
+        As `find_sources` returns.
+    estimator : estimator
+    cutout_size : int, optional
+        As in `select_stars`.
+    alike : Table, optional
+        Sources of the frame whose FWHM and common star are taken for its PSF; `sources` unless
+        given.
+
+    Returns
+    -------
+    sources : Table
+        A copy with `Flag.NEAR_EDGE` set where the cutout reaches over the edge.
+    probability : ndarray, shape (n,)
+        NaN where the source could not be judged.
+    """
+    alike = sources if alike is None else alike
+    fwhm = float(alike.meta["fwhm"])
+    reference, size = _wanted_cutouts(estimator)
+    own = _learns_from_frame(estimator)
+    if size is None:
+        size = cutout_size or own_cutout_size(fwhm)
+    flags = np.array(sources["flags"])
+    rows = np.arange(len(sources))
+    if own:  # it compares the sources of a frame: faint ones would set its scale
+        rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
+    probability = np.full(len(sources), np.nan)
+    x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
+    star = None
+    if reference is not None:
+        if reference != REFERENCE_FWHM:
+            raise InputError(
+                f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
+                f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
+            )
+        star = frame_star(frame, alike, size)
+
+    def cut_out(block: NDArray[np.intp]) -> Cutouts:
+        at = x[block], y[block]
+        if reference is None:
+            return extract_cutouts(frame, *at, size, background=frame.background.level)
+        return extract_stamps(frame, *at, size, fwhm=fwhm, star=star)
+
+    def ask(block: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        cut = cut_out(block)
+        return cut.near_edge, estimator.predict_proba(cut.data)[:, 1]
+
+    if own:
+        cut = cut_out(rows)
+        flags[rows[cut.near_edge]] |= Flag.NEAR_EDGE
+        whole = ~cut.near_edge
+        if whole.sum() < 5:
+            raise NoSourcesError(
+                f"Only {int(whole.sum())} sources of {frame.name} are bright, unsaturated and "
+                f"{size // 2} pixels from the edge; a selector that learns from them needs "
+                "5 at least. Try a lower snr_min, a smaller cutout_size, or the cnn selector."
+            )
+        from sklearn.base import clone
+
+        fitted = clone(estimator).fit(cut.data[whole])
+        good = fitted.predict_proba(cut.data[whole])[:, 1]
+        probability[rows[whole]] = good
+        flags[rows[whole][good == 0]] |= Flag.REJECTED
+    else:
+        blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+        with ThreadPoolExecutor(_threads()) as pool:
+            # Someone else's estimator may not like threads.
+            each = pool.map if isinstance(estimator, Judge) and _threads() > 1 else map
+            for block, (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
+                flags[block[near_edge]] |= Flag.NEAR_EDGE
+                probability[block] = good
+    out = sources.copy()
+    out["flags"] = flags
+    return out, probability
+
+
+def _threads() -> int:
+    """Threads to judge in: one in a worker, which is told so, for the others have frames too."""
+    return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else min(2, os.cpu_count() or 1)
+
+
+def own_cutout_size(fwhm: float) -> int:
+    """Side of the cutouts by which a frame's sources are compared: 12 FWHM, at most 111 pixels."""
+    return int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
+
+
+def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
+    """Return FWHM and size of the cutouts that a selector, however wrapped, was fitted to."""
+    inner = estimator
+    while not hasattr(inner, "cutout_size_"):
+        steps = getattr(inner, "steps", None)
+        parts = [steps[-1][1]] if steps else []
+        # Fitted ones first: "estimator" is what was given, and may never have been fitted.
+        parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator_")]
+        for name in ("calibrated_classifiers_", "estimators_"):
+            parts += list(getattr(inner, name, None) or [])[:1]
+        parts.append(getattr(inner, "estimator", None))
+        following = next((p for p in parts if hasattr(p, "predict_proba")), None)
+        if following is None:
+            pixels = getattr(estimator, "n_features_in_", None)
+            return None, None if pixels is None else isqrt(pixels)
+        inner = following
+    return inner.reference_fwhm_, inner.cutout_size_
+
+
+def _learns_from_frame(estimator: Any) -> bool:
+    """Whether a selector needs no labels, and is to be fitted to the frame's own cutouts."""
+    if isinstance(estimator, Judge):
+        return False
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils import get_tags
+    from sklearn.utils.validation import check_is_fitted
+
+    if get_tags(estimator).target_tags.required:
+        return False
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return True
+    return False

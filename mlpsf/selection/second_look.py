@@ -1,0 +1,353 @@
+"""A second look at the best stars of a frame, by the PSF that they share.
+
+What shows only against the frame's own PSF, a faint neighbour within a FWHM or so, a compact
+galaxy, a cosmic ray in the core, no judge of single cutouts can see. Here the candidates are
+stacked, robustly; the stack is fitted to each and subtracted; and what is left of each is searched
+for point sources by a matched filter. A candidate that holds more than noise and the scatter of
+the others explain is an outlier.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError, PSFError
+from mlpsf.flags import Flag
+from mlpsf.frames.cutouts import REFERENCE_FWHM, extract_cutouts, nearest_pixels
+from mlpsf.frames.frame import Frame
+from mlpsf.selection.choice import Rules, candidates
+from mlpsf.stacks.effective import EffectivePSF, stack_stars
+from mlpsf.stacks.fitting import PSFFit, fit_psf
+
+__all__ = ["FEWEST", "SecondLook", "second_look", "strike_outliers"]
+
+FEWEST = 5
+"""With fewer candidates there is nothing to compare with: none is an outlier."""
+
+SIGNIFICANCE = 5.0
+"""Least significance of what an outlier has left, in standard deviations."""
+
+CONTAMINATION = 0.02
+"""Least flux of what an outlier has left, over its own: the labels' line for a spoiled star."""
+
+_WINDOW = 2.0  # FWHM, radius of what is compared; farther off, the selector sees for itself
+_SEARCHED = (0.3, 1.75)  # FWHM, radii of the point sources searched for
+_STACKED = 25  # candidates in the stack: more of them cost time and change nothing
+_TREND = 15  # candidates from which on a trend over the frame is fitted, and not one value
+_MODEL_ERROR = 0.01  # of the light in a pixel: what a stack on tenths of pixels gets wrong
+_NOISE_ALONE = 2.4  # median over stars of the highest significance, where there is noise only
+
+
+class SecondLook(NamedTuple):
+    """What a second look finds of n candidates; arrays of shape (n,).
+
+    `outlier`: to be struck; also where the PSF could not be fitted. `contamination`: flux of
+    the point source that is the most significant in what the PSF leaves, over the candidate's
+    own, counting only the light that no shift and no change of flux could take up; negative where
+    light is missing, NaN where there was no fit. `significance`: of that, in standard deviations
+    of noise and of the frame's scatter.
+    """
+
+    outlier: NDArray[np.bool_]
+    contamination: NDArray[np.float64]
+    significance: NDArray[np.float64]
+
+    def worst_first(self) -> NDArray[np.intp]:
+        """Rows of the outliers, the most significant first, those without a fit before all."""
+        worst = np.argsort(-np.nan_to_num(self.significance, nan=np.inf), kind="stable")
+        return np.asarray(worst[self.outlier[worst]])
+
+
+class _Cutouts(NamedTuple):
+    """Cutouts of the candidates, with a FWHM of 4 pixels at most, and first guesses of them."""
+
+    data: NDArray[np.float32]
+    variance: NDArray[np.float64]  # of the sky, of whole cutouts or one value each
+    per_light: float  # variance for each unit of the stars' light
+    dx: NDArray[np.float64]
+    dy: NDArray[np.float64]
+    flux: NDArray[np.float64]
+    fwhm: float
+    half: int
+
+
+def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> SecondLook:
+    """Find the candidates of a frame that the PSF which they share does not explain.
+
+    Size and shape of the PSF may change over the frame, linearly; what scatter beyond that the
+    candidates have in common is measured, and added to the noise. Up to about a third of them
+    may be contaminated.
+
+    Parameters
+    ----------
+    frame : Frame
+    x, y : array_like, shape (n,)
+        Candidates, 0-based pixels, the best first: the first 25 make the PSF.
+    fwhm : float
+        Of the frame's stars, in pixels.
+
+    Returns
+    -------
+    SecondLook
+
+    Raises
+    ------
+    InputError
+        `fwhm` is not positive and finite.
+    PSFError
+        The candidates hold no light to make a PSF of.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> stars = [(40 + 50 * (k % 5), 40 + 50 * (k // 5), 1e5) for k in range(20)]
+    >>> sim = simulate_frame(
+    ...     shape=(240, 280), stars=[*stars, (44, 40, 6e3)], n_galaxies=0, cosmic_rays=0,
+    ...     bad_columns=0, hot_pixels=0, seed=1)
+    >>> x, y, _ = np.array(stars).T
+    >>> look = second_look(sim.frame, x, y, fwhm=4.0)
+    >>> np.flatnonzero(look.outlier).tolist(), bool(look.contamination[0] > 0.02)
+    ([0], True)
+    """
+    if not 0 < fwhm < np.inf:
+        raise InputError(f"The 'fwhm' parameter must be positive and finite. Got {fwhm}.")
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    n = len(x)
+    look = SecondLook(np.zeros(n, dtype=bool), np.full(n, np.nan), np.full(n, np.nan))
+    if n < FEWEST:
+        return look
+    cut = _cut(frame, x, y, fwhm)
+    place = np.column_stack([x / frame.shape[1], y / frame.shape[0]]) - 0.5
+    dx, dy, flux = cut.dx, cut.dy, cut.flux
+    for _ in range(2):  # the second PSF is without the outliers of the first
+        rows = np.flatnonzero((flux > 0) & ~look.outlier)[:_STACKED]
+        if len(rows) < FEWEST:
+            break
+        psf = stack_stars(cut.data[rows], dx[rows], dy[rows], flux[rows], cut.half, n_iter=2)
+        fit = fit_psf(cut.data, psf, dx=dx, dy=dy, half_width=round(1.5 * cut.fwhm))
+        look = _verdict(*_search(cut, psf, fit, place), fit.ok)
+        if not look.outlier[rows].any():
+            break
+        dx, dy, flux = fit.dx, fit.dy, np.where(fit.ok, fit.flux, 0.0)
+    return look
+
+
+def strike_outliers(
+    frame: Frame, sources: Table, probability: NDArray[np.float64], rules: Rules
+) -> None:
+    """Flag the candidates that the PSF of the best does not explain; in place.
+
+    Parameters
+    ----------
+    frame : Frame
+    sources : Table
+        Gets the flags ``OUTLIER`` and ``OUTLIER_KEPT``, and in its metadata ``n_looked_at``,
+        ``n_outliers`` and ``n_outliers_kept``.
+    probability : ndarray, shape (n,)
+    rules : Rules
+        Twice as many as are wanted are compared; of those that reach the threshold never so many
+        are struck that fewer than ``n_min`` are left.
+    """
+    ranked = candidates(sources, probability, threshold=rules.threshold, rank_by=rules.rank_by)
+    if rules.relax and len(ranked) < rules.n_min:
+        ranked = candidates(sources, probability)[: rules.n_min]
+    rows = ranked[: int(np.ceil(2 * rules.n_max / (1.0 - rules.reserve)))]
+    rows = rows[np.argsort(-probability[rows], kind="stable")]  # the surest make the PSF
+    outliers, n_looked_at = _outliers(frame, sources, rows)
+    n_struck = min(len(outliers), max(len(ranked) - rules.n_min, 0))
+    flags = np.array(sources["flags"])
+    flags[outliers[:n_struck]] |= Flag.OUTLIER
+    flags[outliers[n_struck:]] |= Flag.OUTLIER_KEPT
+    sources["flags"] = flags
+    sources.meta["n_looked_at"] = n_looked_at
+    sources.meta["n_outliers"] = n_struck
+    sources.meta["n_outliers_kept"] = len(outliers) - n_struck
+
+
+def _outliers(frame: Frame, sources: Table, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """Find those of the rows that their common PSF does not explain.
+
+    Returns
+    -------
+    outliers : ndarray
+        The worst first.
+    n_looked_at : int
+        Rows compared; 0 where no PSF could be made of them.
+    """
+    x, y = (np.asarray(sources[name])[rows] for name in "xy")
+    try:
+        look = second_look(frame, x, y, float(sources.meta["fwhm"]))
+    except PSFError:
+        return rows[:0], 0
+    compared = look.outlier | np.isfinite(look.significance)
+    return rows[look.worst_first()], int(compared.sum())
+
+
+def _cut(
+    frame: Frame,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    fwhm: float,
+) -> _Cutouts:
+    scale = max(fwhm / REFERENCE_FWHM, 1.0)
+    width = fwhm / scale
+    half = int(np.ceil(_WINDOW * width)) + 1
+    cut = extract_cutouts(
+        frame,
+        x,
+        y,
+        2 * half + 1,
+        fwhm=fwhm if scale > 1 else None,
+        background=frame.background.level,
+    )
+    row, column = nearest_pixels(x, y, frame.shape)
+    rms = frame.background.rms[row, column].astype(np.float64)
+    variance, gain = rms[:, None, None] ** 2, np.inf
+    if frame.variance is not None:  # it holds the stars' own noise
+        everywhere = extract_cutouts(
+            frame.background.rms**2, x, y, 2 * half + 1, fwhm=fwhm if scale > 1 else None
+        )
+        variance = everywhere.data.astype(np.float64)
+    elif np.isfinite(frame.gain) and frame.gain > 0:
+        gain = frame.gain
+    u = np.arange(-half, half + 1)
+    near = np.hypot(u, u[:, None]) <= width
+    flux = np.asarray(np.nansum(np.where(near, cut.data, 0.0), axis=(1, 2), dtype=np.float64))
+    return _Cutouts(
+        cut.data,
+        # Of pixels averaged over scale**2. The correlation that this brings reaches less far than
+        # the width of a star, and that is what will be summed over.
+        variance / scale**2,
+        1.0 / (gain * scale**2),
+        (x - cut.x0) / scale,
+        (y - cut.y0) / scale,
+        flux,
+        width,
+        half,
+    )
+
+
+def _search(
+    cut: _Cutouts, psf: EffectivePSF, fit: PSFFit, place: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Search what a PSF leaves of each candidate for point sources.
+
+    Returns
+    -------
+    share, noise : ndarray, shape (n, m)
+        For each of m places around the candidate: flux over that of the candidate of a point
+        source there, without what the candidate's own fit takes of it; its standard deviation.
+    """
+    n, side = len(cut.data), cut.data.shape[-1]
+    point, gx, gy = psf.stamps_and_gradients(fit.dx, fit.dy, side).astype(np.float64)
+    flux = np.where(fit.ok, fit.flux, 0.0)[:, None]
+    model = flux[:, :, None] * point
+    u = np.arange(side) - side // 2
+    # The stack ends where the cutouts do: a star off its pixel's centre has an edge before that.
+    good = np.isfinite(cut.data) & (np.hypot(u, u[:, None]) <= cut.half - 1)
+    variance = cut.variance + cut.per_light * np.maximum(model, 0.0)
+    variance += (_MODEL_ERROR * model) ** 2
+    weight = np.where(good, 1.0 / variance, 0.0).reshape(n, -1)
+    left = np.where(good, cut.data - model, 0.0).reshape(n, -1)
+    rx, ry = u - fit.dx[:, None, None], u[:, None] - fit.dy[:, None, None]
+    plain = np.stack([point, gx, gy, np.full_like(point, 1.0 / side**2)], axis=1)
+    # What a wider and an elongated PSF would add (the gradients are those of a shifted star).
+    modes = np.stack([rx * gx + ry * gy - 2 * point, rx * gx - ry * gy, rx * gy + ry * gx], axis=1)
+    plain, modes = plain.reshape(n, 4, -1), modes.reshape(n, 3, -1)
+    own_flux = np.maximum(flux, 1e-30)
+    amplitude = _least_squares(np.concatenate([plain, modes], axis=1), weight, left)[:, 4:]
+    trend = _trend(amplitude / own_flux, place, fit.ok)
+    left = left - flux * np.einsum("nk,nkp->np", trend, modes)
+    left = left - np.einsum("nk,nkp->np", _least_squares(plain, weight, left), plain)
+    sources = _point_sources(psf, cut)
+    dot = (weight * left) @ sources.T
+    norm = np.maximum(weight @ (sources**2).T, 1e-30)
+    weighted = plain * weight[:, None, :]
+    normal = weighted @ plain.swapaxes(1, 2) + 1e-30 * np.eye(4)
+    cross = weighted @ sources.T
+    taken = (cross * np.linalg.solve(normal, cross)).sum(axis=1)
+    free = np.maximum(norm - taken, 1e-3 * norm)
+    return dot / np.sqrt(free * norm) / own_flux, 1.0 / np.sqrt(norm) / own_flux
+
+
+def _point_sources(psf: EffectivePSF, cut: _Cutouts) -> NDArray[np.float64]:
+    """Draw a source of flux 1 at each place searched, shape (m, pixels of a cutout)."""
+    side = cut.data.shape[-1]
+    row, column = np.indices((side, side)).reshape(2, -1) - cut.half
+    distance = np.hypot(row, column) / cut.fwhm
+    searched = (distance > _SEARCHED[0]) & (distance <= _SEARCHED[1])
+    wide = psf.stamps(np.zeros(1), np.zeros(1), 4 * cut.half + 1)[0].astype(np.float64)
+    first = [(cut.half - j, cut.half - i) for j, i in zip(row, column, strict=True)]
+    drawn = [wide[j : j + side, i : i + side].ravel() for j, i in np.array(first)[searched]]
+    return np.array(drawn)
+
+
+def _least_squares(
+    basis: NDArray[np.float64], weight: NDArray[np.float64], data: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Fit k functions to each of n images, shape (n, k); too few pixels give small numbers."""
+    weighted = basis * weight[:, None, :]
+    normal = weighted @ basis.swapaxes(1, 2)
+    unit = np.sqrt(np.maximum(np.einsum("nkk->nk", normal), 1e-30))
+    normal = normal / unit[:, :, None] / unit[:, None, :] + 1e-6 * np.eye(basis.shape[1])
+    target = np.einsum("nkp,np->nk", weighted, data) / unit
+    solution: NDArray[np.float64] = np.linalg.solve(normal, target[:, :, None])[:, :, 0] / unit
+    return solution
+
+
+def _trend(
+    values: NDArray[np.float64], place: NDArray[np.float64], ok: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Robust linear trends over the frame of k values, shape (n, k), at each of n places."""
+    out = np.zeros_like(values)
+    if not ok.any():
+        return out
+    base = np.ones((len(place), 1))
+    if ok.sum() >= _TREND:
+        base = np.column_stack([base, place])
+    for k, value in enumerate(values.T):
+        trend = np.full(len(value), np.median(value[ok]))
+        for _ in range(8):  # reweighted: an outlier pulls ever less
+            off = np.abs(value - trend)
+            weight = ok / np.maximum(1.0, off / (1.4826 * np.median(off[ok]) + 1e-6)) ** 2
+            weighted = base * weight[:, None]
+            normal = weighted.T @ base + 1e-9 * np.eye(base.shape[1])
+            trend = base @ np.linalg.solve(normal, weighted.T @ value)
+        out[:, k] = trend
+    return out
+
+
+def _verdict(
+    share: NDArray[np.float64], noise: NDArray[np.float64], ok: NDArray[np.bool_]
+) -> SecondLook:
+    """Find the candidates whose most significant residual is none of noise or of the frame."""
+    n, rows = len(share), np.flatnonzero(ok)
+    if len(rows) < FEWEST:
+        return SecondLook(~ok, np.full(n, np.nan), np.full(n, np.nan))
+    order = rows[np.argsort(np.median(noise[rows], axis=1), kind="stable")]
+    bright = order[: max(FEWEST, (len(order) + 1) // 2)]
+    # What the PSF is wrong by is a share of the light: it shows in the bright ones.
+    scatter = max(_scatter(share[part], noise[part]) for part in (bright, rows))
+    significance = np.abs(share) / np.hypot(noise, scatter)
+    highest = np.argmax(significance, axis=1)
+    contamination = np.where(ok, share[np.arange(n), highest], np.nan)
+    significance = np.where(ok, significance[np.arange(n), highest], np.nan)
+    outlier = (significance > SIGNIFICANCE) & (np.abs(contamination) > CONTAMINATION)
+    return SecondLook(outlier | ~ok, contamination, significance)
+
+
+def _scatter(share: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
+    """Scatter that makes the median star's highest significance that of noise alone."""
+    low, high = 0.0, 1.0
+    for _ in range(14):
+        middle = max(0.5 * (low + high), 1e-4) if low else 0.25 * high
+        highest = np.max(np.abs(share) / np.hypot(noise, middle), axis=1)
+        if np.median(highest) > _NOISE_ALONE:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,295 @@
+"""The image that a frame's bright stars share, and how it changes over the frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.detection.stellar import stellar_size
+from mlpsf.errors import PSFError
+from mlpsf.flags import NEVER_A_PSF_STAR, Flag
+from mlpsf.frames.cutouts import REFERENCE_FWHM
+from mlpsf.stacks.effective import EffectivePSF, stack_stars
+from mlpsf.stacks.fitting import fit_psf
+from mlpsf.stacks.moments import Moments, gaussian_moments
+from mlpsf.stacks.values import sky_and_noise
+
+__all__ = ["FEWEST", "FITTED", "CommonStar", "brightest", "common_star"]
+
+FEWEST = 3
+"""With fewer stars alike there is no common star."""
+
+FITTED = 1.25
+"""Half width in FWHM of the window in which the star is fitted to a source."""
+
+_BRIGHTEST = 400  # among so many the common star is looked for
+_STACKED = 30  # more stars in the stack cost time and change little
+_FOLLOWED = 120  # stars to which changes over the frame are fitted
+_ALIKE = (0.08, 0.10)  # most that stars of one place differ in size (relative) and ellipticity
+_POWERS = ((10, 3), (25, 6))  # from so many stars on, so many powers of place
+
+
+@dataclass(frozen=True, eq=False)
+class CommonStar:
+    """The image that the bright stars of a frame share, and how it changes over the frame.
+
+    Attributes
+    ----------
+    psf : EffectivePSF
+        Of sum 1, on the pixels of stamps.
+    trend : ndarray, shape (k, 3)
+        How much wider, more elongated along x, and along the diagonal, the star is, as a
+        polynomial in place.
+    centre, reach : ndarray, shape (2,)
+        Place is ``((x, y) - centre) / reach``.
+    most : ndarray, shape (3,)
+        Largest of those changes either way among the stars that they were fitted to.
+    fwhm : float
+        Of the star in pixels of what it was found on: `REFERENCE_FWHM` for stamps, less for the
+        frame's own pixels.
+    """
+
+    psf: EffectivePSF
+    trend: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    most: NDArray[np.float64]
+    fwhm: float = REFERENCE_FWHM
+
+    def stamps(
+        self,
+        dx: NDArray[np.float64],
+        dy: NDArray[np.float64],
+        x: ArrayLike,
+        y: ArrayLike,
+        size: int,
+    ) -> NDArray[np.float32]:
+        """Draw stars of flux 1 as they are at places of the frame.
+
+        Parameters
+        ----------
+        dx, dy : ndarray, shape (n,)
+            Offset of each from the centre of its stamp, in pixels.
+        x, y : array_like, shape (n,)
+            Where they are, in pixels of the frame.
+        size : int
+            Side of the stamps.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, size, size)
+        """
+        if not self.trend.any():
+            return self.psf.stamps(dx, dy, size)
+        modes = _shape_modes(self.psf, dx, dy, size)
+        change = self.change(x, y).astype(np.float32)
+        drawn: NDArray[np.float32] = modes[0] + np.einsum("nk,knij->nij", change, modes[3:])
+        return drawn
+
+    def change(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Return how the star at each place differs from the common one, shape (n, 3)."""
+        place = (np.column_stack([x, y]) - self.centre) / self.reach
+        return np.clip(_powers(place, len(self.trend)) @ self.trend, -self.most, self.most)
+
+
+def _powers(place: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Give the first `count` of 1, x, y, x2, xy, y2 at each place, shape (n, count)."""
+    x, y = place.T
+    return np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])[:, :count]
+
+
+def _shape_modes(
+    psf: EffectivePSF, dx: NDArray[np.float64], dy: NDArray[np.float64], size: int
+) -> NDArray[np.float32]:
+    """Draw a star, its slopes, and what a wider and an elongated one would add, (6, n, ...)."""
+    point, gx, gy = psf.stamps_and_gradients(dx, dy, size)
+    u = (np.arange(size) - size // 2).astype(np.float32)
+    rx = u - dx.astype(np.float32)[:, None, None]
+    ry = u[:, None] - dy.astype(np.float32)[:, None, None]
+    wider = rx * gx + ry * gy - 2 * point
+    return np.stack([point, gx, gy, wider, rx * gx - ry * gy, rx * gy + ry * gx])
+
+
+def common_star(
+    stamps: NDArray[np.floating],
+    snr: ArrayLike,
+    flags: ArrayLike | None = None,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    fwhm: float = REFERENCE_FWHM,
+) -> CommonStar | None:
+    """Find the image that the bright stars of a frame share.
+
+    Among the brightest sources, the stars are the densest cluster in size, and of one shape; the
+    clipped mean of the brightest of them is taken, then again without those that it explains the
+    worst. Where there are enough, size and shape are followed over the frame by a polynomial.
+
+    Parameters
+    ----------
+    stamps : ndarray, shape (n, size, size)
+        Of one frame; NaN marks pixels without data.
+    snr : array_like, shape (n,)
+        By which they are ranked.
+    flags : array_like of int, shape (n,), optional
+        Of `find_sources`: those that can be no PSF star take no part, but for faint ones and ones
+        at the edge; split ones only where others are few.
+    x, y : array_like, shape (n,), optional
+        Where they are; without, the star is the same everywhere.
+    fwhm : float
+        Of their stars, in pixels.
+
+    Returns
+    -------
+    CommonStar or None
+        None where fewer than three sources are alike.
+
+    Examples
+    --------
+    >>> u = np.arange(-20, 21)
+    >>> round_star = (1 + (u**2 + u[:, None] ** 2) / 15.4) ** -3.0
+    >>> stars = np.linspace(50, 100, 9)[:, None, None] * round_star
+    >>> star = common_star(stars, snr=np.arange(9))
+    >>> round(float(star.psf.stamps(np.zeros(1), np.zeros(1), 41)[0, 20, 20]), 3)
+    0.041
+    """
+    rows = brightest(snr, flags)
+    c, near = stamps.shape[-1] // 2, round(fwhm)
+    core = stamps[rows, c - near : c + near + 1, c - near : c + near + 1]
+    rows = rows[np.isfinite(core).all(axis=(1, 2))]
+    if len(rows) < FEWEST:
+        return None
+    pixels = stamps[rows] - sky_and_noise(stamps[rows])[0][:, None, None]
+    found = gaussian_moments(pixels, fwhm)
+    good = found.ok & (np.hypot(found.dx, found.dy) < fwhm / 2) & (found.ellipticity < 0.7)
+    good &= np.nan_to_num(found.flux) > 0
+    if good.sum() < FEWEST:
+        return None
+    place = np.zeros((len(rows), 2))
+    if x is not None and y is not None:
+        place = np.column_stack([x, y]).astype(np.float64)[rows]
+    alike = np.flatnonzero(_alike(found, good, place))
+    if len(alike) < FEWEST:
+        return None
+    stars = alike[:_STACKED]
+    try:
+        psf = _stack(pixels[stars], found.dx[stars], found.dy[stars], found.flux[stars], fwhm)
+    except PSFError:
+        return None
+    some = alike[:_FOLLOWED]
+    return _followed(psf, pixels[some], place[some], fwhm)
+
+
+def _alike(
+    found: Moments, good: NDArray[np.bool_], place: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which sources are of one size and shape, or of one that changes smoothly over the frame."""
+    values = np.column_stack([np.log(found.fwhm), found.e1, found.e2])
+    width = stellar_size(found.fwhm[good], found.e1[good], found.e2[good])
+    alike = np.asarray(good & (np.abs(values[:, 0] - np.log(width)) < 1.25 * _ALIKE[0]))
+    if alike.sum() < FEWEST:
+        return alike
+    usual = np.median(values[alike], axis=0)
+    near = alike & (np.hypot(*(values - usual).T[1:]) < 1.2 * _ALIKE[1])
+    alike = near if near.sum() >= FEWEST else alike
+    for _ in range(3):  # from the stars of the usual shape outwards
+        count = _count(int(alike.sum()))
+        trend, centre, reach = _fit_powers(place[alike], values[alike] - usual, count)
+        off = np.abs(values - usual - _powers((place - centre) / reach, count) @ trend)
+        now = good & (off[:, 0] < _ALIKE[0]) & (np.hypot(off[:, 1], off[:, 2]) < _ALIKE[1])
+        if now.sum() < FEWEST:
+            break
+        alike = now
+    return np.asarray(alike)
+
+
+def _count(n: int) -> int:
+    """Powers of place that n stars can tell apart."""
+    return max((k for least, k in _POWERS if n >= least), default=1)
+
+
+def _fit_powers(
+    place: NDArray[np.float64], values: NDArray[np.float64], count: int
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
+    """Fit polynomials in place to columns of values; outliers pull ever less."""
+    centre = np.asarray(0.5 * (place.max(axis=0) + place.min(axis=0)))
+    reach = np.maximum(0.5 * np.ptp(place, axis=0), 1.0)
+    powers = _powers((place - centre) / reach, count)
+    weight = np.ones((len(place), 1))
+    for _ in range(6):
+        weighted = powers * weight
+        # As if one star more had no change at all: a trend must be seen, not guessed.
+        trend = np.linalg.solve(weighted.T @ powers + np.eye(count), weighted.T @ values)
+        off = np.abs(values - powers @ trend)
+        spread = 1.4826 * np.median(off, axis=0) + 1e-6
+        weight = 1.0 / np.maximum(1.0, (off / spread / 2).max(axis=1, keepdims=True)) ** 2
+    return trend, centre, reach
+
+
+def _followed(
+    psf: EffectivePSF, pixels: NDArray[np.floating], place: NDArray[np.float64], fwhm: float
+) -> CommonStar:
+    """Fit how the image of stars changes with place."""
+    half = min(round(1.5 * fwhm), pixels.shape[-1] // 2)
+    near = slice(pixels.shape[-1] // 2 - half, pixels.shape[-1] // 2 + half + 1)
+    pixels = pixels[:, near, near]
+    fit = fit_psf(pixels, psf, half_width=round(FITTED * fwhm))
+    rows = np.flatnonzero(fit.ok & np.isfinite(pixels).all(axis=(1, 2)))
+    still = CommonStar(psf, np.zeros((1, 3)), np.zeros(2), np.ones(2), np.zeros(3), fwhm)
+    if len(rows) < FEWEST:
+        return still
+    modes = _shape_modes(psf, fit.dx[rows], fit.dy[rows], pixels.shape[-1])
+    basis = modes.reshape(6, len(rows), -1).swapaxes(0, 1).astype(np.float64)
+    data = pixels[rows].reshape(len(rows), -1, 1).astype(np.float64)
+    normal = basis @ basis.swapaxes(1, 2)
+    normal += 1e-9 * np.trace(normal[0]) * np.eye(6)
+    amplitude = np.linalg.solve(normal, basis @ data)[:, :, 0]
+    lit = amplitude[:, 0] > 0.3 * fit.flux[rows]
+    rows, amplitude = rows[lit], amplitude[lit]
+    if len(rows) < FEWEST:
+        return still
+    change = amplitude[:, 3:] / amplitude[:, :1]
+    trend, centre, reach = _fit_powers(place[rows], change, _count(len(rows)))
+    most = np.abs(_powers((place[rows] - centre) / reach, len(trend)) @ trend).max(axis=0)
+    return CommonStar(psf, trend, centre, reach, most, fwhm)
+
+
+def brightest(snr: ArrayLike, flags: ArrayLike | None) -> NDArray[np.intp]:
+    """Return the rows among which stars are looked for, the brightest first.
+
+    Parameters are those of `common_star`.
+    """
+    snr = np.asarray(snr, dtype=np.float64)
+    flags = np.zeros(len(snr), dtype=int) if flags is None else np.asarray(flags)
+    harmless = Flag.NEAR_EDGE | Flag.FAINT | Flag.UNEVEN_SKY  # to the image that many share
+    usable = (flags & (NEVER_A_PSF_STAR & ~harmless) == 0) & np.isfinite(snr)
+    whole = usable & (flags & Flag.BLENDED == 0)
+    rows = np.flatnonzero(whole if whole.sum() >= 4 * FEWEST else usable)
+    rows = rows[np.argsort(-snr[rows], kind="stable")]
+    return rows[: max(40, int((snr[rows] > 60).sum()))][:_BRIGHTEST]
+
+
+def _stack(
+    pixels: NDArray[np.floating],
+    dx: NDArray[np.float64],
+    dy: NDArray[np.float64],
+    flux: NDArray[np.float64],
+    fwhm: float,
+) -> EffectivePSF:
+    """Stack stars, then those again that the first stack explains."""
+    size = pixels.shape[-1]
+    # The wings need not be known to find who has a neighbour.
+    edge = max(size // 2 - round(2.5 * fwhm), 0)
+    inner = pixels[:, edge : size - edge, edge : size - edge]
+    star = stack_stars(inner, dx, dy, flux, len(inner[0]) // 2, n_iter=1)
+    fit = fit_psf(inner, star, dx=dx, dy=dy, half_width=round(FITTED * fwhm))
+    left = inner - star.stamps(fit.dx, fit.dy, inner.shape[-1]) * fit.flux[:, None, None]
+    off = np.nanmean(np.abs(left), axis=(1, 2)) / np.maximum(fit.flux, 1e-30)
+    kept = fit.ok & (off <= 2 * np.median(off))
+    if kept.sum() < FEWEST:
+        return stack_stars(pixels, dx, dy, flux, size // 2, n_iter=2)
+    return stack_stars(
+        pixels[kept], fit.dx[kept], fit.dy[kept], fit.flux[kept], size // 2, n_iter=2
+    )

@@ -1,0 +1,154 @@
+"""Estimators of cutouts: what they share, and the one that scales pixel values for a network."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mlpsf.errors import InputError
+from mlpsf.stacks.values import SOFTENING, as_cutouts, scaled
+
+__all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError"]
+
+
+class ParameterError(InputError, InvalidParameterError):  # type: ignore[misc]
+    """A parameter of an estimator is not what it takes; scikit-learn's error of that kind too."""
+
+
+class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
+    """What the estimators of cutouts share: parameters checked, cutouts in either form.
+
+    Subclasses say what their parameters may be in ``_parameter_constraints``, as scikit-learn's
+    own do, and put ``_fit_context`` on ``fit``.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {}
+
+    def _validate_params(self) -> None:
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            raise ParameterError(str(error)) from None
+
+    def _validate_pixels(self, X: Any, y: Any = "no_validation", *, reset: bool) -> Any:
+        """Return cutouts as native float32, shape (n, pixels), and y where it was given.
+
+        Features are counted in pixels whichever form came, so that one can be fitted and the
+        other asked for.
+        """
+        if isinstance(X, list | tuple) or not hasattr(X, "ndim"):  # Cutouts, too
+            X = np.asarray(X)
+        if getattr(X, "ndim", 0) == 3:
+            X = as_cutouts(np.asarray(X)).reshape(len(X), X.shape[1] * X.shape[2])
+        return validate_data(
+            self, X, y, reset=reset, dtype=np.float32, ensure_all_finite="allow-nan"
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # type: ignore[misc]
+    """Bring the pixel values of cutouts to what a network likes.
+
+    Parameters
+    ----------
+    method : {"star", "standard"}
+        ``"star"``: each cutout by itself. Its sky (median of its border) is subtracted, it is
+        divided by its peak (the highest of the central 3 x 3 pixels) and stretched:
+        ``arcsinh(value / softening) / arcsinh(1 / softening)``, so that a star of any brightness
+        peaks at 1 and a neighbour of one per cent can still be seen. ``"standard"``: one mean and
+        one standard deviation of all the training pixels, as in the ML-PSF study.
+    softening : float
+        Fraction of the peak at which the stretch turns from linear to logarithmic.
+
+    Attributes
+    ----------
+    mean_, scale_ : float
+        What ``"standard"`` subtracts and divides by (0 and 1 for ``"star"``).
+    n_features_in_ : int
+        Pixels of a cutout.
+
+    Notes
+    -----
+    NaN pixels become 0 in the output: the sky, or the mean.
+
+    ``set_output(transform="pandas")`` is for flattened cutouts: a table has two axes.
+
+    Examples
+    --------
+    >>> star = np.zeros((1, 15, 15))
+    >>> star[0, 7, 7] = 500.0
+    >>> CutoutScaler().fit_transform(star)[0, 7, 7]
+    np.float32(1.0)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "method": [StrOptions({"star", "standard"})],
+        "softening": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    def __init__(self, *, method: str = "star", softening: float = SOFTENING) -> None:
+        self.method = method
+        self.softening = softening
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Learn the mean and standard deviation (``"standard"``), or nothing.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+            Cutouts; NaN marks pixels without data.
+        y : None
+            Ignored.
+        """
+        pixels = self._validate_pixels(X, reset=True)
+        self.mean_, self.scale_ = 0.0, 1.0
+        if self.method == "standard":
+            finite = pixels[np.isfinite(pixels)].astype(np.float64)
+            self.mean_ = float(finite.mean()) if finite.size else 0.0
+            self.scale_ = float(finite.std()) if finite.size and finite.std() > 0 else 1.0
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Scale cutouts; the output has the shape of the input.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size)
+            Cutouts; NaN marks pixels without data.
+
+        Returns
+        -------
+        ndarray of float32
+            No NaN.
+        """
+        check_is_fitted(self)
+        X = np.asarray(X) if isinstance(X, list | tuple) else X
+        pixels = self._validate_pixels(X, reset=False)
+        shape = getattr(X, "shape", pixels.shape)
+        if self.method == "star":
+            pixels = as_cutouts(pixels)
+        out = scaled(
+            pixels,
+            method=self.method,
+            softening=self.softening,
+            mean=self.mean_,
+            scale=self.scale_,
+        )
+        return out.reshape(shape)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags

@@ -1,0 +1,263 @@
+"""Stamps in which every telescope's stars look the same: the frame's own PSF is taken out.
+
+Resampling makes stars equally wide; they are still round here, trailed or comatic there, with
+wings and spikes of their own, and a selector would have to know every telescope to tell a strange
+PSF from a strange source. So the image that a frame's bright sources share is found, fitted to
+every source, and replaced by a standard star of the same flux. What is left of a source beyond its
+frame's PSF, a neighbour, a galaxy's width, a cosmic ray, stays where it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError
+from mlpsf.frames.cutouts import (
+    REFERENCE_FWHM,
+    Cutouts,
+    extract_cutouts,
+    reach_of,
+    reaches_over,
+    resample,
+)
+from mlpsf.frames.frame import Frame
+from mlpsf.stacks.fitting import fit_psf
+from mlpsf.stacks.values import sky_and_noise
+from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
+
+__all__ = [
+    "STAMP_SIZE",
+    "extract_stamps",
+    "frame_star",
+    "standard_star",
+    "standardise",
+]
+
+STAMP_SIZE = 41
+"""Side of a stamp in pixels: ten FWHM."""
+
+_BETA = 3.0  # of the standard star's Moffat profile: between seeing and optics
+_BLOCK = 512  # sources at once: bounds memory at about 50 MB
+_STEPS = 6  # of the fit: detections are centred to a tenth of a pixel
+
+
+def standard_star(size: int) -> NDArray[np.float32]:
+    """Draw the standard star: a round Moffat profile of `REFERENCE_FWHM` and beta 3.
+
+    Parameters
+    ----------
+    size : int
+        Side in pixels, odd.
+
+    Returns
+    -------
+    ndarray of float32, shape (size, size)
+        Of peak 1, at the centre.
+
+    Examples
+    --------
+    >>> standard_star(41)[20, 20:24].tolist()[::2]
+    [1.0, 0.5]
+    """
+    alpha2 = (REFERENCE_FWHM / 2) ** 2 / (2 ** (1 / _BETA) - 1)
+    u = np.arange(size) - size // 2
+    return np.asarray((1 + (u**2 + u[:, None] ** 2) / alpha2) ** -_BETA, dtype=np.float32)
+
+
+def standardise(
+    stamps: ArrayLike,
+    star: CommonStar | None,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+) -> NDArray[np.float32]:
+    """Replace a frame's PSF by the standard star in each of its stamps.
+
+    Parameters
+    ----------
+    stamps : array_like, shape (n, size, size)
+        As for `common_star`.
+    star : CommonStar or None
+        What `common_star` returned for stamps; without one, only the sky is subtracted.
+    x, y : array_like, shape (n,), optional
+        Where they are; without, the star is taken to be the same everywhere.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, size, size)
+        Without sky. Where the star cannot be fitted the stamp is as it was.
+
+    Raises
+    ------
+    InputError
+        Not stamps; the star is on a frame's own pixels (`extract_stamps` takes it); x without y.
+
+    Examples
+    --------
+    >>> wide = standard_star(41) ** 0.8  # another telescope's stars
+    >>> stars = np.linspace(50, 100, 9)[:, None, None] * wide
+    >>> alike = standardise(stars, common_star(stars, snr=np.arange(9)))
+    >>> bool(np.abs(alike[0] / alike[0].max() - standard_star(41)).max() < 1e-3)
+    True
+    """
+    stamps = np.asarray(stamps, dtype=np.float32)
+    if stamps.ndim != 3 or stamps.shape[1] != stamps.shape[2]:
+        raise InputError(f"Stamps have the shape (n, size, size). Got {stamps.shape}.")
+    if (x is None) != (y is None):
+        raise InputError("Places of stamps are x and y. Got one of them.")
+    out = stamps - sky_and_noise(stamps)[0][:, None, None]
+    if star is None or not len(stamps):
+        return out
+    if star.fwhm != REFERENCE_FWHM:
+        raise InputError(
+            f"The common star has a FWHM of {star.fwhm:.3g} pixels, on the frame's own; stamps "
+            f"have {REFERENCE_FWHM:g}. Cut them with extract_stamps."
+        )
+    size = stamps.shape[-1]
+    fit = fit_psf(out, star.psf, half_width=round(FITTED * REFERENCE_FWHM), n_iter=_STEPS)
+    rows = np.flatnonzero(fit.ok)
+    flux = fit.flux[rows].astype(np.float32)[:, None, None]
+    standard = standard_star(size)
+    at = fit.dx[rows], fit.dy[rows]
+    if x is None or y is None:
+        own = star.psf.stamps(*at, size)
+    else:
+        own = star.stamps(*at, np.asarray(x)[rows], np.asarray(y)[rows], size)
+    out[rows] += flux * (standard / standard.sum() - own)
+    return out
+
+
+def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonStar | None:
+    """Find the common star of a frame; see `common_star`.
+
+    Parameters
+    ----------
+    frame : Frame
+    sources : Table
+        As `find_sources` returns.
+    size : int
+        Side of the stamps in pixels.
+
+    Returns
+    -------
+    CommonStar or None
+        None where the stars are too few.
+    """
+    rows = brightest(sources["snr"], sources["flags"])
+    fwhm = float(sources.meta["fwhm"])
+    part = sources[rows]
+    if fwhm < REFERENCE_FWHM:
+        side = 2 * reach_of(size, fwhm / REFERENCE_FWHM) + 1
+        cut = extract_cutouts(frame, part["x"], part["y"], side, background=frame.background.level)
+        return common_star(cut.data, part["snr"], part["flags"], part["x"], part["y"], fwhm)
+    cut = extract_cutouts(
+        frame, part["x"], part["y"], size, fwhm=fwhm, background=frame.background.level
+    )
+    return common_star(cut.data, part["snr"], part["flags"], part["x"], part["y"])
+
+
+def extract_stamps(
+    frame: Frame,
+    x: ArrayLike,
+    y: ArrayLike,
+    size: int = STAMP_SIZE,
+    *,
+    fwhm: float,
+    star: CommonStar | None,
+) -> Cutouts:
+    """Cut stamps as the shipped network takes them: resampled, without sky, standardised.
+
+    Parameters
+    ----------
+    frame : Frame
+    x, y : array_like, shape (n,)
+        Positions in pixels, 0-based.
+    size : int
+        Side of a stamp in pixels, odd.
+    fwhm : float
+        Of the frame's stars, in pixels.
+    star : CommonStar or None
+        What `frame_star` found.
+
+    Returns
+    -------
+    Cutouts
+
+    Raises
+    ------
+    InputError
+        As `extract_cutouts`; the star is of a frame of another FWHM.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> from mlpsf.detection.sources import find_sources
+    >>> frame = simulate_frame(shape=(400, 400), n_stars=60, seed=1).frame
+    >>> sources = find_sources(frame)
+    >>> extract_stamps(
+    ...     frame, sources["x"][:9], sources["y"][:9], fwhm=sources.meta["fwhm"],
+    ...     star=frame_star(frame, sources))
+    <Cutouts: 9 of 41 x 41, 0.41 frame pixels a pixel>
+    """
+    found = REFERENCE_FWHM if star is None else star.fwhm
+    if star is not None and abs(found / min(fwhm, REFERENCE_FWHM) - 1) > 0.01:
+        raise InputError(
+            f"The common star is of a frame whose stars have a FWHM of {found:.3g} pixels"
+            f"{' or more' if found == REFERENCE_FWHM else ''}; this one's have {fwhm:.3g}."
+        )
+    x, y = np.atleast_1d(x), np.atleast_1d(y)
+    parts = []
+    for start in range(0, max(len(x), 1), _BLOCK):
+        at = x[start : start + _BLOCK], y[start : start + _BLOCK]
+        if star is not None and found < REFERENCE_FWHM:
+            parts.append(_native_stamps(frame, *at, size, fwhm, star))
+        else:
+            cut = extract_cutouts(frame, *at, size, fwhm=fwhm, background=frame.background.level)
+            parts.append(replace(cut, data=standardise(cut.data, star, cut.x, cut.y)))
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Cutouts(
+        data=whole("data"),
+        x=whole("x"),
+        y=whole("y"),
+        x0=whole("x0"),
+        y0=whole("y0"),
+        scale=parts[0].scale,
+        near_edge=whole("near_edge"),
+    )
+
+
+def _native_stamps(
+    frame: Frame,
+    x: ArrayLike,
+    y: ArrayLike,
+    size: int,
+    fwhm: float,
+    star: CommonStar,
+) -> Cutouts:
+    """Take the star out before resampling, which would blur a narrow one by its sub-pixel phase."""
+    scale = fwhm / REFERENCE_FWHM
+    cut = extract_cutouts(
+        frame, x, y, 2 * reach_of(size, scale) + 1, background=frame.background.level
+    )
+    data = cut.data - sky_and_noise(cut.data)[0][:, None, None]
+    dx, dy = cut.x - cut.x0, cut.y - cut.y0
+    fit = fit_psf(data, star.psf, dx=dx, dy=dy, half_width=round(FITTED * fwhm), n_iter=_STEPS)
+    rows = np.flatnonzero(fit.ok)
+    flux = fit.flux[rows].astype(np.float32)[:, None, None]
+    at = cut.x[rows], cut.y[rows]
+    data[rows] -= flux * star.stamps(fit.dx[rows], fit.dy[rows], *at, data.shape[-1])
+    out = resample(data, dx, dy, size, scale)
+    standard = standard_star(size)
+    # Resampling keeps surface brightness, not flux.
+    out[rows] += flux / np.float32(scale**2) * (standard / standard.sum())
+    near_edge = reaches_over(cut.x, cut.y, scale * (size // 2), frame.shape)
+    return Cutouts(out, cut.x, cut.y, cut.x, cut.y, scale, near_edge)

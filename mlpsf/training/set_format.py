@@ -1,0 +1,155 @@
+"""Labelled cutouts of many frames in one HDF5 file, larger than memory.
+
+The file, for whoever reads it without mlpsf; n cutouts of m frames:
+
+=================  ==================  ===========================================================
+``cutouts``        float32 (n, s, s)   ADU above the sky, the source at the centre, NaN: no data
+``label``          int8 (n,)           1 a good PSF star, 0 any other source, -1 ambiguous
+``frame``          int32 (n,)          row of ``frame_name``
+``x``, ``y``       float64 (n,)        position on the frame, 0-based pixels
+``fwhm``           float32 (n,)        FWHM of the source, pixels
+``snr``            float32 (n,)        signal-to-noise ratio
+``flags``          int32 (n,)          bits of `mlpsf.Flag`
+``probability``    float32 (n,)        of being good, from whatever labelled it; NaN: unknown
+``distance``       float32 (n,)        residual distance that ranked it; NaN: unknown
+``frame_name``     text (m,)           names of the frames
+=================  ==================  ===========================================================
+
+Attributes of the file: ``format`` ("mlpsf cutouts"), ``format_version``, ``size`` (s),
+``reference_fwhm`` (pixels; 0 for cutouts at the frames' own scale), ``label_source``,
+``parameters`` (JSON), ``mlpsf_version``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError
+from mlpsf.version import __version__
+
+__all__ = ["COLUMNS", "FORMAT", "VERSION", "CutoutWriter", "chunk_rows", "lay_out"]
+
+FORMAT = "mlpsf cutouts"
+VERSION = 2
+
+_CHUNK_BYTES = 2**20  # one read of a disk; small enough that shuffled chunks mix well
+
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "label": ("i1", None),
+    "frame": ("i4", 0),  # the writer counts
+    "x": ("f8", None),
+    "y": ("f8", None),
+    "fwhm": ("f4", np.nan),
+    "snr": ("f4", np.nan),
+    "flags": ("i4", 0),
+    "probability": ("f4", np.nan),
+    "distance": ("f4", np.nan),
+}
+"""One value a cutout: dtype, and what stands where it is not known; None: it must be given."""
+
+
+def chunk_rows(size: int) -> int:
+    """Cutouts stored, compressed and read as one piece."""
+    return max(1, _CHUNK_BYTES // (size * size * 4))
+
+
+def lay_out(
+    file: Any,
+    size: int,
+    reference_fwhm: float | None,
+    label_source: str,
+    parameters: Mapping[str, Any],
+) -> None:
+    """Give a new HDF5 file the datasets and attributes of an empty set."""
+    file.attrs.update(
+        {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "size": size,
+            "reference_fwhm": float(reference_fwhm or 0.0),
+            "label_source": label_source,
+            "parameters": json.dumps(dict(parameters), default=str),
+            "mlpsf_version": __version__,
+        }
+    )
+    file.create_dataset(
+        "cutouts",
+        (0, size, size),
+        "f4",
+        maxshape=(None, size, size),
+        chunks=(chunk_rows(size), size, size),
+        compression="gzip",  # of the filters that every HDF5 library has
+        compression_opts=1,
+        shuffle=True,
+    )
+    for key, (dtype, _) in COLUMNS.items():
+        file.create_dataset(key, (0,), dtype, maxshape=(None,), chunks=(8192,))
+    text = h5py.string_dtype()
+    file.create_dataset("frame_name", (0,), text, maxshape=(None,), chunks=(256,))
+
+
+class CutoutWriter:
+    """A set in the making, as `CutoutSet.create` and `CutoutSet.extend` give it."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __len__(self) -> int:
+        return int(self._file["label"].shape[0])
+
+    def append(self, name: str, cutouts: ArrayLike, **columns: ArrayLike) -> None:
+        """Add the cutouts of one frame.
+
+        Parameters
+        ----------
+        name : str
+            Of the frame.
+        cutouts : array_like, shape (n, size, size)
+            ADU above the sky; NaN marks pixels without data.
+        **columns : array_like, shape (n,) or ()
+            ``label``, ``x``, ``y``, and where known ``fwhm``, ``snr``, ``flags``, ``probability``,
+            ``distance``.
+
+        Raises
+        ------
+        InputError
+            Shapes do not match, a column is missing or unknown, a label is not -1, 0 or 1.
+        """
+        pixels = np.asarray(cutouts, dtype=np.float32)
+        size = int(self._file.attrs["size"])
+        if pixels.ndim != 3 or pixels.shape[1:] != (size, size):
+            raise InputError(
+                f"Cutouts of this set have shape (n, {size}, {size}). Got {pixels.shape}."
+            )
+        unknown = sorted({"frame"} & set(columns) | set(columns) - set(COLUMNS))
+        missing = [k for k, (_, fill) in COLUMNS.items() if fill is None and k not in columns]
+        if unknown or missing:
+            raise InputError(
+                f"Columns of a set are {', '.join(k for k in COLUMNS if k != 'frame')}. "
+                f"Unknown: {unknown}; missing: {missing}."
+            )
+        n = len(pixels)
+        values: dict[str, NDArray[Any]] = {}
+        for key, (dtype, fill) in COLUMNS.items():
+            given = np.asarray(columns.get(key, fill))
+            if given.shape not in ((), (n,)):
+                raise InputError(f"Column {key!r} needs {n} values. Got shape {given.shape}.")
+            values[key] = np.broadcast_to(given, n).astype(dtype)
+        if not np.isin(values["label"], (-1, 0, 1)).all():
+            raise InputError("Labels of a set are 1 (good), 0 (other) or -1 (ambiguous).")
+        names = self._file["frame_name"]
+        values["frame"][:] = len(names)
+        names.resize(len(names) + 1, axis=0)
+        names[-1] = name
+        for key, value in {"cutouts": pixels, **values}.items():
+            data = self._file[key]
+            start = data.shape[0]
+            data.resize(start + n, axis=0)
+            if n:
+                data[start:] = value

@@ -1,0 +1,314 @@
+"""Labelled cutouts of many frames in one file, larger than memory: read, shuffled, written.
+
+What the file holds is said in `mlpsf.training.set_format`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
+
+from mlpsf.errors import InputError
+from mlpsf.files import whole_file
+from mlpsf.training.set_format import COLUMNS, FORMAT, VERSION, CutoutWriter, chunk_rows, lay_out
+
+__all__ = ["Batch", "CutoutSet", "CutoutWriter"]
+
+MEMORY = 64 * 2**20
+"""Bytes of cutouts held at once in shuffling, unless told otherwise."""
+
+
+class Batch(NamedTuple):
+    """Some cutouts of a set: their rows in it, shape (n,), and pixels, shape (n, size, size)."""
+
+    rows: NDArray[np.intp]
+    cutouts: NDArray[np.float32]
+
+
+class CutoutSet:
+    """A file of labelled cutouts, opened for reading; cutouts stay on disk until asked for.
+
+    Parameters
+    ----------
+    path : path-like
+        As `CutoutSet.create` or ``mlpsf label`` wrote it.
+
+    Attributes
+    ----------
+    path : Path
+    size : int
+        Side of the cutouts in pixels.
+    reference_fwhm : float or None
+        FWHM in pixels to which the cutouts are resampled; None at the frames' own scale.
+    label_source : str
+        Where the labels are from.
+    parameters : dict
+        What the set was made with.
+    frames : list of str
+        Names of the frames.
+    label, frame, x, y, fwhm, snr, flags, probability, distance : ndarray, shape (n,)
+        See `mlpsf.training.set_format`.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it holds no set, or it is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "set.h5"
+    >>> with CutoutSet.create(path, size=15) as writer:
+    ...     writer.append("a.fits", np.ones((4, 15, 15)), label=[1, 0, 0, -1], x=5.0, y=6.0)
+    >>> with CutoutSet(path) as data:
+    ...     print(len(data), data.frames, data.label.tolist(), data[1:3].shape)
+    ...     print([len(batch.rows) for batch in data.batches(3, shuffle=True, random_state=1)])
+    4 ['a.fits'] [1, 0, 0, -1] (2, 15, 15)
+    [3, 1]
+    """
+
+    label: NDArray[np.int8]
+    frame: NDArray[np.int32]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    fwhm: NDArray[np.float32]
+    snr: NDArray[np.float32]
+    flags: NDArray[np.int32]
+    probability: NDArray[np.float32]
+    distance: NDArray[np.float32]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        # Closing waits for a read: a training reads ahead in a thread of its own.
+        self._lock = threading.Lock()
+        if not self.path.is_file():
+            raise InputError(f"There is no set of cutouts {self.path}.")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise InputError(
+                f"{self.path.name} is no set of cutouts: it is no whole HDF5 file ({error}). "
+                "Make one with 'mlpsf label' or CutoutSet.create."
+            ) from error
+        try:
+            self._read_all_but_cutouts()
+        except InputError:
+            self._file.close()
+            raise
+        except (KeyError, OSError, ValueError, TypeError) as error:
+            self._file.close()
+            raise InputError(f"The set {self.path.name} is damaged: {error}.") from error
+
+    def _read_all_but_cutouts(self) -> None:
+        meta, name = self._file.attrs, self.path.name
+        if meta.get("format") != FORMAT:
+            raise InputError(
+                f"{name} is an HDF5 file but no set of cutouts. "
+                "Make one with 'mlpsf label' or CutoutSet.create."
+            )
+        # Version 1 differs in its stamps alone, which still held their frames' own PSFs.
+        native = meta.get("format_version") == 1 and not meta.get("reference_fwhm", 0.0)
+        if meta.get("format_version") != VERSION and not native:
+            raise InputError(
+                f"{name} is a set of format version {meta.get('format_version')}; this mlpsf "
+                f"reads version {VERSION}. Label the frames again."
+            )
+        self.size = int(meta["size"])
+        self.reference_fwhm = float(meta.get("reference_fwhm", 0.0)) or None
+        self.label_source = str(meta.get("label_source", ""))
+        self.parameters: dict[str, Any] = json.loads(meta.get("parameters", "{}"))
+        self._cutouts = self._file["cutouts"]
+        self.frames: list[str] = list(self._file["frame_name"].asstr()[:])
+        for key in COLUMNS:
+            setattr(self, key, self._file[key][:])
+        n = len(self.label)
+        shapes = {key: getattr(self, key).shape for key in COLUMNS}
+        if self._cutouts.shape != (n, self.size, self.size) or set(shapes.values()) != {(n,)}:
+            raise InputError(
+                f"The set {name} is damaged: {self._cutouts.shape} cutouts, columns {shapes}."
+            )
+        if n and not 0 <= self.frame.min() <= self.frame.max() < len(self.frames):
+            raise InputError(f"The set {name} is damaged: cutouts of frames that it does not name.")
+        self._chunk = self._cutouts.chunks[0] if self._cutouts.chunks else chunk_rows(self.size)
+
+    @classmethod
+    @contextmanager
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        size: int,
+        reference_fwhm: float | None = None,
+        label_source: str = "",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Iterator[CutoutWriter]:
+        """Write a set frame by frame; the file is there, whole, when the block ends well.
+
+        Parameters
+        ----------
+        path : path-like
+            What is there is replaced.
+        size : int
+            Side of the cutouts in pixels, odd.
+        reference_fwhm : float, optional
+            FWHM in pixels to which they are resampled; the frames' own scale unless given.
+        label_source : str
+            Where the labels are from, in words.
+        parameters : mapping, optional
+            What the set is made with: anything JSON holds.
+
+        Yields
+        ------
+        CutoutWriter
+
+        Raises
+        ------
+        InputError
+            An even size.
+        OutputError
+            It cannot be written there.
+        """
+        if size < 3 or size % 2 == 0:
+            raise InputError(f"The 'size' of cutouts must be odd and 3 or more. Got {size}.")
+        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+            lay_out(file, size, reference_fwhm, label_source, parameters or {})
+            yield CutoutWriter(file)
+
+    @classmethod
+    @contextmanager
+    def extend(cls, path: str | os.PathLike[str]) -> Iterator[CutoutWriter]:
+        """Add frames to a set; the file stays as it is unless the block ends well.
+
+        Parameters
+        ----------
+        path : path-like
+            A set that is there; the disk needs room for a copy of it.
+
+        Yields
+        ------
+        CutoutWriter
+
+        Raises
+        ------
+        InputError
+            There is no such set.
+        OutputError
+            It cannot be written there.
+        """
+        cls(path).close()  # raises where it is no set
+        with whole_file(path) as temporary:
+            shutil.copyfile(path, temporary)
+            with h5py.File(temporary, "r+") as file:
+                yield CutoutWriter(file)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __repr__(self) -> str:
+        scale = "native scale" if self.reference_fwhm is None else f"FWHM {self.reference_fwhm:g}"
+        return (
+            f"<CutoutSet {self.path.name}: {len(self)} cutouts of {self.size} x {self.size} "
+            f"pixels at {scale}, {len(self.frames)} frames, {int((self.label == 1).sum())} good>"
+        )
+
+    def __getitem__(self, rows: slice | ArrayLike) -> NDArray[np.float32]:
+        """Read cutouts, shape (n, size, size): a slice, or indices in any order."""
+        index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        order = np.argsort(np.atleast_1d(index), kind="stable")
+        out = np.empty((order.size, self.size, self.size), dtype=np.float32)
+        self._read_into(out, np.atleast_1d(index)[order])
+        back = np.empty_like(order)
+        back[order] = np.arange(order.size)
+        return out[back]
+
+    def batches(
+        self,
+        batch_size: int = 256,
+        *,
+        rows: ArrayLike | None = None,
+        shuffle: bool = False,
+        random_state: Any = None,
+        memory: int = MEMORY,
+    ) -> Iterator[Batch]:
+        """Go through the set once, batch by batch, in bounded memory.
+
+        Parameters
+        ----------
+        batch_size : int
+            The last batch may be smaller.
+        rows : array_like of int, optional
+            Only these rows, none twice; all unless given.
+        shuffle : bool
+            Whether to shuffle: the chunks of the file first, then the rows of as many chunks as
+            `memory` holds. Otherwise in the order of the file.
+        random_state : int, RandomState or None
+        memory : int
+            Bytes of cutouts read at once.
+
+        Yields
+        ------
+        Batch
+        """
+        if batch_size < 1:
+            raise InputError(f"The 'batch_size' must be 1 or more. Got {batch_size}.")
+        chosen = np.arange(len(self)) if rows is None else np.unique(np.asarray(rows, dtype=int))
+        random = check_random_state(random_state)
+        cuts = np.flatnonzero(np.diff(chosen // self._chunk)) + 1
+        chunks = np.split(chosen, cuts) if chosen.size else []
+        if shuffle:
+            chunks = [chunks[i] for i in random.permutation(len(chunks))]
+        at_once = max(1, memory // (self._chunk * self.size**2 * 4))
+        left = Batch(np.zeros(0, dtype=int), np.zeros((0, self.size, self.size), np.float32))
+        for start in range(0, len(chunks), at_once):
+            new = np.sort(np.concatenate(chunks[start : start + at_once]))
+            held = np.concatenate([left.rows, new])
+            pixels = np.empty((held.size, self.size, self.size), dtype=np.float32)
+            pixels[: left.rows.size] = left.cutouts
+            self._read_into(pixels[left.rows.size :], new)
+            order = random.permutation(held.size) if shuffle else np.arange(held.size)
+            whole = held.size - held.size % batch_size
+            for i in range(0, whole, batch_size):
+                some = order[i : i + batch_size]
+                yield Batch(held[some], pixels[some])
+            left = Batch(held[order[whole:]], pixels[order[whole:]])
+            del pixels
+        if left.rows.size:
+            yield left
+
+    def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
+        """Read ascending rows, chunk by chunk: HDF5 is slow at reading them one by one."""
+        ends = np.append(np.flatnonzero(np.diff(rows // self._chunk)) + 1, rows.size)
+        start = 0
+        for end in ends if rows.size else []:
+            first, last = rows[start], rows[end - 1]
+            with self._lock:
+                if not self._file:
+                    raise InputError(f"The set {self.path.name} is closed.")
+                try:
+                    block = self._cutouts[first : last + 1]
+                except OSError as error:
+                    raise InputError(f"The set {self.path.name} is damaged: {error}.") from error
+            out[start:end] = block[rows[start:end] - first]
+            start = end
+
+    def close(self) -> None:
+        """Close the file; labels and the other columns stay."""
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

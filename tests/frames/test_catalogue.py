@@ -1,0 +1,206 @@
+"""Lists of sources that users bring, in the formats and conventions that they come in."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
+from astropy.wcs import WCS
+
+from mlpsf.errors import CatalogueError, MlpsfError
+from mlpsf.frames.catalogue import read_catalogue
+from mlpsf.frames.reading import read_frame
+
+X, Y = np.array([10.25, 70.5, 33.0]), np.array([20.75, 5.0, 41.0])
+
+
+@pytest.fixture(scope="module")
+def frame():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [150.0, 2.0]
+    wcs.wcs.crpix = [40.5, 25.5]
+    wcs.wcs.cdelt = [-1e-4, 1e-4]
+    pixels = np.random.default_rng(1).normal(100, 3, (50, 80)).astype(np.float32)
+    return read_frame(fits.PrimaryHDU(pixels, wcs.to_header()))
+
+
+def check(table):
+    assert table.colnames == ["id", "x", "y"]
+    assert table["x"].dtype == table["y"].dtype == np.float64
+    np.testing.assert_allclose(table["x"], X, atol=1e-6)
+    np.testing.assert_allclose(table["y"], Y, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (("x", "y"), 0),
+        (("X", "Y"), 0),
+        (("xcentroid", "ycentroid"), 0),
+        (("x_fit", "y_fit"), 0),
+        (("X_IMAGE", "Y_IMAGE"), 1),
+        (("XWIN_IMAGE", "YWIN_IMAGE"), 1),
+        (("xwin_image", "ywin_image"), 1),
+    ],
+)
+def test_pixel_columns(frame, names, first):
+    check(read_catalogue(Table(dict(zip(names, (X + first, Y + first), strict=True))), frame))
+
+
+@pytest.mark.parametrize(
+    "names", [("ra", "dec"), ("RA", "DEC"), ("RAJ2000", "DEJ2000"), ("ALPHA_J2000", "DELTA_J2000")]
+)
+def test_sky_columns(frame, names):
+    sky = frame.wcs.all_pix2world(X, Y, 0)
+    check(read_catalogue(Table(dict(zip(names, sky, strict=True))), frame))
+    quantities = [v * u.deg for v in sky]
+    check(read_catalogue(Table(dict(zip(names, quantities, strict=True))), frame))
+
+
+def test_pixels_are_preferred_to_the_sky(frame):
+    check(read_catalogue(Table({"ra": X * 0, "dec": Y * 0, "x": X, "y": Y}), frame))
+
+
+@pytest.mark.parametrize("name", ["c.ecsv", "c.csv", "c.fits", "c.xml", "c.txt"])
+def test_files(frame, tmp_path, name):
+    table = Table({"id": [7, 3, 5], "x": X, "y": Y})
+    path = tmp_path / name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        formats = {"c.xml": "votable", "c.txt": "ascii.commented_header"}
+        table.write(path, format=formats.get(name))
+    before = path.read_bytes()
+    out = read_catalogue(path, frame)
+    check(out)
+    assert out["id"].tolist() == [7, 3, 5]
+    check(read_catalogue(str(path), frame))
+    assert path.read_bytes() == before
+
+
+def test_sextractor_text(frame, tmp_path):
+    path = tmp_path / "test.cat"
+    path.write_text(
+        "#   1 NUMBER          Running object number\n"
+        "#   2 X_IMAGE         Object position along x         [pixel]\n"
+        "#   3 Y_IMAGE         Object position along y         [pixel]\n"
+        + "".join(f"{i + 1} {x + 1} {y + 1}\n" for i, (x, y) in enumerate(zip(X, Y, strict=True)))
+    )
+    check(read_catalogue(path, frame))
+
+
+@pytest.mark.parametrize("name", ["field.ldac", "field.cat", "field.fits"])
+def test_ldac(frame, tmp_path, name):
+    header = fits.BinTableHDU.from_columns(
+        [fits.Column("Field Header Card", "160A", array=["SIMPLE"])], name="LDAC_IMHEAD"
+    )
+    objects = fits.BinTableHDU(
+        Table({"NUMBER": [1, 2, 3], "X_IMAGE": X + 1, "Y_IMAGE": Y + 1}), name="LDAC_OBJECTS"
+    )
+    path = tmp_path / name
+    fits.HDUList([fits.PrimaryHDU(), header, objects]).writeto(path)
+    check(read_catalogue(path, frame))
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [([4, 9, 2], [4, 9, 2]), ([4, 4, 2], [1, 2, 3]), (["a", "b", "c"], [1, 2, 3])],
+)
+def test_ids(frame, ids, expected):
+    out = read_catalogue(Table({"NUMBER": ids, "x": X, "y": Y}), frame)
+    assert out["id"].tolist() == expected
+
+
+def test_some_positions_off_the_frame(frame):
+    x = np.concatenate([X, [-0.6, 79.6, np.nan, -0.4]])
+    y = np.concatenate([Y, [5.0, 5.0, 5.0, 49.4]])
+    table = Table({"id": np.arange(7), "x": x, "y": y})
+    with pytest.warns(UserWarning, match="3 of 7 positions of the catalogue lie off the frame"):
+        out = read_catalogue(table, frame)
+    assert out["id"].tolist() == [0, 1, 2, 6]
+
+
+def test_masked_positions_are_left_out(frame):
+    table = Table({"x": MaskedColumn(X, mask=[False, True, False]), "y": Y})
+    with pytest.warns(UserWarning, match="1 of 3"):
+        out = read_catalogue(table, frame)
+    np.testing.assert_allclose(out["x"], X[[0, 2]])
+
+
+def test_integer_and_big_endian_columns(frame):
+    table = Table({"x": np.array([10, 20], ">i4"), "y": np.array([5.5, 6.5], ">f4")})
+    out = read_catalogue(table, frame)
+    assert out["x"].tolist() == [10, 20]
+    assert out["x"].dtype.isnative
+
+
+def test_table_is_not_changed(frame):
+    table = Table({"X_IMAGE": X + 1, "Y_IMAGE": Y + 1})
+    out = read_catalogue(table, frame)
+    out["x"][:] = 0
+    np.testing.assert_array_equal(table["X_IMAGE"], X + 1)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("table", "match"),
+    [
+        (Table({"x": [], "y": []}), "no rows"),
+        (Table({"a": [1.0], "b": [2.0]}), "no columns of positions.*X_IMAGE.*Got: a, b"),
+        (Table({"x": [1.0], "b": [2.0]}), "no columns of positions"),
+        (Table({"x": ["a"], "y": ["b"]}), "Column x of the catalogue does not hold numbers"),
+        (Table({"x": [500.0], "y": [2.0]}), "None of the 1 positions.*80 pixels wide and 50 high"),
+        (Table({"x": [np.nan], "y": [2.0]}), "none of them finite"),
+        (Table({"ra": [10.0], "dec": [-40.0]}), "None of the 1 positions"),
+    ],
+)
+def test_bad_tables(frame, table, match):
+    with pytest.raises(CatalogueError, match=match) as caught:
+        read_catalogue(table, frame)
+    assert isinstance(caught.value, MlpsfError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_sky_without_wcs():
+    plain = read_frame(np.random.default_rng(1).normal(100, 3, (50, 80)))
+    with pytest.raises(CatalogueError, match="no WCS"):
+        read_catalogue(Table({"ra": [150.0], "dec": [2.0]}), plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.csv", b""),
+        ("binary.cat", bytes(range(256))),
+        ("broken.ecsv", b"# %ECSV 1.0\n# ---\n# oops"),
+        ("short.fits", b"SIMPLE  =                    T"),
+        ("words.txt", b"it was a dark and stormy night;\nthe rain fell\n"),
+        ("image.png", b"\x89PNG\r\n\x1a\n" + bytes(50)),
+        ("broken.xml", b"<VOTABLE><oops>"),
+    ],
+)
+def test_files_that_are_no_table(frame, tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CatalogueError, match=name):
+        read_catalogue(path, frame)
+
+
+def test_image_is_no_catalogue(frame, tmp_path):
+    path = tmp_path / "image.fits"
+    fits.PrimaryHDU(np.ones((5, 5))).writeto(path)
+    with pytest.raises(CatalogueError, match=r"image\.fits"):
+        read_catalogue(path, frame)
+
+
+def test_no_such_file(frame, tmp_path):
+    with pytest.raises(CatalogueError, match="There is no catalogue file"):
+        read_catalogue(tmp_path / "none.csv", frame)
+    with pytest.raises(CatalogueError, match="There is no catalogue file"):
+        read_catalogue(tmp_path, frame)

@@ -1,0 +1,322 @@
+"""Cutouts: which pixels they hold, what resampling keeps, how values are scaled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from mlpsf.errors import InputError
+from mlpsf.frames.background import measure_background
+from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.reading import read_frame
+from mlpsf.stacks.moments import FWHM_PER_SIGMA, gaussian_moments
+from mlpsf.stacks.values import as_cutouts, sky_and_noise
+from mlpsf.stamps.scaling import CutoutScaler
+
+DTYPES = ("u1", "i2", "u2", "i4", "f4", "f8")
+ODD = st.integers(1, 20).map(lambda n: 2 * n + 1)
+
+
+def image_of(dtype="f4", order="=", shape=(40, 50), seed=0):
+    values = np.random.default_rng(seed).integers(1, 100, shape)
+    return values.astype(np.dtype(dtype).newbyteorder(order))
+
+
+# --- the frame's own pixels
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    size=ODD,
+    dtype=st.sampled_from(DTYPES),
+    order=st.sampled_from("<>"),
+    x=st.floats(-0.49, 49.49),
+    y=st.floats(-0.49, 39.49),
+)
+def test_pixels_are_those_of_the_frame(size, dtype, order, x, y):
+    image = image_of(dtype, order)
+    image.setflags(write=False)
+    cut = extract_cutouts(image, [x], [y], size)
+    assert cut.data.shape == (1, size, size)
+    assert cut.data.dtype == np.float32
+    assert cut.data.dtype.isnative
+    half = size // 2
+    padded = np.pad(image.astype(np.float32), half, constant_values=np.nan)
+    column, row = int(np.rint(x)), int(np.rint(y))
+    np.testing.assert_array_equal(cut.data[0], padded[row : row + size, column : column + size])
+    assert (cut.x0[0], cut.y0[0]) == (column, row)
+    assert abs(cut.x[0] - cut.x0[0]) <= 0.5
+    assert cut.scale == 1
+    assert cut.near_edge[0] == np.isnan(cut.data).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dx=st.integers(0, 9),
+    dy=st.integers(0, 9),
+    x=st.floats(12, 25),
+    y=st.floats(12, 25),
+    fwhm=st.one_of(st.none(), st.floats(2, 5)),
+)
+def test_whole_pixel_shifts_shift_nothing(dx, dy, x, y, fwhm):
+    image = image_of("f4", shape=(60, 60))
+    moved = image[9 - dy :, 9 - dx :]
+    one = extract_cutouts(image, [x + 9], [y + 9], 9, fwhm=fwhm)
+    other = extract_cutouts(moved, [x + dx], [y + dy], 9, fwhm=fwhm)
+    np.testing.assert_allclose(one.data, other.data, rtol=1e-4, atol=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    x=st.floats(0, 39), y=st.floats(0, 29), size=ODD, seed=st.integers(0, 5), as_nan=st.booleans()
+)
+def test_nan_exactly_where_masked_or_off_the_frame(x, y, size, seed, as_nan):
+    image = image_of("f8", shape=(30, 40), seed=seed)
+    bad = np.random.default_rng(seed).random(image.shape) < 0.1
+    if as_nan:
+        image[bad] = np.nan
+        frame = read_frame(image)
+    else:
+        frame = read_frame(image, mask=bad)
+    half = size // 2
+    missing = np.pad(bad, half, constant_values=True)
+    row, column = int(np.rint(y)), int(np.rint(x))
+    expected = missing[row : row + size, column : column + size]
+    cut = extract_cutouts(frame, [x], [y], size)
+    np.testing.assert_array_equal(np.isnan(cut.data[0]), expected)
+    # A masked pixel is no edge.
+    inside = half <= row <= 29 - half and half <= column <= 39 - half
+    assert cut.near_edge[0] == (not inside)
+
+
+def test_background():
+    image = image_of("f4")
+    level = image_of("f4", seed=1)
+    plane = extract_cutouts(image, [20], [20], 7, background=level)
+    np.testing.assert_array_equal(plane.data[0], (image - level)[17:24, 17:24])
+    number = extract_cutouts(image, [20], [20], 7, background=3.5)
+    np.testing.assert_array_equal(number.data[0], image[17:24, 17:24] - 3.5)
+
+
+def test_edge_is_flagged_and_not_lost():
+    image = image_of("f4")
+    x, y = [2.0, 47.0, 25.0, 25.0, 25.0], [20.0, 20.0, 2.0, 37.0, 20.0]
+    for fwhm in (None, 3.0, 6.0):
+        cut = extract_cutouts(image, x, y, 11, fwhm=fwhm)
+        assert len(cut) == 5
+        assert cut.near_edge.tolist() == [True] * 4 + [False]
+        assert np.isfinite(cut.data[:, 5, 5]).all()
+        assert np.isnan(cut.data[:4]).any(axis=(1, 2)).all()
+        assert np.isfinite(cut.data[4]).all()
+
+
+def test_input_is_not_changed():
+    image = image_of("f8")
+    x = np.array([3.3, 44.0])
+    before = image.copy(), x.copy()
+    cut = extract_cutouts(image, x, x / 2, 9, background=7.0)
+    cut.data[:] = 0
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(x, before[1])
+
+
+def test_no_sources_no_cutouts():
+    assert extract_cutouts(image_of(), [], [], 9).data.shape == (0, 9, 9)
+    assert extract_cutouts(image_of(), [], [], 9, fwhm=3.0).data.shape == (0, 9, 9)
+
+
+# --- resampled
+
+
+def gaussians(fwhm, side, seed=0, n=3):
+    """Draw stars of peak 1000, far apart, at sub-pixel positions."""
+    step = int(10 * fwhm) + 10
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:n, :n] * float(step) + step / 2
+    x, y = (v.ravel() + rng.uniform(-0.5, 0.5, n * n) for v in (x, y))
+    v, u = np.mgrid[: n * step, : n * step]
+    image = np.zeros(u.shape)
+    for x0, y0 in zip(x, y, strict=True):
+        r2 = (u - x0) ** 2 + (v - y0) ** 2
+        image += 1000 * np.exp(-0.5 * r2 * (FWHM_PER_SIGMA / fwhm) ** 2)
+    return image, x, y, side
+
+
+@pytest.mark.parametrize("fwhm", [2.0, 2.5, 3.0, 4.0, 5.5, 7.0, 10.0])
+def test_resampling_brings_the_fwhm_to_four(fwhm):
+    image, x, y, size = gaussians(fwhm, 33)
+    cut = extract_cutouts(image, x, y, size, fwhm=fwhm)
+    m = gaussian_moments(cut.data)
+    # Cubic convolution blurs what is undersampled: at a FWHM of 2 pixels by 5 %.
+    np.testing.assert_allclose(m.fwhm, 4.0, rtol=0.03 if fwhm > 2 else 0.06)
+    assert np.abs([m.dx, m.dy]).max() < 0.02
+    assert m.ellipticity.max() < 0.02
+    assert cut.scale == pytest.approx(fwhm / 4)
+    # Surface brightness, so the same light in (4 / fwhm)^2 times the pixels.
+    light = 1000 * 2 * np.pi * (fwhm / FWHM_PER_SIGMA) ** 2
+    np.testing.assert_allclose(cut.data.sum(axis=(1, 2)) * cut.scale**2, light, rtol=0.01)
+    np.testing.assert_array_equal(cut.x0, x)
+
+
+@pytest.mark.parametrize("fwhm", [2.5, 4.0, 7.0, 10.0])
+def test_resampled_simulated_stars_look_alike(star_field, fwhm):
+    simulated = star_field(fwhm)
+    truth = simulated.truth
+    level = measure_background(simulated.frame).level
+    cut = extract_cutouts(simulated.frame, truth["x"], truth["y"], 41, fwhm=fwhm, background=level)
+    assert not cut.near_edge.any()
+    m = gaussian_moments(cut.data)
+    # The moments of a Moffat profile of FWHM 4; one figure for all seeing.
+    np.testing.assert_allclose(m.fwhm, 4.53, rtol=0.03)
+    assert np.abs([m.dx, m.dy]).max() < 0.05
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    level=st.floats(-1e3, 1e5), fwhm=st.floats(1.5, 12), x=st.floats(60, 90), y=st.floats(60, 90)
+)
+def test_resampling_keeps_a_flat_sky(level, fwhm, x, y):
+    cut = extract_cutouts(np.full((150, 150), level), [x], [y], 21, fwhm=fwhm)
+    np.testing.assert_allclose(cut.data, level, rtol=1e-5, atol=1e-3)
+
+
+def test_resampled_masked_pixels():
+    image = np.ones((80, 80))
+    mask = np.zeros(image.shape, bool)
+    mask[40:43, 46:49] = True
+    mask[10, 10] = True
+    cut = extract_cutouts(
+        read_frame(image + image_of(shape=(80, 80)), mask=mask), [40], [40], 21, fwhm=4.0
+    )
+    missing = np.isnan(cut.data[0])
+    np.testing.assert_array_equal(missing, mask[30:51, 30:51])
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("size", [2, 10, 1, 0, -3, 10.5])
+def test_bad_size(size):
+    with pytest.raises(InputError, match="'size' of cutouts must be an odd integer"):
+        extract_cutouts(image_of(), [5], [5], size)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "match"),
+    [
+        ([1, 2], [1], "one length"),
+        ([[1, 2]], [[1, 2]], "one length"),
+        ([1, np.nan], [1, 2], "finite"),
+        ([1, 2], [np.inf, 2], "finite"),
+    ],
+)
+def test_bad_positions(x, y, match):
+    with pytest.raises(InputError, match=match):
+        extract_cutouts(image_of(), x, y, 5)
+
+
+@pytest.mark.parametrize("words", [{"fwhm": 0}, {"fwhm": np.nan}, {"fwhm": 3, "reference_fwhm": 0}])
+def test_bad_fwhm(words):
+    with pytest.raises(InputError, match="must be positive"):
+        extract_cutouts(image_of(), [5], [5], 5, **words)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 17)])
+def test_as_cutouts_refuses(shape):
+    with pytest.raises(InputError, match="square"):
+        as_cutouts(np.zeros(shape))
+
+
+# --- sky and noise of a border
+
+
+def test_sky_and_noise():
+    rng = np.random.default_rng(1)
+    cut = rng.normal(50, 4, (200, 31, 31))
+    cut[:, 10:21, 10:21] += 1e4
+    cut[::2, 0, 5:9] += 500  # a neighbour on the border
+    sky, noise = sky_and_noise(cut)
+    assert sky.mean() == pytest.approx(50, abs=0.3)
+    assert noise.mean() == pytest.approx(4, rel=0.07)
+
+
+def test_sky_of_nothing():
+    cut = np.full((2, 15, 15), np.nan)
+    cut[1, 7, 7] = 3.0
+    sky, noise = sky_and_noise(cut)
+    assert sky.tolist() == noise.tolist() == [0.0, 0.0]
+
+
+# --- scaling
+
+
+@pytest.fixture(scope="module")
+def stamps():
+    u = np.arange(21) - 10
+    star = np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 1.7**2)
+    rng = np.random.default_rng(2)
+    flux = 10 ** rng.uniform(2, 4, 30)
+    return flux[:, None, None] * star + rng.normal(100, 2, (30, 21, 21))
+
+
+@pytest.mark.parametrize("method", ["star", "standard"])
+def test_scaler_keeps_the_shape(stamps, method):
+    flat = stamps.reshape(30, -1)
+    cube = CutoutScaler(method=method).fit_transform(stamps)
+    rows = CutoutScaler(method=method).fit_transform(flat)
+    assert cube.shape == stamps.shape
+    assert rows.shape == flat.shape
+    assert cube.dtype == np.float32
+    np.testing.assert_allclose(rows, cube.reshape(30, -1), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(factor=st.floats(0.1, 100), sky=st.floats(-100, 1000))
+def test_star_scaling_is_blind_to_flux_and_sky(stamps, factor, sky):
+    scaler = CutoutScaler().fit(stamps)
+    one, other = scaler.transform(stamps), scaler.transform(factor * stamps + sky)
+    np.testing.assert_allclose(one, other, atol=0.01)
+    np.testing.assert_allclose(one[:, 10, 10], 1.0, atol=0.02)
+
+
+def test_standard_scaling(stamps):
+    scaler = CutoutScaler(method="standard").fit(stamps)
+    out = scaler.transform(stamps)
+    assert out.mean() == pytest.approx(0, abs=1e-3)
+    assert out.std() == pytest.approx(1, abs=1e-3)
+    assert scaler.mean_ == pytest.approx(stamps.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["star", "standard"])
+def test_scaler_leaves_no_nan(stamps, method):
+    holed = stamps.copy()
+    holed[0, 3] = np.nan
+    holed[1] = np.nan
+    holed[2] = 5.0
+    holed[3, 10, 10] = np.nan
+    before = holed.copy()
+    out = CutoutScaler(method=method).fit_transform(holed)
+    assert np.isfinite(out).all()
+    assert np.all(out[1] == 0)
+    assert np.all(out[0, 3] == 0)
+    np.testing.assert_array_equal(holed, before)
+
+
+def test_scaler_in_scikit_learn(stamps):
+    scaler = clone(CutoutScaler(method="standard", softening=0.1))
+    assert scaler.get_params() == {"method": "standard", "softening": 0.1}
+    with pytest.raises(NotFittedError):
+        scaler.transform(stamps)
+    with pytest.raises(InputError, match=r"'method' parameter.*'log'"):
+        CutoutScaler(method="log").fit(stamps)
+
+
+def test_cutouts_are_arrays_to_numpy_and_short_in_print():
+    cut = extract_cutouts(np.arange(900.0).reshape(30, 30), [15.0], [14.0], 5)
+    np.testing.assert_array_equal(np.asarray(cut), cut.data)
+    assert np.asarray(cut, dtype=np.float64).dtype == np.float64
+    assert repr(cut) == "<Cutouts: 1 of 5 x 5, 1 frame pixels a pixel>"
