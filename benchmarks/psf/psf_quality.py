@@ -5,8 +5,8 @@ The same frames, PSFs of five builders (ours, TRIPPy as released, PSFEx, Piff, p
 25, and all that reach the threshold), the published network's, known-clean stars, what each peer
 chooses by its own rule, the 25 brightest unflagged. The error against the truth is that of
 the command ``psf_error``. By default each builder takes its own list, our network's and the clean
-one, PSFEx, which averages hundreds, our network's whole list too, and ours takes them all; ``--full`` is
-every pair.
+one, PSFEx, which averages hundreds, our network's whole list too, and ours takes them all;
+``--full`` is every pair.
 
 With ``--real FOLDER`` the frames are real: ours and PSFEx, from the same stars, judged by reserve
 stars that neither used.

@@ -2,10 +2,10 @@
 
 Frames of two simulated nights (`benchmarks.common.nights`), split by frame; each selector is fitted
 anew in every fold, to the labels of the residual rule and to the truth, and judged on frames it
-never saw, with as many good sources as bad. The network that ships and the rule need no training: they
-are judged on the same sources. TRIPPy's own fitter takes minutes a frame: it judges fewer frames,
-and the vectorised rule those same ones beside it. By the labels of the residual rule, the rule is
-judged by itself.
+never saw, with as many good sources as bad. The network that ships and the rule need no training:
+they are judged on the same sources. TRIPPy's own fitter takes minutes a frame: it judges fewer
+frames, and the vectorised rule those same ones beside it. By the labels of the residual rule, the
+rule is judged by itself.
 """
 
 from __future__ import annotations

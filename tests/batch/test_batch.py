@@ -21,7 +21,7 @@ from astropy.io import fits
 from astropy.table import Table
 from conftest import simulate
 
-import mlpsf.batch as batch
+import mlpsf.batch.run as batch
 from mlpsf.batch.inputs import Job, find_frames, plan_jobs
 from mlpsf.batch.job import run_job
 from mlpsf.batch.pool import _Worker, available_cores, run_on_processes

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from astropy.table import Table
 
-import mlpsf.batch as batch
+import mlpsf.batch.run as batch
 from mlpsf.batch.job import failed
 from mlpsf.cli.main import main
 

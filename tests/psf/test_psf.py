@@ -158,7 +158,7 @@ def test_downsample_is_the_same_sum():
     with border.release_downsample():
         slow = trippy.psf.downSample2d(a, 10)
     np.testing.assert_allclose(fast, slow, rtol=1e-12)
-    assert trippy.psf.downSample2d is border._downsample
+    assert trippy.psf.downSample2d is border.downsample
 
 
 # --- the border ---------------------------------------------------------------------------------
