@@ -1,14 +1,13 @@
-"""Choose the stars of an astronomical image that make the best PSF, and make it.
+"""Choose the best PSF stars of an astronomical image, and build the PSF.
 
-One stage after the other, each a folder, each useful alone::
+Each stage is a folder and can be used alone::
 
     FITS frame -> Frame -> sources -> stamps -> P(good) -> chosen stars -> PSF -> products
                   frames  detection   stamps   selectors    selection      psf    export, plots
 
-``ARCHITECTURE.md`` beside this file shows the folders and the rules between them.
+``ARCHITECTURE.md`` in this folder describes the folders and which may import which.
 
-The public names are imported when they are first used: ``import mlpsf`` loads neither TensorFlow
-nor TRIPPy.
+Public names are imported when first used: ``import mlpsf`` loads neither TensorFlow nor TRIPPy.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ _HOME = {
 }
 
 _STAGES = frozenset({"batch", "detection", "errors", "labelling", "plots", "psf", "selectors"})
-"""What is there as ``mlpsf.NAME`` without an import of its own."""
+"""Modules and folders available as ``mlpsf.NAME`` without a separate import."""
 
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -87,7 +86,7 @@ _public_name = lazy_names(__name__, _HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or a stage, when it is first used."""
+    """Import a public name or a stage when it is first used."""
     return import_module(f"mlpsf.{name}") if name in _STAGES else _public_name(name)
 
 

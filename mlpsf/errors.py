@@ -1,8 +1,8 @@
-"""What can go wrong, as one small tree.
+"""Exceptions raised by mlpsf.
 
-Every error is an :class:`MlpsfError` and also the built-in that a user would catch, so that
+Every exception derives from :class:`MlpsfError` and from a built-in one, so that
 ``except ValueError`` and ``except MlpsfError`` both work. A message says what was wrong, what was
-expected, what was got, and what to try.
+expected, what was given, and what to try.
 """
 
 from __future__ import annotations
@@ -29,58 +29,58 @@ __all__ = [
 
 
 class MlpsfError(Exception):
-    """Base of every error that mlpsf raises on purpose."""
+    """Base class of all mlpsf exceptions."""
 
 
 class InputError(MlpsfError, ValueError):
-    """A parameter or an array is not what the function takes."""
+    """Raised if a parameter or an array is not valid."""
 
 
 class FrameError(MlpsfError, ValueError):
-    """A file or an array is no usable frame: not FITS, cut short, no image in it, all NaN."""
+    """Raised if a file or array is not a usable frame: not FITS, truncated, no image, all NaN."""
 
 
 class FrameNotFoundError(FrameError, FileNotFoundError):
-    """There is no such file."""
+    """Raised if a file does not exist."""
 
 
 class CatalogueError(MlpsfError, ValueError):
-    """A catalogue cannot be read, has no x and y, is empty, or lies off the frame."""
+    """Raised if a catalogue cannot be read, has no positions, is empty or is off the frame."""
 
 
 class NoSourcesError(MlpsfError, ValueError):
-    """Nothing was detected on the frame, or nothing that could be a star."""
+    """Raised if nothing was detected on the frame, or nothing that could be a star."""
 
 
 class ModelFileError(MlpsfError, ValueError):
-    """A file holds no model, or one of another kind."""
+    """Raised if a file holds no model, or a model of another kind."""
 
 
 class PSFError(MlpsfError, RuntimeError):
-    """No point spread function can be made from these stars."""
+    """Raised if no PSF can be built from the stars."""
 
 
 class OutputError(MlpsfError, OSError):
-    """A result cannot be written where it was asked to go."""
+    """Raised if a result cannot be written to the given path."""
 
 
 class MissingPackageError(MlpsfError, ImportError):
-    """An optional package that this function needs is not installed."""
+    """Raised if an optional package that the function needs is not installed."""
 
 
 class TooFewStarsError(MlpsfError, RuntimeError):
-    """Fewer stars pass the selection than were asked for.
+    """Raised if fewer stars pass the selection than required.
 
     Attributes
     ----------
     found, wanted : int
-        Stars above the threshold, and the least number asked for.
+        Number of stars above the threshold, and the least number required.
     threshold : float
-        The probability they had to reach.
+        Probability threshold that was applied.
     enough_at : float
-        The threshold that would give `wanted` stars; NaN when no threshold would.
+        Threshold that would give `wanted` stars; NaN if none would.
     table : astropy.table.Table or None
-        The whole star table, flags and reasons included, so that nothing is lost.
+        The full star table with flags and reasons.
     """
 
     def __init__(
@@ -101,6 +101,6 @@ class TooFewStarsError(MlpsfError, RuntimeError):
         self.table = table
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are unpickled by position; without this, a pool's worker that raises it hangs.
+        # Exceptions are unpickled by position. Without this, a pool hangs when a worker raises it.
         keywords = {k: getattr(self, k) for k in ("found", "wanted", "threshold", "enough_at")}
         return partial(type(self), str(self), **keywords, table=self.table), ()

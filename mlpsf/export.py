@@ -1,4 +1,4 @@
-"""Star tables in files: ECSV, FITS, CSV, DS9 regions, by the file's ending."""
+"""Write star tables as ECSV, FITS, CSV or DS9 regions, by the file's extension."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ __all__ = ["FORMATS", "check_star_path", "write_stars"]
 def write_stars(
     table: Table, path: str | os.PathLike[str], *, overwrite: bool | None = None
 ) -> Path:
-    """Write a star table with all its metadata, whole or not at all.
+    """Write a star table with its metadata, completely or not at all.
 
     Parameters
     ----------
     table : Table
-        As `mlpsf.select_stars` returns.
+        Star table from `mlpsf.select_stars`.
     path : path-like
-        The ending gives the format: ``.ecsv``, ``.fits``, ``.csv`` (metadata as lines that start
-        with ``#``), ``.reg`` (DS9: chosen stars green, reserved ones cyan, others red with the
-        reason).
+        The extension gives the format: ``.ecsv``, ``.fits``, ``.csv`` (metadata as lines that
+        start with ``#``), ``.reg`` (DS9: chosen stars green, reserved ones cyan, others red with
+        the reason).
     overwrite : bool, optional
-        Whether a file of that name is replaced. Unless given, a star table of mlpsf is, and no
-        other.
+        Whether to replace an existing file. By default only a star table of mlpsf is replaced.
 
     Returns
     -------
@@ -42,7 +41,8 @@ def write_stars(
     Raises
     ------
     OutputError
-        Another ending, no such folder, no permission, or a file that may not be replaced.
+        If the extension is unknown, the folder does not exist or is not writable, or the file
+        may not be replaced.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def write_stars(
 
 
 def check_star_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path if `write_stars` can write there; raise OutputError if not."""
+    """Return the path; raise `OutputError` if `write_stars` cannot write there."""
     path = check_folder(path)
     if path.suffix.lower() not in FORMATS:
         raise OutputError(
@@ -96,7 +96,7 @@ def _fits(table: Table) -> bytes:
 
 
 def _card(value: Any) -> Any:
-    """Return what a FITS card can hold."""
+    """Convert a value to one that a FITS card can hold."""
     if isinstance(value, bool | int):
         return value
     if isinstance(value, float) and np.isfinite(value):
@@ -135,4 +135,4 @@ FORMATS: dict[str, Callable[[Table], bytes]] = {
     ".csv": _csv,
     ".reg": _reg,
 }
-"""Endings and what writes them."""
+"""Writer of each file extension."""

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Write files completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _HEAD = 1 << 20  # bytes of a file that hold its header
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the path if its folder exists and can be written to.
+    """Return the path if its folder exists and is writable.
 
     Raises
     ------
     OutputError
-        It does not, or cannot.
+        If it does not exist or is not writable.
     """
     path = Path(path)
     folder = path.parent
@@ -38,12 +38,12 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary name with the same ending; it becomes `path` when the block ends well.
+    """Yield a temporary path that is renamed to `path` if the block ends without an error.
 
     Raises
     ------
     OutputError
-        The folder does not exist or the file cannot be written.
+        If the folder does not exist or the file cannot be written.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes private files; the user's own mask decides for the final one.
+        # mkstemp makes private files; the user's umask sets the final permissions.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
@@ -81,17 +81,18 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_replaceable(
     path: Path, kind: str | None, overwrite: bool | None, how: str = "overwrite=True"
 ) -> None:
-    """Raise `OutputError` if a file is there and must not be replaced.
+    """Raise `OutputError` if a file exists and must not be replaced.
 
     Parameters
     ----------
     path : Path
     kind : {"stars", "psf", None}
-        Of what is to be written; see `product_kind`.
+        Kind of the file to write; see `product_kind`.
     overwrite : bool or None
-        Whether any file may be replaced; None: a star table or PSF, by one of its kind.
+        Whether any file may be replaced. If None, only a star table or PSF may, by one of the
+        same kind.
     how : str
-        What to say for it to be replaced.
+        Option that allows replacing, for the error message.
     """
     if not path.exists() or overwrite:
         return
@@ -104,7 +105,7 @@ def check_replaceable(
 
 
 def product_kind(path: Path) -> str | None:
-    """Say what a file is of what mlpsf makes of a frame, by its header.
+    """Return which product of mlpsf a file is, from its header.
 
     Parameters
     ----------
@@ -113,7 +114,7 @@ def product_kind(path: Path) -> str | None:
     Returns
     -------
     {"stars", "psf", None}
-        A star table, a PSF in TRIPPy's format, or neither.
+        Star table, PSF in TRIPPy's format, or neither.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Why a source was not taken: bit flags, defined once.
+"""Bit flags that say why a source was not chosen.
 
 >>> from mlpsf.flags import Flag, describe
 >>> describe(Flag.SATURATED | Flag.NEAR_EDGE)
@@ -16,7 +16,7 @@ __all__ = ["NEVER_A_PSF_STAR", "Flag", "describe"]
 
 
 class Flag(IntFlag):
-    """The fate of a source, as bits of the ``flags`` column of a star table."""
+    """Bits of the ``flags`` column of a star table."""
 
     SATURATED = 1, "saturated", "a pixel of its core is at or above the saturation level"
     NEAR_EDGE = 2, "near the edge", "its cutout would reach over the edge of the frame"
@@ -60,7 +60,7 @@ class Flag(IntFlag):
     meaning: str
 
     def __new__(cls, value: int, short: str = "", meaning: str = "") -> Flag:
-        """Attach the words to the bit."""
+        """Create a flag with its short and long description."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.short = short
@@ -80,21 +80,21 @@ NEVER_A_PSF_STAR = (
     | Flag.STRUCK
     | Flag.UNEVEN_SKY
 )
-"""Sources with any of these are not chosen whatever their probability."""
+"""Sources with any of these flags are never chosen, even with a high probability."""
 
 
 @cache
 def describe(flags: int) -> str:
-    """Say in words why a source was not taken, or that it was reserved or relaxed.
+    """Describe in words why a source was not chosen, or that it was reserved or relaxed.
 
     Parameters
     ----------
     flags : int
-        A value of the ``flags`` column.
+        Value of the ``flags`` column.
 
     Returns
     -------
     str
-        The meanings of its bits, joined by ``"; "``; empty for 0.
+        Descriptions of the bits that are set, joined by ``"; "``; empty for 0.
     """
     return "; ".join(flag.short for flag in Flag if flag & int(flags))

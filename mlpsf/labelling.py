@@ -1,6 +1,6 @@
-"""Which sources are good PSF stars: the residual rule, a simulation's truth, balancing, splits.
+"""Label good PSF stars by the residual rule or a simulation's truth; balance and split labels.
 
-Pure functions on arrays: nothing here reads a frame, fits a PSF or keeps state.
+Pure functions on arrays: nothing here reads a frame or fits a PSF.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ __all__ = [
 ]
 
 N_BEST = 25
-"""Candidates that the residual rule takes of a frame, as in the ML-PSF study."""
+"""Number of candidates that the residual rule takes per frame, as in the ML-PSF study."""
 
 BRIGHTNESS_RANGE = (-200.0, 32768.0)
-"""No pixel of a good source's cutout may lie outside, in ADU above the sky (ML-PSF study)."""
+"""Range of all pixels in a good source's cutout, in ADU above the sky (ML-PSF study)."""
 
 AMBIGUOUS = -1
-"""Label of sources that are neither clearly good nor clearly not."""
+"""Label of sources that are neither clearly good nor clearly bad."""
 
 
 def residual_distance(
     variance: ArrayLike, peak: ArrayLike, *, clip: float = 5.0
 ) -> NDArray[np.float64]:
-    """Combine both residual figures of one frame's sources into the distance they are ranked by.
+    """Combine the two residual figures of a frame's sources into a distance for ranking.
 
     Parameters
     ----------
     variance, peak : array_like, shape (n,)
-        As `mlpsf.stacks.fitting.residual_figures` returns; not finite means no fit.
+        From `mlpsf.stacks.fitting.residual_figures`; a non-finite value means no fit.
     clip : float
-        Sources whose `variance` lies more than so many standard deviations above the median are
-        dropped. The deviation is 1.4826 times the median absolute one: a plain one is moved by
-        orders of magnitude by one diverged fit.
+        Sources whose `variance` is more than this many standard deviations above the median are
+        dropped. The deviation is 1.4826 times the median absolute deviation: one diverged fit
+        would change the plain standard deviation by orders of magnitude.
 
     Returns
     -------
@@ -56,15 +56,14 @@ def residual_distance(
 
     Notes
     -----
-    In any company a source that is no worse than another in both figures is no further: at equal
-    variance the order is that of the peaks, at equal peaks that of the variances. Between others
-    the deviation decides, and it is the frame's: one source more, however bad, moves it a little,
-    can turn the order of two of which one has the smaller variance and the other the smaller
-    peak, and can bring one under the clip. A source without a fit moves nothing.
+    A source that is not worse than another in both figures never has the larger distance. Between
+    a source with the smaller variance and one with the smaller peak, the frame's deviation decides.
+    Adding a source, even a bad one, changes the deviation a little. That can reverse the order of
+    such a pair or bring a source under the clip. A source without a fit changes nothing.
 
-    The variances' unit does not matter, as long as they are not 0 for more than half the sources.
-    Pixels in another unit do matter, a little: see `mlpsf.stacks.fitting.residual_figures`, whose
-    weights turn from equal ones to those of photon noise where the model is 1 ADU.
+    The unit of the variances does not matter unless more than half of them are 0. The unit of the
+    pixels matters a little: the weights of `mlpsf.stacks.fitting.residual_figures` change from
+    equal ones to those of photon noise where the model is 1 ADU.
 
     Examples
     --------
@@ -86,7 +85,7 @@ def residual_distance(
 def _centre_and_deviation(values: NDArray[np.float64]) -> tuple[float, float]:
     centre = float(np.median(values))
     deviation = 1.4826 * float(np.median(np.abs(values - centre)))
-    if deviation <= 0:  # all alike: any unit serves
+    if deviation <= 0:  # all equal: any unit will do
         deviation = abs(centre) or 1.0
     return centre, deviation
 
@@ -94,12 +93,12 @@ def _centre_and_deviation(values: NDArray[np.float64]) -> tuple[float, float]:
 def in_range(
     cutouts: NDArray[np.floating], limits: tuple[float, float] = BRIGHTNESS_RANGE
 ) -> NDArray[np.bool_]:
-    """Say which cutouts have all their pixels within a brightness range.
+    """Return which cutouts have all their pixels within a brightness range.
 
     Parameters
     ----------
     cutouts : ndarray, shape (n, size, size)
-        Sky-subtracted, ADU; NaN pixels are not judged.
+        Sky-subtracted, in ADU; NaN pixels are ignored.
     limits : (float, float)
         Lowest and highest value allowed.
 
@@ -125,24 +124,24 @@ def best_labels(
 ) -> NDArray[np.int_]:
     """Label the best sources of one frame 1 and all others 0.
 
-    The `n_best` nearest are the candidates; those of them that are not eligible (outside the
-    brightness range) are struck without being replaced, as the ML-PSF study did.
+    The `n_best` sources with the smallest distance are the candidates. Candidates that are not
+    eligible (outside the brightness range) are dropped and not replaced, as in the ML-PSF study.
 
     Parameters
     ----------
     distance : array_like, shape (n,)
-        The smaller the better; inf or NaN is never good.
+        Smaller is better; inf or NaN is never good.
     eligible : array_like of bool, shape (n,), optional
-        Sources that may be good; all unless given.
+        Sources that may be good; all by default.
     n_best : int
         Number of candidates.
 
     Returns
     -------
     ndarray of int, shape (n,)
-        A tie that reaches over the last place gets none: labels never depend on the order of the
-        sources, and never more than `n_best` are good. One source more makes no bad one good, and
-        one that is further than all good ones makes none of them bad.
+        Sources tied for the last place are all 0 if not all of them fit. So labels do not depend
+        on the order of the sources, and at most `n_best` are good. Adding a source never makes a
+        bad one good. Adding one with a larger distance than all good ones makes none of them bad.
 
     Examples
     --------
@@ -168,21 +167,21 @@ def best_labels(
 def balance(
     y: ArrayLike, *, groups: ArrayLike | None = None, random_state: Any = None
 ) -> NDArray[np.intp]:
-    """Choose as many sources of every class as the rarest has, at random.
+    """Choose the same number of sources of each class at random: that of the rarest class.
 
     Parameters
     ----------
     y : array_like, shape (n,)
         Labels.
     groups : array_like, shape (n,), optional
-        Frames: balanced within each, so that none speaks louder for one class. A frame with one
-        class only gives nothing.
+        Frame of each source. Classes are balanced within each frame. A frame with only one class
+        contributes nothing.
     random_state : int, RandomState or None
 
     Returns
     -------
     ndarray of int
-        Indices into `y`, sorted, none twice.
+        Sorted unique indices into `y`.
 
     Examples
     --------
@@ -210,15 +209,14 @@ def split_frames(
     *,
     random_state: Any = None,
 ) -> list[NDArray[np.intp]]:
-    """Split sources by frame, so that no frame is on two sides.
+    """Split sources by frame, so that no frame is in two parts.
 
     Parameters
     ----------
     groups : array_like, shape (n,)
-        The frame of each source.
+        Frame of each source.
     fractions : tuple of float
-        Shares of the frames; they sum to 1. Each part gets at least one frame when there are
-        enough.
+        Fraction of the frames in each part; the sum is 1. Each part gets at least one frame.
     random_state : int, RandomState or None
 
     Returns
@@ -239,7 +237,7 @@ def split_frames(
     if len(frames) < len(fractions):
         raise InputError(f"{len(fractions)} parts need as many frames. Got {len(frames)}.")
     ends = np.rint(np.cumsum(fractions) * len(frames)).astype(int)
-    # Every part keeps one frame at least, from either side.
+    # Each part keeps at least one frame: once from the start, once from the end.
     for i in range(len(ends)):
         ends[i] = max(ends[i], (ends[i - 1] if i else 0) + 1)
     for i in range(len(ends) - 1, -1, -1):
@@ -261,33 +259,33 @@ def truth_labels(
     clean: float = 0.005,
     spoiled: float = 0.02,
 ) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
-    """Label detections by what is known of a simulated frame.
+    """Label detections from the truth of a simulated frame.
 
-    Good is a star, with no saturated or defective pixel within 1.5 FWHM, in whose surroundings
-    all other objects' flux, those within 4 FWHM in full and those from 4 to 6 FWHM at 15 %, is
-    under `clean` of its own.
+    A good source is a star without a saturated or defective pixel within 1.5 FWHM and with a
+    contamination below `clean`. The contamination is the flux of other objects over its own:
+    those within 4 FWHM count in full, those from 4 to 6 FWHM at 15 %.
 
     Parameters
     ----------
     x, y : array_like, shape (n,)
-        Detections, 0-based pixels.
+        Positions of the detections, 0-based pixels.
     true_x, true_y, true_flux : array_like, shape (m,)
-        Objects of the simulation.
+        Positions and fluxes of the simulated objects.
     is_star : array_like of bool, shape (m,)
-        Which of them are stars.
+        Which of the objects are stars.
     fwhm : float
-        Of the frame, in pixels.
+        FWHM of the frame's stars in pixels.
     defects : ndarray, shape (ny, nx), optional
-        Not 0 where a pixel is saturated, struck or bad.
+        Nonzero where a pixel is saturated, struck or bad.
     clean, spoiled : float
-        Contamination under which a star is good (1) and from which it is not (0); between them it
-        is ambiguous (-1).
+        A star is good (1) below the contamination `clean`, bad (0) from `spoiled` on, and
+        ambiguous (-1) in between.
 
     Returns
     -------
     labels : ndarray of int, shape (n,)
     contamination : ndarray of float64, shape (n,)
-        Others' flux over its own; inf where no object lies within a FWHM.
+        Flux of other objects over its own; inf if no object is within one FWHM.
 
     Examples
     --------
@@ -311,7 +309,7 @@ def truth_labels(
             own = rows[distance <= max(fwhm, 1.5)]
             if own.size == 0:
                 continue
-            own_row = own[np.argmax(flux[own])]  # the brightest there is what was detected
+            own_row = own[np.argmax(flux[own])]  # the brightest is the detected one
             weight = np.where(distance <= 4.0 * fwhm, 1.0, 0.15) * (rows != own_row)
             contamination[i] = float((weight * flux[rows]).sum() / flux[own_row])
             star[i] = is_star[own_row]
@@ -324,7 +322,7 @@ def truth_labels(
 
 
 def _any_bad(bad: NDArray[np.bool_], at: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
-    """Whether a bad pixel's centre lies within a radius of each position."""
+    """Whether the centre of a bad pixel is within a radius of each position."""
     rows, columns = np.nonzero(bad)
     if rows.size == 0:
         return np.zeros(len(at), dtype=bool)

@@ -1,7 +1,7 @@
-"""Public names that are imported when they are first used.
+"""Import public names when they are first used.
 
-TensorFlow takes ten seconds to import, scikit-learn one: a package that imported all of its public
-names at once would make every command wait for what it does not need.
+TensorFlow takes ten seconds to import and scikit-learn one. Importing all public names at once
+would make every command wait for packages that it does not need.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a package.
+    """Return a ``__getattr__`` function for a package.
 
     Parameters
     ----------
     package : str
         Name of the package.
     homes : mapping of str to str
-        For each public name, the module that defines it, relative to the package.
+        Module that defines each public name, relative to the package.
 
     Returns
     -------
     callable
-        Imports a name when it is first used; AttributeError for any other name.
+        Imports a name when it is first used. Raises AttributeError for any other name.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The stages in a row: from a frame to its stars."""
+"""The full star selection: from a frame to its PSF stars."""
 
 from __future__ import annotations
 
@@ -43,55 +43,54 @@ def select_stars(
     ----------
     frame : Frame or anything that `read_frame` takes
     selector : {"cnn", "residual"} or an estimator
-        ``"cnn"`` is the network that ships; ``"residual"`` the classical rule, its brightness
-        range set by the frame's noise and half of its saturation level. An estimator with
-        ``predict_proba`` is used as it is when fitted, and fitted to the frame's own cutouts when
-        it needs no labels and is not.
+        ``"cnn"`` is the network shipped with mlpsf. ``"residual"`` is the classical rule; its
+        brightness range is set by the frame's noise and half of its saturation level. A fitted
+        estimator with ``predict_proba`` is used as it is. An unfitted one that needs no labels is
+        fitted to the frame's cutouts.
     catalogue : Table or path, optional
-        Sources to judge, taken instead of detection; see `mlpsf.frames.catalogue.read_catalogue`.
+        Sources to judge instead of detected ones; see `mlpsf.frames.catalogue.read_catalogue`.
     veto : list of int, optional
         Values of ``id`` that must not be chosen.
     snr_min : float
-        Least signal-to-noise ratio of a chosen star.
+        Minimum signal-to-noise ratio of a chosen star.
     second_look : bool
-        Whether the best, twice as many as are wanted, are compared with the PSF that they share,
-        and those that it does not explain are struck; the next in rank take their place. Never so
-        many are struck that fewer than `n_min` are left: the others, and stars taken by `relax`,
-        keep their place and get the flag ``OUTLIER_KEPT``. Metadata count them: ``n_looked_at``
-        (0 where there are too few to compare), ``n_outliers``, ``n_outliers_kept``. See
-        `mlpsf.selection.second_look`.
+        Whether to compare the best stars, twice as many as needed, with their common PSF. Stars
+        that it does not explain are removed, and the next in rank replace them. At least `n_min`
+        stars are left: further outliers, and outliers taken by `relax`, are kept with the flag
+        ``OUTLIER_KEPT``. The metadata give the numbers: ``n_looked_at`` (0 if there are too few
+        to compare), ``n_outliers``, ``n_outliers_kept``. See `mlpsf.selection.second_look`.
     cutout_size : int, optional
-        Side of the residual selector's cutouts in pixels; 111, as published, or 12 FWHM where
-        that is less, unless given.
+        Side of the residual selector's cutouts in pixels. By default 111, as published, or
+        12 FWHM if that is less.
     progress : callable, optional
         Called with the name of each step before it starts.
     threshold : float, optional
-        Least probability of a chosen star. Unless given, 0.9; with the residual selector 0: it
-        takes the best of a frame, whatever they are, and is never as sure as that.
+        Minimum probability of a chosen star, 0.9 by default. For the residual selector the default
+        is 0: it ranks a frame's sources, and its probabilities do not reach 0.9.
     rank_by : {"probability", "snr"}, optional
-        As in `mlpsf.choose`. Unless given, the brightest of the stars that reach the threshold
-        are taken, because TRIPPy gives all one weight and faint ones add their noise; with the
-        residual selector, whose order is its verdict, the most probable.
+        As in `mlpsf.choose`. By default the brightest of the stars that reach the threshold are
+        taken, because TRIPPy weights all stars equally and faint ones add noise. For the residual
+        selector the default is the most probable.
     n_max, n_min, reserve, relax
         As in `mlpsf.choose`.
 
     Returns
     -------
     Table
-        Every source, with the columns ``id x y [ra dec] flux snr peak fwhm ellipticity
-        probability selected reserved flags reason``; metadata say frame, selector, parameters,
-        versions.
+        All sources, with the columns ``id x y [ra dec] flux snr peak fwhm ellipticity
+        probability selected reserved flags reason``. The metadata hold the frame, selector,
+        parameters and versions.
 
     Raises
     ------
     TooFewStarsError
-        Fewer than `n_min` good stars; the whole table is its ``table``.
+        If there are fewer than `n_min` good stars. Its ``table`` is the full table.
     NoSourcesError, FrameError, CatalogueError, InputError
 
     Warns
     -----
     UserWarning
-        Fewer stars are reserved than can judge a PSF (`mlpsf.selection.choice.FEWEST_RESERVED`).
+        If too few stars are reserved to judge a PSF (`mlpsf.selection.choice.FEWEST_RESERVED`).
 
     Examples
     --------
@@ -128,11 +127,11 @@ def select_stars(
 
 
 def _own_sources(frame: Frame, listed: Table) -> Table:
-    """Detect the sources of a frame: the listed may be few, or no stars."""
+    """Detect the sources of a frame; the listed ones may be few or not stars."""
     with suppress(NoSourcesError):
         return find_sources(frame)
     return listed
 
 
 def _silent(step: str) -> None:
-    """Say nothing."""
+    """Report no progress."""

@@ -1,7 +1,7 @@
-"""Many frames: on every core or on a cluster, resumable.
+"""Processing of many frames on all cores or on a cluster; a run can be resumed.
 
-Comes in: files. Goes out: a star table and a PSF each, and a summary of the night. May import:
-everything but `mlpsf.training` and `mlpsf.cli`.
+Input: files. Output: a star table and a PSF for each frame, and a summary of the night. May import
+everything except `mlpsf.training` and `mlpsf.cli`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a night is made of: frames, globs, lists and mosaics become jobs, one an image."""
+"""Inputs of a run: paths, globs, lists and mosaics are expanded to jobs, one per image."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ AUXILIARY = frozenset((
     "SAMP", "TIME",
 ))
 # fmt: on
-"""Names of image HDUs that describe another image; ``hdu="all"`` leaves them out."""
+"""Names of image HDUs that describe another image; ``hdu="all"`` skips them."""
 
 _ENDINGS = (".gz", ".fz", ".bz2", ".fits", ".fit", ".fts")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How every frame of a night is treated; the parameters of `mlpsf.select_stars`.
+    """Settings for all frames of a night: the parameters of `mlpsf.select_stars`.
 
     Parameters
     ----------
     selector : {"cnn", "residual"}
         Ignored when a model is given.
     model : str, optional
-        A ``.keras`` file that `mlpsf.PSFStarSelector.save` wrote.
+        A ``.keras`` file written by `mlpsf.PSFStarSelector.save`.
     catalogue : str, optional
-        File of sources to judge, on all frames; see `mlpsf.frames.catalogue.read_catalogue`.
+        File of the sources to judge on all frames; see `mlpsf.frames.catalogue.read_catalogue`.
     threshold, n_max, n_min, reserve, relax, snr_min, second_look
         As in `mlpsf.select_stars`.
     gain : float, optional
         Electrons per ADU.
     saturation : float, optional
-        ADU.
+        Saturation level in ADU.
     mask : str, optional
-        File of an image of all frames' shape, not 0 where a pixel is bad.
+        File of an image with the shape of all frames, not 0 where a pixel is bad.
 
     Examples
     --------
@@ -73,12 +73,12 @@ class Settings:
     mask: str | None = None
 
     def check(self) -> None:
-        """Raise the error that every frame would end in; the model is loaded to see that it can be.
+        """Raise errors that would affect every frame; the model is loaded as a test.
 
         Raises
         ------
         InputError, FrameError, CatalogueError, ModelFileError
-            A parameter is out of range, or a file is not there or of another kind.
+            A parameter is out of range, or a file does not exist or is of another kind.
         """
         from mlpsf.selection.choice import Rules
         from mlpsf.selection.eligibility import check_snr_min
@@ -101,7 +101,7 @@ class Settings:
             load_judge(self.model)
 
     def fingerprint(self) -> str:
-        """Hash of all that decides what a frame gives: settings, their files, mlpsf's version."""
+        """Return a hash of all that affects results: settings, their files, version of mlpsf."""
         from mlpsf.selectors.storage import file_hash, pretrained_path
 
         parts = {
@@ -116,23 +116,23 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One image to be worked on.
+    """One image to process.
 
     Attributes
     ----------
     path : str
-        Absolute.
+        Absolute path of the file.
     hdu : int, str or None
-        None for the first image of the file; a name where the file has none of that name.
+        None for the first image of the file; a name if the file has no HDU of that name.
     name : str
-        Stem of the names of what it gives.
+        Stem of the names of the output files.
     out : str
-        Folder of what it gives, absolute.
+        Absolute path of the output folder.
     key : str
-        Changes when the file or the settings do.
+        Hash that changes when the file or the settings change.
     settings : Settings
     version : str
-        Of the mlpsf that planned it.
+        Version of mlpsf that planned the job.
     """
 
     path: str
@@ -145,12 +145,12 @@ class Job:
 
     @property
     def stars(self) -> Path:
-        """File of its star table."""
+        """Path of the star table."""
         return Path(self.out, f"{self.name}_stars.ecsv")
 
     @property
     def psf(self) -> Path:
-        """File of its PSF."""
+        """Path of the PSF."""
         return Path(self.out, f"{self.name}_psf.fits")
 
 
@@ -160,20 +160,19 @@ def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:
     Parameters
     ----------
     frames : sequence of path-like
-        A path; a glob, ``**`` for folders at any depth; or ``@LIST``, a text file with one of
-        these a line, where ``#`` starts a comment. Relative ones start at the current folder.
+        Paths; globs, with ``**`` for folders at any depth; or ``@LIST``, text files with one of
+        these per line, where ``#`` starts a comment. Relative paths start at the current folder.
 
     Returns
     -------
     list of Path
-        Absolute, in the order given, those of a glob sorted, each once. A path without wildcards
-        is there whether or not such a file exists.
+        Absolute paths in the given order, each once; matches of a glob are sorted. A path without
+        wildcards is included even if the file does not exist.
 
     Raises
     ------
     InputError
-        A glob matches nothing, a list cannot be read, a path is a folder, or there is no frame
-        at all.
+        A glob matches nothing, a list cannot be read, a path is a folder, or there are no frames.
 
     Examples
     --------
@@ -190,11 +189,11 @@ def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:
             plain = Path(pattern).expanduser()
             if plain.is_dir():
                 raise InputError(f"{pattern} is a folder. Give its frames: {pattern}/*.fits.")
-            # A name may hold brackets of its own.
+            # The name of a file may contain brackets.
             if plain.exists() or not glob.has_magic(pattern):
-                found[Path(os.path.abspath(plain))] = None  # noqa: PTH100 - links keep their names
+                found[Path(os.path.abspath(plain))] = None  # noqa: PTH100 - keeps the names of links
                 continue
-            matches = sorted(glob.glob(str(plain), recursive=True))  # noqa: PTH207 - absolute too
+            matches = sorted(glob.glob(str(plain), recursive=True))  # noqa: PTH207 - the pattern may be absolute
             if not matches:
                 raise InputError(f"No file matches {pattern!r}.")
             found |= dict.fromkeys(Path(os.path.abspath(m)) for m in matches)  # noqa: PTH100
@@ -218,31 +217,31 @@ def plan_jobs(
     settings: Settings,
     hdu: Sequence[str | int] | None = None,
 ) -> list[Job]:
-    """Make a job of every image of the files.
+    """Create a job for every image of the files.
 
     Parameters
     ----------
     paths : sequence of Path
-        Absolute, as `find_frames` gives them.
+        Absolute paths, as returned by `find_frames`.
     out : path-like
-        Folder of what the jobs give.
+        Output folder.
     settings : Settings
     hdu : sequence of str or int, optional
-        Which images of each file: numbers; names, ``"SCI"`` or ``"SCI,2"``, with ``*`` and ``?``
-        for many; ``"all"`` for all but those that describe another (`AUXILIARY`). The first image
-        unless given.
+        Images of each file: numbers; names such as ``"SCI"`` or ``"SCI,2"``, with the wildcards
+        ``*`` and ``?``; or ``"all"`` for all images except those that describe another one
+        (`AUXILIARY`). Default: the first image.
 
     Returns
     -------
     list of Job
-        In the order of the paths. A file that cannot be looked into, or has no such image, is a
-        job all the same, whose work will say why.
+        Jobs in the order of the paths. A file that cannot be read, or does not have such an
+        image, also gives a job, which will report the reason.
 
     Raises
     ------
     InputError
-        A frame lies in the folder of the output, where the next run would take a PSF for one; or
-        what a job gives would replace the model, catalogue or mask.
+        A frame is in the output folder, where the next run would take a PSF for a frame; or an
+        output would replace the model, catalogue or mask.
     """
     folder = Path(os.path.abspath(out))  # noqa: PTH100
     inside = next((p for p in paths if p.parent == folder), None)
@@ -258,7 +257,7 @@ def plan_jobs(
     ]
     shared = Counter(stems)
     fingerprint = settings.fingerprint()
-    # A cluster's workers start in folders of their own.
+    # Workers of a cluster start in other folders.
     files = {name: getattr(settings, name) for name in ("model", "catalogue", "mask")}
     settings = replace(
         settings,
@@ -266,7 +265,7 @@ def plan_jobs(
     )
     jobs = []
     for (path, number), stem in zip(images, stems, strict=True):
-        # Two folders may hold frames of one name: both are told by a hash of where they are.
+        # Frames of the same name in different folders are distinguished by a hash of the path.
         name = f"{stem}-{_hash([str(path), number])[:8]}" if shared[stem] > 1 else stem
         key = _hash([str(path), number, _stamp(path), fingerprint])
         jobs.append(
@@ -289,9 +288,9 @@ def _stem(path: Path) -> str:
 
 
 def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | None]:
-    """Return numbers of the HDUs that are wanted of a file; None for its first image.
+    """Return the numbers of the requested HDUs of a file; None for its first image.
 
-    One that is not there stays as it was given: its job will say so, the night goes on.
+    A missing HDU is returned as it was given. Its job reports the error and the run goes on.
     """
     if not wanted:
         return [None]
@@ -320,7 +319,7 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
                 for n, label in labels.items()
                 if fnmatchcase(label, text) or fnmatchcase(label.split(",")[0], text)
             ]
-            # As elsewhere, a plain name is the first of that name.
+            # As elsewhere, a plain name means the first HDU of that name.
             taken = taken if glob.has_magic(text) else taken[:1]
         if not taken:
             taken = [None if text == "ALL" else each]
@@ -329,7 +328,7 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Size and time of a file: reading it to hash it would cost what the work does."""
+    """Return size and time of a file; to read and hash it would take as long as the job."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""One frame of a night: its star table, its PSF, and its row of the summary."""
+"""Processing of one frame: its star table, its PSF and its row of the summary."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Row", "failed", "judge_psf", "run_job"]
 
-# A scheduler's worker may run several jobs in threads; warnings and thread limits are the whole
-# process's, and TRIPPy was written for one thread.
+# A Dask worker may run several jobs in threads. But warnings and thread limits apply to the whole
+# process, and TRIPPy was written for one thread.
 _ALONE = threading.Lock()
-_EVER = 1e9  # seconds; the system takes no wait without bounds
+_EVER = 1e9  # seconds; the system needs a finite waiting time
 
 
 class Row(TypedDict):
-    """A row of the summary; None where nothing is known."""
+    """A row of the summary; None where a value is unknown."""
 
     frame: str
     hdu: int | None
@@ -51,7 +51,7 @@ class Row(TypedDict):
 
 
 class Outcome(TypedDict):
-    """What a job came to: its row, whether to try it again, sizes of its files by name."""
+    """Result of a job: its row, whether to try it again, and sizes of its files by name."""
 
     row: Row
     again: bool
@@ -59,21 +59,22 @@ class Outcome(TypedDict):
 
 
 def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
-    """Choose the stars of one frame, build its PSF, write both.
+    """Choose the stars of one frame, build its PSF, and write both.
 
-    Nothing that goes wrong with the frame is raised: it is in the row. Files of an earlier run
-    with other settings are taken away first.
+    Errors of the frame are not raised but reported in the row. Files of an earlier run with other
+    settings are removed first.
 
     Parameters
     ----------
     job : Job
     time_limit : float
-        Seconds after which this very process is ended, for workers that someone replaces.
+        Seconds after which this process is ended; for workers that are replaced automatically.
 
     Returns
     -------
     Outcome
-        ``again`` is True where the same frame may do better next time: no space, no memory.
+        ``again`` is True if the frame may succeed next time, for example after lack of space or
+        memory.
 
     Examples
     --------
@@ -99,7 +100,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         except MlpsfError as error:
             row["error"] = _line(error)
             again = isinstance(error, OutputError)
-        except Exception as error:  # one frame's trouble must not end the night
+        except Exception as error:  # an error of one frame must not end the run
             row["error"] = f"{type(error).__name__}: {_line(error)}"
             again = True
         row["seconds"] = round(time.perf_counter() - start, 3)
@@ -114,7 +115,7 @@ def _ended_after(seconds: float) -> Iterator[None]:
     if math.isinf(seconds):
         yield
         return
-    # The standard stream itself: a scheduler may have put a log of no file in its place.
+    # The original stderr, since a scheduler may have replaced it by a log without a file.
     stream = sys.__stderr__ or 2
     with suppress(RuntimeError, OSError, ValueError):
         faulthandler.dump_traceback_later(min(seconds, _EVER), exit=True, file=stream)
@@ -125,7 +126,7 @@ def _ended_after(seconds: float) -> Iterator[None]:
 
 
 def failed(job: Job, reason: str) -> Outcome:
-    """Outcome of a job that no worker lived to finish; it is tried again by the next run."""
+    """Return the outcome of a job whose worker died; the next run tries it again."""
     row = _empty_row(job)
     row["error"] = reason
     return {"row": row, "again": True, "products": {}}
@@ -153,7 +154,7 @@ def _line(message: Any) -> str:
 
 
 def _work(job: Job, row: Row) -> None:
-    """Do the work of a job; fill its row as far as it comes."""
+    """Process a job and fill its row as far as possible."""
     if job.version != __version__:
         raise InputError(
             f"the worker has mlpsf {__version__}, the run was started with {job.version}: "
@@ -223,23 +224,25 @@ def _fill(row: Row, stars: Table) -> None:
 
 
 def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, str]:
-    """Say how much of the stars' light a PSF leaves, beyond what noise explains.
+    """Return how much of the stars' light a PSF leaves, beyond the noise.
 
-    Of each star, sky-subtracted, the PSF with the star's best flux is taken off; the mean square
-    of what is left within 1.5 FWHM, less that of the noise, is divided by that of the star.
+    The PSF, fitted in flux, is subtracted from each sky-subtracted star. The mean square of the
+    residual within 1.5 FWHM, minus that of the noise, is divided by the mean square of the
+    fitted star.
 
     Parameters
     ----------
     frame : Frame
     stars : Table
-        As `mlpsf.select_stars` returns. The reserve stars judge, which the PSF has not seen;
-        where there are fewer than 3, those that made it, which flatter it.
+        Star table from `mlpsf.select_stars`. The PSF is judged by the reserve stars, which were
+        not used to build it. With fewer than 3 reserve stars, it is judged by the stars it was
+        built from, which makes it seem better.
     psf : PSFModel
 
     Returns
     -------
     quality : float or None
-        Root of the median over stars; 0 is perfect. None where no star can be judged.
+        Square root of the median over stars; 0 is perfect. None if no star can be judged.
     judged_by : {"reserved", "chosen", ""}
 
     Examples

@@ -1,7 +1,7 @@
-"""Processes that work on jobs, on this machine or on a cluster; those that die are replaced.
+"""Worker processes on this machine or on a cluster; workers that die are replaced.
 
-Nothing heavy is imported here at the top: a worker sets the number of its threads before the
-libraries that read it are loaded.
+No heavy imports at module level: a worker must set its number of threads before the libraries that
+read it are loaded.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["MOST_DEATHS", "TIME_LIMIT", "available_cores", "run_on_dask", "run_on_processes"]
 
 MOST_DEATHS = 2
-"""A frame that has killed so many workers is given up."""
+"""Number of workers that may die on a frame before it counts as failed."""
 
 TIME_LIMIT = 3600.0
-"""Seconds that a frame may take; some hundred times what one does."""
+"""Time limit per frame in seconds; some hundred times the usual duration."""
 
-_FALSE_STARTS = 3  # workers in a row that die before they are ready
+_FALSE_STARTS = 3  # successive workers that die before they are ready
 _ONE_THREAD = dict.fromkeys(
     (
         "OMP_NUM_THREADS",
@@ -51,14 +51,14 @@ _ONE_THREAD = dict.fromkeys(
     ),
     "1",
 )
-_LAST_BREATH = 5.0  # seconds from the end of a worker's pipe, or from its killing, to its own
-_LONGEST_WAIT = 3600.0  # seconds; a system takes no wait without bounds
+_LAST_BREATH = 5.0  # seconds for a worker to end, after its pipe closed or it was killed
+_LONGEST_WAIT = 3600.0  # seconds; the system needs a finite waiting time
 _DASK_DEATHS = "too many Dask workers died of it: was memory short, or the time limit?"
 _CONNECT = 30.0  # seconds for a scheduler to answer
 
 
 def available_cores() -> int:
-    """Count the cores that this process may use.
+    """Return the number of cores that this process may use.
 
     Examples
     --------
@@ -73,9 +73,9 @@ def available_cores() -> int:
 def run_on_processes(
     jobs: Sequence[Job], n_workers: int, time_limit: float = TIME_LIMIT
 ) -> Results:
-    """Work on jobs in processes of this machine.
+    """Run jobs in processes on this machine.
 
-    They are started afresh (``spawn``), not forked from a process that may hold threads and a
+    Processes are started with ``spawn``, not forked from a process that may have threads and a
     large memory. A script that calls this needs ``if __name__ == "__main__":``.
 
     Parameters
@@ -83,13 +83,13 @@ def run_on_processes(
     jobs : sequence of Job
     n_workers : int
     time_limit : float
-        Seconds. The worker of a job that takes longer is killed and replaced.
+        Seconds per job. The worker of a job that takes longer is killed and replaced.
 
     Yields
     ------
     job, outcome : Job, Outcome
-        As they are done. A job in whose hands `MOST_DEATHS` workers died has failed, and so has
-        one that took longer than the limit.
+        In order of completion. A job fails if `MOST_DEATHS` workers died on it, or if it took
+        longer than the time limit.
 
     Raises
     ------
@@ -155,18 +155,18 @@ def run_on_processes(
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Put Ctrl-C off to the end of the block; a process that it starts never hears it.
+    """Delay Ctrl-C to the end of the block; processes started in the block ignore it.
 
-    A terminal sends it to every process, and the parent decides; half started, a worker would end
-    in a traceback.
+    A terminal sends Ctrl-C to every process, but only the parent handles it. A half-started worker
+    would end with a traceback.
     """
     came: list[int] = []
-    # Only the main thread may set a handler, and only there do handlers raise.
+    # Only the main thread may set a handler, and handlers run only there.
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT) if main else None
     if before is not None:
         signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    resource_tracker.ensure_running()  # starting it later would undo the next line
+    resource_tracker.ensure_running()  # a later start would undo the next line
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -179,14 +179,14 @@ def _interrupted_later() -> Iterator[None]:
 
 
 class _Worker:
-    """A process and the pipe to it."""
+    """A worker process and the pipe to it."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,), name="mlpsf", daemon=True)
         self.process.start()
-        # Its end must be the only one left, so that its death is the pipe's.
+        # Only the worker may hold this end, so that the pipe closes when the worker dies.
         theirs.close()
         self.job: Job | None = None
         self.deadline = math.inf
@@ -194,13 +194,13 @@ class _Worker:
 
     def give(self, job: Job, time_limit: float) -> None:
         self.job, self.deadline = job, time.monotonic() + time_limit
-        # Had it died idle, reading will tell; that this counts as a death in the job's hands is
-        # too rare to be told apart.
+        # If the worker died while idle, reading the pipe shows it. This rare death is counted
+        # against the job.
         with suppress(OSError):
             self.pipe.send(job)
 
     def reap(self) -> str:
-        """Say in words how it ended, once its pipe has."""
+        """Return as text how the worker ended, after its pipe has closed."""
         self.process.join(_LAST_BREATH)
         code = self.process.exitcode
         self.kill()
@@ -211,21 +211,21 @@ class _Worker:
         return f"by signal {-code}" if code < 0 else f"with exit code {code}"
 
     def kill(self) -> None:
-        """End it at once: it leaves no half file."""
+        """Kill the worker at once; this leaves no partial file."""
         self.pipe.close()
         self.process.kill()
         self.process.join(_LAST_BREATH)
-        if self.process.exitcode is not None:  # else a disk holds it: the night goes on
+        if self.process.exitcode is not None:  # otherwise it waits for a disk; the run goes on
             self.process.close()
 
 
 def _serve(pipe: Connection) -> None:
-    """Be a worker: say that it is ready, then work on each job that comes."""
+    """Run a worker: report that it is ready, then process each job received."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.environ.update(_ONE_THREAD)
     from mlpsf.batch.job import run_job
 
-    # Loaded before the first job, so that what cannot be loaded is not blamed on a frame.
+    # Loaded before the first job, so that import errors are not attributed to a frame.
     for module in ("mlpsf.pipeline", "mlpsf.psf.build", "mlpsf.export", "onnxruntime"):
         importlib.import_module(module)
     importlib.import_module("mlpsf.psf.trippy.border").load_trippy()
@@ -239,7 +239,7 @@ def _serve(pipe: Connection) -> None:
 
 
 def _follow_parent() -> None:
-    """End with the parent, however it ends: the next run must not meet workers of this one."""
+    """End when the parent ends, so that no worker of this run meets the next run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -247,26 +247,26 @@ def _follow_parent() -> None:
 
 
 def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMIT) -> Results:
-    """Work on jobs on the workers of a Dask scheduler.
+    """Run jobs on the workers of a Dask scheduler.
 
-    The scheduler itself gives the jobs of a worker that died to others, and gives a job up after
+    The scheduler itself reassigns the jobs of a worker that died. A job fails after
     ``distributed.scheduler.allowed-failures`` (3) deaths.
 
     Parameters
     ----------
     jobs : sequence of Job
-        Their paths must be the same for all workers, which need this mlpsf.
+        Jobs. Their paths must be valid on all workers, which need the same version of mlpsf.
     address : str
-        ``tcp://host:port``, or a scheduler file ending in ``.json``.
+        Address ``tcp://host:port``, or a scheduler file ending in ``.json``.
     time_limit : float
-        Seconds. A worker whose job takes longer ends itself, says in its log where it was, and
-        is started again by its nanny; one without a nanny works on. A job that is always late
-        takes as many workers as one that kills them.
+        Seconds per job. A worker whose job takes longer logs where it was and ends, and its nanny
+        restarts it. A worker without a nanny goes on. A job that always takes too long ends as
+        many workers as one that kills them.
 
     Yields
     ------
     job, outcome : Job, Outcome
-        As they are done.
+        In order of completion.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMI
     InputError
         No scheduler answers.
     MlpsfError
-        The scheduler went away.
+        The connection to the scheduler was lost.
     """
     try:
         distributed: Any = importlib.import_module("distributed")
@@ -305,7 +305,7 @@ def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMI
         )
         by_key = {future.key: job for future, job in zip(futures, jobs, strict=True)}
         done = distributed.as_completed(futures, loop=client.loop)
-        del futures  # what is done is let go, here and on the workers
+        del futures  # releases finished results, here and on the workers
         try:
             for future in done:
                 job = by_key.pop(future.key)
@@ -318,7 +318,7 @@ def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMI
                     ) from None
                 except distributed.scheduler.KilledWorker:
                     outcome = failed(job, _DASK_DEATHS)
-                except Exception as error:  # mlpsf missing on a worker, say
+                except Exception as error:  # for example, mlpsf is missing on a worker
                     reason = " ".join(str(error).split())
                     outcome = failed(job, f"{type(error).__name__}: {reason}")
                 yield job, outcome
@@ -328,9 +328,9 @@ def run_on_dask(jobs: Sequence[Job], address: str, time_limit: float = TIME_LIMI
 
 
 def _run_in_time(job: Job, time_limit: float) -> Outcome:
-    """Work on a job on a Dask worker."""
+    """Run a job on a Dask worker."""
     from mlpsf.batch.job import run_job
 
     worker = importlib.import_module("distributed").get_worker()
-    # Without a nanny the worker, if not the user's own process, would be lost for good.
+    # Without a nanny, the worker would not be restarted, and may be the user's own process.
     return run_job(job, time_limit if worker.nanny else math.inf)

@@ -1,8 +1,8 @@
-"""Many frames: on every core or a cluster, resumable, one summary of the night.
+"""Processing of many frames on all cores or a cluster, with one summary of the night.
 
-What goes well or badly with a frame is kept in a small file of its own, written when its products
-are whole. A run that was ended at any moment and is started again looks at these, and does what
-is missing.
+The result of each frame is stored in a small file, which is written when its products are complete.
+A run that was interrupted at any time and is started again reads these files and does only what is
+missing.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 __all__ = ["Night", "Settings", "run_frames", "summarise"]
 
 SUMMARY = "night"
-"""Stem of the names of the summary's files."""
+"""Stem of the file names of the summary."""
 
 _FORMAT = 1
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 
 
 class Night(NamedTuple):
-    """What a run came to.
+    """Result of a run.
 
     Attributes
     ----------
     table : Table
-        The summary, a row a frame.
+        The summary, one row per frame.
     n_kept : int
-        Rows that an earlier run had done.
+        Number of rows from earlier runs.
     files : tuple of Path
-        Of the summary.
+        Files of the summary.
     """
 
     table: Table
@@ -72,34 +72,34 @@ def run_frames(
 ) -> Night:
     """Choose the stars and build the PSF of every frame of a night.
 
-    Frames that an earlier run with the same settings has done are not done again.
+    Frames that were processed by an earlier run with the same settings are skipped.
 
     Parameters
     ----------
     frames : sequence of path-like
         Paths, globs, ``@LIST`` files: see `mlpsf.batch.inputs.find_frames`.
     out : path-like
-        Folder, made if need be: ``NAME_stars.ecsv`` and ``NAME_psf.fits`` of each frame, the
-        summary ``night.ecsv`` and, with pyarrow, ``night.parquet``; in ``rows``, what a later run
-        needs to know.
+        Output folder, created if needed. It holds ``NAME_stars.ecsv`` and ``NAME_psf.fits`` of
+        each frame, the summary ``night.ecsv`` and, with pyarrow, ``night.parquet``. The folder
+        ``rows`` in it holds the information for later runs.
     settings : Settings, optional
     hdu : sequence of str or int, optional
-        Which images of each file: see `mlpsf.batch.inputs.plan_jobs`. The first unless given.
+        Images of each file: see `mlpsf.batch.inputs.plan_jobs`. Default: the first image.
     workers : int, optional
-        Processes on this machine; as many as cores unless given. Each uses one thread.
+        Number of processes on this machine, each with one thread. Default: number of cores.
     scheduler : str, optional
-        Address, or scheduler file, of a Dask scheduler, whose workers are used instead.
+        Address or scheduler file of a Dask scheduler, whose workers are used instead.
     retry_failed : bool
-        Whether to try frames again that failed for what is in them. Those that failed for lack
+        Whether to retry frames that failed because of their content. Frames that failed for lack
         of space, memory or time are always tried again.
     time_limit : float
-        Seconds that a frame may take before its worker is killed and replaced; ``math.inf``:
-        any. On Dask, see `mlpsf.batch.pool.run_on_dask`.
+        Seconds after which the worker of a frame is killed and replaced; ``math.inf`` for no
+        limit. For Dask, see `mlpsf.batch.pool.run_on_dask`.
     overwrite : bool
-        Whether files in the folder may be replaced that no run made, or that one made of another
-        frame.
+        Whether to replace files in the folder that were not made by a run, or were made from
+        another frame.
     progress : bool
-        Whether to show a bar on stderr, where that is a terminal.
+        Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns
     -------
@@ -108,21 +108,21 @@ def run_frames(
     Raises
     ------
     InputError
-        A parameter makes no sense, there is no frame, or no scheduler answers.
+        A parameter is invalid, there are no frames, or no scheduler answers.
     OutputError
-        The folder cannot be written to, is full, another run is at work in it, or a file in it
-        may not be replaced.
+        The folder cannot be written to or is full, another run uses it, or a file in it must not
+        be replaced.
     MissingPackageError
-        Dask is wanted and not installed.
+        Dask is requested but not installed.
     MlpsfError
-        Workers cannot be started, or the scheduler went away.
+        Workers cannot be started, or the connection to the scheduler was lost.
     KeyboardInterrupt
-        Ctrl-C; its text says how many frames are done. No worker of this machine is left; what
-        Dask's workers are at they bring to an end first.
+        Raised by Ctrl-C; its text gives the number of finished frames. Workers on this machine
+        are stopped. Dask workers finish their current job first.
 
     Examples
     --------
-    On processes, this belongs under ``if __name__ == "__main__":``.
+    With worker processes, this must be under ``if __name__ == "__main__":``.
 
     >>> import tempfile
     >>> from mlpsf import simulate_frame
@@ -173,13 +173,13 @@ def run_frames(
 
 
 def _collect(results: Results, rows: dict[str, Row], total: int, progress: bool) -> None:
-    """Keep each outcome as it comes; say how far the night is."""
+    """Store each outcome as it arrives, and show the progress."""
     from tqdm import tqdm
 
     n_failed = sum(row["error"] != "" for row in rows.values())
     bar = tqdm(total=total, initial=len(rows), unit="frame", disable=None if progress else True)
     try:
-        with closing(results), bar:  # without workers left behind when this ends early
+        with closing(results), bar:  # no workers are left if this ends early
             for job, outcome in results:
                 _keep(job, outcome)
                 rows[job.key] = outcome["row"]
@@ -195,7 +195,7 @@ def _collect(results: Results, rows: dict[str, Row], total: int, progress: bool)
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Insist on being the only run in a folder; the system lets go of it however this run ends."""
+    """Lock a folder for this run; the system releases the lock however the run ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -213,7 +213,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _sweep(rows_folder: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote."""
+    """Remove temporary files of processes that were killed while writing."""
     for folder in (rows_folder, rows_folder.parent):
         for left in folder.glob(".mlpsf-*"):
             with suppress(OSError):
@@ -221,7 +221,7 @@ def _sweep(rows_folder: Path) -> None:
 
 
 def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
-    """Raise `OutputError` if a run would replace what no run made, or made of another frame."""
+    """Raise `OutputError` if a run would replace files of others, or of another frame."""
     folder = rows_folder.parent
     summary, parquet = (folder / f"{SUMMARY}.{ending}" for ending in ("ecsv", "parquet"))
     others = {}
@@ -237,7 +237,7 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
             if made_of != job.path:
                 others[job.stars] = f"it was made of {made_of}"
         for path, kind in ((job.stars, "stars"), (job.psf, "psf")):
-            # Only what no row knows is looked into: a night has thousands of files.
+            # Open only files not listed in a row: a night has thousands of files.
             unknown = path.exists() and path.stat().st_size != sizes.get(path.name)
             if unknown and product_kind(path) != kind:
                 others[path] = "mlpsf did not make it"
@@ -258,7 +258,7 @@ def _keep(job: Job, outcome: Outcome) -> None:
 
 
 def _kept(job: Job, retry_failed: bool) -> Row | None:
-    """Return what an earlier run kept of a job, if the job need not be done again."""
+    """Return the row of a job from an earlier run, if the job need not be run again."""
     try:
         kept = json.loads(_row_path(job).read_text())
         if kept["format"] != _FORMAT or kept["key"] != job.key or kept["again"]:
@@ -277,7 +277,7 @@ def _kept(job: Job, retry_failed: bool) -> Row | None:
 
 
 def summarise(rows: Sequence[Row]) -> Table:
-    """Make a table of rows.
+    """Make the summary table from rows.
 
     Parameters
     ----------
@@ -286,11 +286,11 @@ def summarise(rows: Sequence[Row]) -> Table:
     Returns
     -------
     Table
-        ``frame`` (path), ``hdu`` (-1: unknown), ``name`` (of its files), ``done`` (whether all
-        went well), ``fwhm`` (pixels; of the PSF, or of the frame where that failed),
+        Columns: ``frame`` (path), ``hdu`` (-1: unknown), ``name`` (of its files), ``done``
+        (whether it succeeded), ``fwhm`` (pixels; of the PSF, or of the frame if the PSF failed),
         ``ellipticity`` (1 - b/a), ``n_found``, ``n_chosen``, ``quality`` and ``judged_by`` (see
-        `mlpsf.batch.job.judge_psf`), ``seconds``, ``error`` (empty: none), ``warnings``. Numbers
-        that are not known are NaN, or -1 of whole ones.
+        `mlpsf.batch.job.judge_psf`), ``seconds``, ``error`` (empty: none), ``warnings``. Unknown
+        numbers are NaN, or -1 for integers.
 
     Examples
     --------
@@ -309,7 +309,7 @@ def summarise(rows: Sequence[Row]) -> Table:
         kind = kinds.get(name, str)
         values = [cast("dict[str, Any]", row)[name] for row in rows]
         table[name] = [kind(unknown[kind] if value is None else value) for value in values]
-    # ECSV gives an empty text back as a masked one, which is no good to filter by.
+    # ECSV reads an empty string back as masked, so ``error`` cannot be used as a filter.
     table.add_column([row["error"] == "" for row in rows], name="done", index=3)
     table["fwhm"].unit, table["seconds"].unit = "pix", "s"
     return table
@@ -321,7 +321,7 @@ def _write_summary(table: Table, folder: Path) -> tuple[Path, ...]:
     files = [write_stars(table, folder / f"{SUMMARY}.ecsv", overwrite=True)]
     path = folder / f"{SUMMARY}.parquet"
     if importlib.util.find_spec("pyarrow") is None:
-        # One of an earlier run would not be this night's.
+        # A file of an earlier run would be out of date.
         path.unlink(missing_ok=True)
         return tuple(files)
     with whole_file(path) as temporary:

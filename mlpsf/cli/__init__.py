@@ -1,7 +1,7 @@
-"""The command line: every command calls one public function and writes what it returns.
+"""Command line: every command calls one public function and writes its result.
 
-Comes in: what was typed. Goes out: files, lines on stderr, an exit code. No other folder imports
-this one.
+Input: command-line arguments. Output: files, messages on stderr, an exit code. No other folder
+imports this one.
 """
 
 from mlpsf.cli.main import app, console, main

@@ -1,4 +1,4 @@
-"""``python -m mlpsf.cli``: the same as ``mlpsf``."""
+"""Entry point of ``python -m mlpsf.cli``, the same as ``mlpsf``."""
 
 from mlpsf.cli.main import console
 

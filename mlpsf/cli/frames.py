@@ -1,4 +1,4 @@
-"""The commands of one frame: ``select`` and ``psf``."""
+"""Commands for one frame: ``select`` and ``psf``."""
 
 from __future__ import annotations
 
@@ -204,9 +204,9 @@ def _choose(
     progress: Progress,
     psf: Path | None = None,
 ) -> Any:
-    """Choose the stars and write their table, also when they are too few.
+    """Choose the stars and write their table, even if there are too few.
 
-    A PSF that an earlier command left goes with the table that it was made of.
+    Replacing the table also removes the PSF at `psf`, which was made from the old table.
     """
     from mlpsf.export import write_stars
     from mlpsf.pipeline import select_stars
@@ -228,7 +228,7 @@ def _choose(
 
 
 def _judgement(quality: Any) -> str:
-    """Say what reserve stars say of a PSF."""
+    """Return a line on the quality of a PSF from reserve stars."""
     return (
         f"{quality.n_stars} reserve stars: dT/T {quality.size_residual:+.4f} +- "
         f"{quality.size_error:.4f}, ellipticity off by {quality.ellipticity_residual:.4f} +- "

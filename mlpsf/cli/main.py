@@ -1,4 +1,4 @@
-"""The command line: every command calls one public function and writes what it returns."""
+"""Command-line application: the commands, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mlpsf.version import __version__
 
 __all__ = ["app", "console", "main"]
 
-# Before numpy is loaded. The matrices here are small: a second thread for each waits more than it
-# works, and every core has a frame of its own in `mlpsf run`.
+# Set before numpy is loaded. The matrices here are small, so a second thread mostly waits, and in
+# `mlpsf run` every core has its own frame.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 EXIT_ERROR = 1
@@ -63,7 +63,7 @@ app.command()(training.train)
 
 
 def main() -> None:
-    """Run the command line; errors of mlpsf end in one line and an exit code, not a traceback."""
+    """Run the command line; mlpsf errors give one line and an exit code, not a traceback."""
     warnings.showwarning = _one_line
     try:
         app()
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def console() -> None:
-    """Run the command line as a program of its own."""
+    """Run the command line as a stand-alone program."""
     code: Any = 0
     try:
         main()
@@ -85,8 +85,8 @@ def console() -> None:
         code = stop.code or 0
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is written. To take numpy, astropy and a frame apart piece by piece, only for the system
-    # to take the memory back, would cost a tenth of the whole command.
+    # All files are written. A normal exit, which frees numpy, astropy and the frame piece by piece,
+    # would take a tenth of the whole command.
     os._exit(code if isinstance(code, int) else 1)
 
 

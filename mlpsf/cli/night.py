@@ -1,4 +1,4 @@
-"""The command for a whole night: many frames on every core, or on a cluster."""
+"""Command ``run`` for a whole night: many frames on all cores, or on a cluster."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from mlpsf.errors import InputError, MlpsfError
 
 __all__ = ["run"]
 
-EXIT_STOPPED = 130  # as a shell says it: 128 and the number of SIGINT
-_MOST_REASONS = 5  # lines of reasons; the summary has them all
+EXIT_STOPPED = 130  # as in a shell: 128 plus the number of SIGINT
+_MOST_REASONS = 5  # number of reasons printed; the summary has all
 
 
 def run(

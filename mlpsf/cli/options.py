@@ -1,4 +1,4 @@
-"""Arguments and options that commands share, and what becomes of files that exist."""
+"""Arguments and options shared by the commands, and checks of the output files."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on
 
 
 def hdu_number(text: str | None) -> int | str | None:
-    """Return the number that an HDU is given by, or its name."""
+    """Return an HDU as a number if it is one, otherwise as a name."""
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
 
 
@@ -161,16 +161,16 @@ def check_outputs(
     *,
     overwrite: bool,
 ) -> None:
-    """Raise `OutputError` if an output would replace what it must not.
+    """Raise `OutputError` if an output would replace a file that it must not.
 
-    That is an input or another output, whatever the user says; and, unless `overwrite`, a file
-    that exists. Star tables and PSFs, which are made in a second and again and again, replace
-    those of mlpsf all the same.
+    An input or another output is never replaced. An existing file is replaced only with
+    `overwrite`, except that star tables and PSFs always replace those made by mlpsf, since they
+    are made quickly and often.
 
     Parameters
     ----------
     outputs : iterable of (Path, {"stars", "psf", None})
-        Each with what it is; see `mlpsf.files.product_kind`.
+        Paths with their kind; see `mlpsf.files.product_kind`.
     inputs : iterable of Path or None
     overwrite : bool
     """

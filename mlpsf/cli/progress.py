@@ -1,4 +1,4 @@
-"""What a command says while it works, on stderr."""
+"""Progress messages of a command, on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Say on a terminal which step is at work; say results unless quiet; nothing on stdout."""
+    """Show the current step on a terminal, and results unless quiet; nothing on stdout."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -25,14 +25,14 @@ class Progress:
         self._clear()
 
     def __call__(self, step: str) -> None:
-        """Show which step is at work, and the seconds so far."""
+        """Show the current step and the elapsed seconds."""
         if self.live:
             self._clear()
             seconds = time.monotonic() - self.start
             typer.echo(f"[{seconds:4.1f} s] {step} ...", err=True, nl=False)
 
     def note(self, text: str) -> None:
-        """Print a line of result on stderr."""
+        """Print a result on stderr."""
         if not self.quiet:
             self._clear()
             typer.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""The command ``simulate``."""
+"""Command ``simulate``."""
 
 from __future__ import annotations
 

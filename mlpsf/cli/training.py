@@ -1,4 +1,4 @@
-"""The commands that make a model of one's own: label frames, train on them."""
+"""Commands ``label`` and ``train``, to make a new model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlpsf.errors import InputError
 __all__ = ["EXIT_SOME_FAILED", "label", "train"]
 
 EXIT_SOME_FAILED = 4
-_FINE_TUNING_RATE = 1e-4  # a tenth of Adam's usual rate keeps what the model knows
+_FINE_TUNING_RATE = 1e-4  # a tenth of Adam's usual rate, to preserve what the model has learnt
 
 
 class Rule(StrEnum):
@@ -33,7 +33,7 @@ class Architecture(StrEnum):
 
 
 class Balance(StrEnum):
-    """What to do about other sources outnumbering good ones."""
+    """How to balance good and other sources."""
 
     weights = "weights"
     undersample = "undersample"
@@ -224,7 +224,7 @@ def train(
 
 
 def _figures(trained: Any, n_frames: int, out: Path) -> list[str]:
-    """Put the scores into lines."""
+    """Return the scores as lines of text."""
     done = f"{len(trained.history_['loss'])} epochs; model in {out}."
     if not trained.scores_:
         as_before = trained.calibration_ != (1.0, 0.0)

@@ -1,7 +1,7 @@
-"""The sources of a frame: found, measured, and flagged where something spoils them.
+"""Detect and measure the sources of a frame, and flag unsuitable ones.
 
-Comes in: a `Frame`, or a catalogue of its sources. Goes out: the table of sources, with the FWHM of
-the frame's stars. May import: the ground, `mlpsf.stacks` and `mlpsf.frames`. Knows no selector.
+Input: a `Frame`, or a catalogue of its sources. Output: the table of sources, with the FWHM of the
+frame's stars. Imports only base modules, `mlpsf.stacks` and `mlpsf.frames`. Does not use selectors.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Pixels in the stars' cores that are sharper than the optics allow.
+"""Find struck pixels: pixels in the cores of stars that are sharper than the optics allow.
 
-A cosmic ray, a hot pixel or a bad column in a well sampled star all but vanishes when the star is
-resampled to few pixels, and the PSF made of it suffers all the same. No PSF is needed to see it:
-whatever came through the optics, a star, its neighbour, a galaxy, is as smooth as a star, and each
-of its pixels can be told from those around it. What cannot is a defect. The best such prediction
-is kriging (Matheron 1963, Economic Geology 58, 1246), a fixed set of weights for a given FWHM; the
-idea of telling cosmic rays by their edges is van Dokkum's (2001, PASP 113, 1420).
+When a well sampled star is resampled to few pixels, a cosmic ray, a hot pixel or a bad column in it
+almost disappears, but it still spoils the PSF. No PSF is needed to find it. Light that passed
+through the optics (a star, its neighbour, a galaxy) is as smooth as a star, so each pixel can be
+predicted from those around it. A pixel that cannot be predicted is a defect. The best prediction
+is kriging (Matheron 1963, Economic Geology 58, 1246), with fixed weights for a given FWHM. Finding
+cosmic rays by their sharp edges follows van Dokkum (2001, PASP 113, 1420).
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from mlpsf.stacks.moments import FWHM_PER_SIGMA
 __all__ = ["NARROWEST", "RADIUS", "StruckPixels", "struck_pixels"]
 
 NARROWEST = 3.2
-"""FWHM in pixels under which a star is itself about as sharp as a defect: none is looked for."""
+"""Minimum FWHM in pixels. Narrower stars are about as sharp as a defect and are not searched."""
 
 RADIUS = 1.5
-"""How far from a source a pixel is its own, in FWHM: the labels' line for a spoiled star."""
+"""Radius around a source that is searched, in FWHM; the same as in the labels."""
 
 SIGNIFICANCE = 5.5
-"""Least significance of a struck pixel, in standard deviations."""
+"""Minimum significance of a struck pixel, in standard deviations."""
 
-_REACH = 2  # pixels to each side that a prediction is made from
-_SHARPEST = 0.6  # of the FWHM: what the predictions must still follow, sharper than any star
-_CONTRAST = 1e4  # of the light's variance to the noise's that the predictions are made for
-_FLAT_ERROR = 0.01  # of the light around: what flat fields and pixel sizes may be wrong by
-_BRIGHTEST = (5, 10, 30)  # sources that tell how sharp the frame's own stars are
-_TOLERANCE = 1.5  # from a round Moffat star to real ones
-_MARGIN = 2.0  # from the median star's excess to the largest
-_RINGING = 1.2  # from a weight to what a track of some pixels does to those beside it
-_CEILING = 5.0  # of what the FWHM lets expect: where more is found, most sources are defects
-_BLOCK = 200_000  # pixels looked at at once: about 40 MB
+_REACH = 2  # pixels to each side used by a prediction
+_SHARPEST = 0.6  # of the FWHM: width of the sharpest light that the predictions follow
+_CONTRAST = 1e4  # variance of the light over that of the noise, assumed by the predictions
+_FLAT_ERROR = 0.01  # of the surrounding light: error of flat fields and pixel sizes
+_BRIGHTEST = (5, 10, 30)  # numbers of sources that measure how sharp the frame's stars are
+_TOLERANCE = 1.5  # allowance for real stars, over a round Moffat star
+_MARGIN = 2.0  # largest excess of a star over the median one
+_RINGING = 1.2  # effect of a track of some pixels on adjacent ones, over a weight
+_CEILING = 5.0  # limit of sharpness over that expected from the FWHM: beyond it, most are defects
+_BLOCK = 200_000  # pixels processed at once: about 40 MB
 
 
 class StruckPixels(NamedTuple):
-    """Which of n sources are struck, and the m pixels that they are struck in.
+    """Which of n sources are struck, and the m struck pixels.
 
-    `struck`: bool, shape (n,). `significance`: shape (n,), of the most significant pixel of each,
-    in standard deviations; -inf where none could be judged. `rows`, `columns`: integers, shape
-    (m,), each pixel once, in the frame's order; some beside a strong defect may be among them.
+    `struck`: bool, shape (n,). `significance`: shape (n,), that of the most significant pixel of
+    each source, in standard deviations; -inf if no pixel could be judged. `rows`, `columns`:
+    integers, shape (m,), each pixel once, in the frame's order. Pixels next to a strong defect may
+    be included.
     """
 
     struck: NDArray[np.bool_]
@@ -61,18 +62,18 @@ class StruckPixels(NamedTuple):
 def struck_pixels(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> StruckPixels:
     """Find the pixels near sources that are too sharp to be light from the sky.
 
-    Each pixel within 1.5 FWHM is compared with what those around it predict, by five predictions:
-    without the pixel itself, and without all of its row, its column and either diagonal, for
-    tracks and columns predict themselves. Masked and saturated pixels, and those beside them, are
-    not judged.
+    Each pixel within 1.5 FWHM is compared with five predictions from the pixels around it: without
+    the pixel itself, and without its row, its column or either diagonal. The last four are needed
+    because a track or bad column predicts itself. Masked and saturated pixels, and those next to
+    them, are not judged.
 
     Parameters
     ----------
     frame : Frame
     x, y : array_like, shape (n,)
-        Sources, 0-based pixels.
+        Positions of the sources, 0-based pixels.
     fwhm : float
-        Of the frame's stars, in pixels. Under 3.2 nothing is found.
+        FWHM of the frame's stars in pixels. Below 3.2 nothing is found.
 
     Returns
     -------
@@ -81,7 +82,7 @@ def struck_pixels(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Stru
     Raises
     ------
     InputError
-        `fwhm` is not positive and finite; positions are not finite.
+        If `fwhm` is not positive and finite, or a position is not finite.
 
     Examples
     --------
@@ -120,7 +121,7 @@ def struck_pixels(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Stru
         near = seen.distance <= RADIUS * fwhm
         significance[rows] = np.where(near, sigma, -np.inf).max(axis=(0, 2, 3))
         hit = np.flatnonzero(significance[rows] > SIGNIFICANCE)
-        # A struck pixel, maybe beyond the radius, spoils the predictions of those beside it.
+        # A struck pixel, even outside the radius, spoils the predictions of adjacent pixels.
         for k, part in enumerate(np.nan_to_num(excess[:, hit], nan=0.0)):
             sigma[k, hit] = np.where(
                 part >= ringing[k] * _highest_around(part), sigma[k, hit], -np.inf
@@ -136,11 +137,11 @@ def struck_pixels(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Stru
 
 
 class _Look(NamedTuple):
-    """Squares of (side, side) pixels around n sources."""
+    """Squares of pixels around n sources."""
 
-    off: NDArray[np.float32]  # from the predictions, shape (5, n, side, side)
-    noise: NDArray[np.float32]  # of that
-    light: NDArray[np.float32]  # the most within reach, shape (n, side, side)
+    off: NDArray[np.float32]  # pixels minus predictions, shape (5, n, side, side)
+    noise: NDArray[np.float32]  # standard deviation of `off`
+    light: NDArray[np.float32]  # brightest pixel within _REACH, shape (n, side, side)
     distance: NDArray[np.float64]  # from the source
 
 
@@ -165,10 +166,10 @@ def _look(
     if frame.saturated_plane is not None:
         data[extract_cutouts(frame.saturated_plane, x[rows], y[rows], size).data > 0] = np.nan
     row, column = nearest_pixels(cut.x, cut.y, frame.shape)
-    # The predictions do not care for the sky; a level for the whole cutout serves for the light.
+    # The sky cancels in the predictions; for the light, one level per cutout is enough.
     data -= frame.background.level[row, column, None, None]
     off = _off(data, kernels)
-    if frame.variance is not None:  # it holds the stars' own noise
+    if frame.variance is not None:  # it includes the photon noise of the stars
         rms = extract_cutouts(frame.background.rms, x[rows], y[rows], size).data[:, inner, inner]
         variance = rms**2
     else:
@@ -185,7 +186,7 @@ def _look(
 
 
 def _kernels(fwhm: float) -> NDArray[np.float32]:
-    """Weights that take a pixel and subtract what those around it predict, shape (5, 25)."""
+    """Return weights that give a pixel minus its prediction from those around it, shape (5, 25)."""
     u = np.arange(-_REACH, _REACH + 1)
     j, i = (v.ravel() for v in np.meshgrid(u, u, indexing="ij"))
     apart = (i[:, None] - i) ** 2 + (j[:, None] - j) ** 2
@@ -196,7 +197,7 @@ def _kernels(fwhm: float) -> NDArray[np.float32]:
     kernels = np.zeros((5, len(i)))
     for kernel, left_out in zip(kernels, (own, i == 0, j == 0, i == j, i == -j), strict=True):
         used = np.flatnonzero(~left_out)
-        # With a Lagrange multiplier that makes the weights sum to 1, whatever the sky.
+        # The Lagrange multiplier makes the weights sum to 1, so that the sky cancels.
         system = np.ones((len(used) + 1,) * 2)
         system[:-1, :-1] = covariance[np.ix_(used, used)] + np.eye(len(used))
         system[-1, -1] = 0.0
@@ -206,7 +207,7 @@ def _kernels(fwhm: float) -> NDArray[np.float32]:
 
 
 def _off(data: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far pixels are from their predictions, shape (5, n, side, side); NaN beside NaN."""
+    """Return pixels minus predictions, shape (5, n, side, side); NaN next to NaN."""
     side = 2 * _REACH + 1
     windows = sliding_window_view(data, (side, side), axis=(1, 2))
     flat = windows.reshape(-1, side * side)
@@ -215,7 +216,7 @@ def _off(data: NDArray[np.float32], kernels: NDArray[np.float32]) -> NDArray[np.
 
 
 def _highest_around(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Highest of the pixels within reach of each, shape (n, side, side); NaN beside NaN."""
+    """Return the maximum within _REACH of each pixel, shape (n, side, side); NaN next to NaN."""
     for axis in (1, 2):
         length = values.shape[axis]
         pad = [(_REACH, _REACH) if k == axis else (0, 0) for k in range(3)]
@@ -226,9 +227,9 @@ def _highest_around(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sharpness(fwhm: float, kernels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Most that a star's pixels are off the predictions, as a share of the light, shape (5,).
+    """Return the largest difference of a star from its predictions, over the light, shape (5,).
 
-    Of a Moffat profile of exponent 2.5: its core is sharper than that of any other usual profile.
+    The star is a Moffat profile of exponent 2.5; no other common profile has a sharper core.
     """
     half = _half(fwhm) + _REACH
     u = np.arange(-half, half + 1)
@@ -243,16 +244,16 @@ def _sharpness(fwhm: float, kernels: NDArray[np.float32]) -> NDArray[np.float32]
 
 def _brightest(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.intp]:
     cut = extract_cutouts(frame, x, y, 3, background=frame.background.level).data
-    # The median, for a cosmic ray would be the brightest of all.
+    # The median, because a cosmic ray would have the highest maximum.
     core = np.median(np.nan_to_num(cut, nan=-np.inf).reshape(len(x), 9), axis=1)
     return np.argsort(-core, kind="stable")[: _BRIGHTEST[-1]]
 
 
 def _own_sharpness(seen: _Look, fwhm: float) -> NDArray[np.float32]:
-    """Measure the same on the frame's brightest sources, pixel by pixel: few share a defect."""
+    """Measure the same on the frame's brightest sources, as a median for each pixel."""
     near = (seen.distance <= RADIUS * fwhm) & (seen.light > 0)
     excess = (np.abs(seen.off) - 3 * seen.noise) / np.where(near, seen.light, np.inf)
     excess = np.nan_to_num(excess, nan=0.0)
-    # Sometimes only the few very brightest tell.
+    # Sometimes only the few brightest sources have enough signal.
     usual = [np.median(excess[:, :n], axis=1) for n in _BRIGHTEST]
     return np.asarray(_MARGIN * np.max(usual, axis=(0, 2, 3), initial=0.0))

@@ -1,4 +1,4 @@
-"""Sources of a frame: detection, positions, fluxes, sizes, and the FWHM of the frame's stars."""
+"""Detect the sources of a frame and measure positions, fluxes, sizes and the stars' FWHM."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from mlpsf.stacks.moments import Moments, gaussian_moments
 __all__ = ["find_sources"]
 
 DETECTION_SIGMA = 5.0
-"""Detection threshold over the local noise, as in the ML-PSF study."""
+"""Detection threshold in units of the local noise, as in the ML-PSF study."""
 
 MINIMUM_AREA = 3
-"""Fewest connected pixels of a source, as in the ML-PSF study."""
+"""Minimum number of connected pixels of a source, as in the ML-PSF study."""
 
-_SEP_OBJECTS = 1_000_000  # room for globular clusters; sep's own default is a tenth
-_EDGE_FWHM = 1.5  # a source nearer the edge than this is cut off itself
+_SEP_OBJECTS = 1_000_000  # enough for globular clusters; sep's default is a tenth of it
+_EDGE_FWHM = 1.5  # a source closer to the edge than this is truncated
 _NARROWEST = 0.6  # of the stars' FWHM
-_CORE_FWHM = 1.5  # no saturated or masked pixel may lie within this radius
-_STRUCK_SNR = 30.0  # fainter ones are no PSF stars, and show no weak defects
-_STRUCK_PIXELS = 1e6  # looked at, around the brightest: a globular cluster has stars to spare
+_CORE_FWHM = 1.5  # no saturated or masked pixel may be within this radius
+_STRUCK_SNR = 30.0  # fainter sources are not PSF stars, and weak defects do not show in them
+_STRUCK_PIXELS = 1e6  # searched around the brightest sources; a globular cluster has enough
 
 
 def find_sources(
@@ -47,27 +47,27 @@ def find_sources(
     ----------
     frame : Frame
     catalogue : Table, optional
-        Columns x and y (0-based pixels): these sources are measured and none is detected. See
+        Sources to measure instead of detecting, with columns x and y (0-based pixels). See
         `mlpsf.frames.catalogue.read_catalogue`.
     sigma : float
         Detection threshold in units of the local noise.
     minimum_area : int
-        Fewest connected pixels over the threshold.
+        Minimum number of connected pixels above the threshold.
 
     Returns
     -------
     Table
-        One row a source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
+        One row per source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
         ``y`` (windowed positions, 0-based pixels), ``ra``, ``dec`` (degrees; with a WCS),
         ``flux`` (ADU, Kron aperture), ``snr``, ``peak`` (ADU above the sky), ``fwhm`` (pixels),
-        ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks what could not be
-        measured. ``meta`` holds the frame's ``fwhm``, ``ellipticity``, gain, saturation and where
-        they came from.
+        ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks values that could not be
+        measured. ``meta`` has the frame's ``fwhm``, ``ellipticity``, gain and saturation, and
+        where they are from.
 
     Raises
     ------
     NoSourcesError
-        Nothing was detected, or nothing from which the frame's FWHM can be found.
+        If nothing was detected, or nothing from which the frame's FWHM can be measured.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def find_sources(
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
-    # No light that came through the telescope is that much narrower than its stars.
+    # Light from the telescope cannot be that much narrower than its stars.
     flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
     bright = _worth_a_look(table["snr"], flags, profile.fwhm)
     struck = struck_pixels(frame, x[bright], y[bright], profile.fwhm).struck
@@ -146,17 +146,17 @@ def _detect(
     sep.set_sub_object_limit(16384)
     options = {
         "err": frame.background.rms,
-        # Saturated cores stay in: masked out, a bright star would be a ring of fragments.
+        # Saturated cores are not masked: otherwise a bright star would become a ring of fragments.
         "mask": frame.mask & ~frame.saturated,
         "minarea": minimum_area,
         "segmentation_map": True,
     }
-    # sep writes through all the room it is given for sources that are not finished yet, which
-    # takes as long as the search itself; few frames need much of it.
+    # sep writes to all of the buffer for unfinished sources, which takes as long as the search.
+    # Few frames need a large buffer.
     sep.set_extract_pixstack(max(300_000, pixels.size // 16))
     try:
         raw, segments = sep.extract(pixels, sigma, **options)
-    except Exception as error:  # sep has no class of its own for it
+    except Exception as error:  # sep has no exception class for it
         if "pixel buffer full" not in str(error):
             raise
         sep.set_extract_pixstack(max(1_000_000, pixels.size))
@@ -174,7 +174,7 @@ def _detect(
 
 
 def _as_detections(catalogue: Table) -> NDArray[Any]:
-    """Give catalogue positions the columns that the measurements need."""
+    """Return catalogue positions with the columns that the measurements need."""
     raw = np.zeros(
         len(catalogue),
         dtype=[(k, float) for k in ("x", "y", "a", "b", "theta", "peak", "npix")] + [("flag", int)],
@@ -194,7 +194,7 @@ def _as_detections(catalogue: Table) -> NDArray[Any]:
 def _windowed_positions(
     raw: NDArray[Any], moments: Moments, *, free: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gaussian-windowed centroids; where they run off, the isophotal position is kept."""
+    """Return Gaussian-windowed centroids; the isophotal position where they diverge."""
     limit = np.maximum(1.0, np.sqrt(raw["npix"] / np.pi)) if free else np.full(len(raw), 2.0)
     with np.errstate(invalid="ignore"):
         good = moments.ok & (np.hypot(moments.dx, moments.dy) <= limit)
@@ -203,7 +203,7 @@ def _windowed_positions(
 
 
 def _moments(frame: Frame, raw: NDArray[Any]) -> Moments:
-    """Moments of all sources, in windows that fit them: small, middle and large ones apart."""
+    """Return moments of all sources, with separate windows for small, medium and large ones."""
     x, y = raw["x"], raw["y"]
     guess = 2.355 * np.sqrt(np.maximum(raw["a"] * raw["b"], 0.5))
     parts: list[tuple[NDArray[np.intp], Moments]] = []
@@ -234,7 +234,7 @@ def _kron_flux(
     y: NDArray[np.float64],
     fwhm: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, smallest radius 3.5."""
+    """Return SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, minimum radius 3.5."""
     # sep's moments of some flat-topped detections are NaN.
     b = np.fmax(raw["b"], 0.3)
     a = np.fmax(np.fmax(raw["a"], 0.3), b)
@@ -243,7 +243,7 @@ def _kron_flux(
     radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0, mask=mask)
     radius = np.where(np.isfinite(radius), radius, 0.0)
     small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
-    # A variance plane holds the sources' own photon noise already.
+    # A variance plane already includes the photon noise of the sources.
     options: dict[str, Any] = {"err": frame.background.rms, "mask": mask, "subpix": 1}
     if frame.variance is None and np.isfinite(frame.gain) and frame.gain > 0:
         options["gain"] = frame.gain
@@ -263,7 +263,7 @@ def _kron_flux(
 
 
 def _peaks(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Highest of the central 3 x 3 pixels; NaN where all are masked."""
+    """Return the highest of the central 3 x 3 pixels; NaN where all are masked."""
     cut = extract_cutouts(frame, x, y, 3, background=frame.background.level).data
     highest = np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)).astype(np.float64)
     return np.where(np.isfinite(highest), highest, np.nan)
@@ -272,7 +272,7 @@ def _peaks(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDAr
 def _worth_a_look(
     snr: NDArray[np.float64], flags: NDArray[np.int32], fwhm: float
 ) -> NDArray[np.intp]:
-    """Rows of those that might be taken for PSF stars, bounded for the sake of time."""
+    """Return the rows of possible PSF stars, limited in number to save time."""
     usable = (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0) & (snr >= _STRUCK_SNR)
     rows = np.flatnonzero(usable)
     most = int(_STRUCK_PIXELS / (3 * fwhm) ** 2)
@@ -292,7 +292,7 @@ def _flags(
     core = max(_CORE_FWHM * fwhm, 1.5)
     hit = any_within(saturated, x, y, core)
     if segments is not None and saturated.any():
-        # A large saturated star may have its centre farther than that from its clipped pixels.
+        # The centre of a large saturated star may be further than that from its clipped pixels.
         hit |= np.bincount(segments[saturated], minlength=len(x) + 1)[1:] > 0
     flags[hit] |= Flag.SATURATED
     flags[any_within(frame.mask & ~saturated, x, y, core)] |= Flag.MASKED

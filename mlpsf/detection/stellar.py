@@ -1,4 +1,4 @@
-"""The image of a frame's stars: their common size and shape, found among all its sources."""
+"""Find the common size and shape of a frame's stars among all its sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlpsf.stacks.moments import FWHM_PER_SIGMA, Moments
 
 __all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
 
-_PROFILE_STARS = 30  # the brightest members: more would only be fainter
+_PROFILE_STARS = 30  # brightest members; more would only be fainter
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
 
@@ -32,9 +32,9 @@ class StellarProfile:
     ellipticity : float
         ``1 - b / a``.
     n : int
-        Stars it was measured on.
+        Number of stars it was measured on.
     moment_ratio : float
-        FWHM over that of the moments, by which other sources' moments are scaled.
+        FWHM over that of the moments. Scales the moments of other sources.
     """
 
     fwhm: float
@@ -52,10 +52,10 @@ def stellar_profile(
 ) -> StellarProfile:
     """Find the frame's FWHM from its brightest compact sources.
 
-    Stars share one size and galaxies do not, so among bright, unblended, unsaturated, roundish
-    sources the stars are the densest cluster in size, and, where several clusters stand out, the
-    one of the smallest size (cosmic rays are narrower still, but no two alike). Its brightest
-    members are stacked on a grid of tenths of pixels, and the FWHM is read off their mean image.
+    Stars share one size and galaxies do not. So among bright, unblended, unsaturated, roundish
+    sources the stars are the densest cluster in size. If there are several such clusters, the stars
+    are the one of the smallest size (cosmic rays are narrower, but vary in size). The brightest
+    members are stacked on a grid of tenths of pixels, and the FWHM is measured on the mean image.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def stellar_profile(
     x, y : ndarray, shape (n,)
         Positions of the sources, 0-based pixels.
     moments : Moments
-        Of the same sources.
+        Moments of the same sources.
     whole : ndarray of bool, shape (n,)
-        Sources that the detection neither split from others nor found cut off.
+        Whether a source is neither deblended nor truncated.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def stellar_profile(
     Raises
     ------
     NoSourcesError
-        Not one source could be a star.
+        If no source could be a star.
     """
     r = np.maximum(1.0 * np.nan_to_num(moments.fwhm, nan=3.0), 1.5)
     core_bad = any_within(frame.saturated | frame.mask, x, y, r)
@@ -95,7 +95,7 @@ def stellar_profile(
     bright = rows[: max(50, int((snr[rows] > 30).sum()))][:600]
     size = stellar_size(moments.fwhm[bright], moments.e1[bright], moments.e2[bright])
     members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
-    # Twice narrowed: the members' own median is steadier than the mode.
+    # Select twice: the median of the members is more stable than the mode.
     for width in (0.07, 0.07):
         size = float(np.median(moments.fwhm[members]))
         members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < width]
@@ -103,7 +103,7 @@ def stellar_profile(
     e1, e2 = (float(np.median(v[members])) for v in (moments.e1, moments.e2))
     try:
         fwhm = _half_maximum(frame, x[members], y[members], moments.flux[members], size)
-    except PSFError:  # so few and faint that their mean image is no use
+    except PSFError:  # too few and too faint for a mean image
         fwhm = size
     e = min(np.hypot(e1, e2), 0.99)
     return StellarProfile(
@@ -119,16 +119,16 @@ def stellar_size(
     e1: NDArray[np.float64],
     e2: NDArray[np.float64],
 ) -> float:
-    """Find the size that the stars among bright sources share.
+    """Find the common size of the stars among bright sources.
 
-    Stars share a size and a shape: they crowd in (log size, e1, e2), where galaxies, blends and
-    cosmic rays are strewn. Where several crowds are at least half as dense as the densest, the
-    one of the smallest sources is the stars'.
+    Stars share a size and a shape. They form a cluster in (log size, e1, e2), where galaxies,
+    blends and cosmic rays are scattered. Of all clusters at least half as dense as the densest,
+    the one with the smallest sources is taken.
 
     Parameters
     ----------
     fwhm, e1, e2 : ndarray, shape (n,)
-        Of the sources' moments.
+        From the moments of the sources.
 
     Returns
     -------
@@ -138,14 +138,14 @@ def stellar_size(
     log_size = np.log(fwhm)
     if len(log_size) < 5:
         return float(np.exp(np.median(log_size)))
-    # Widths of the crowd: errors of moments at S/N 30 and the change over a frame.
+    # Widths of the cluster: errors of moments at S/N 30 and the change over a frame.
     apart = ((log_size[:, None] - log_size) / 0.035) ** 2
     apart += ((e1[:, None] - e1) ** 2 + (e2[:, None] - e2) ** 2) / 0.08**2
     near = np.exp(-0.5 * apart)
     density = near.sum(axis=1)
     dense = np.flatnonzero(density >= 0.5 * density.max())
     smallest = dense[np.argmin(log_size[dense])]
-    # From the rim of the smallest dense crowd to its middle.
+    # Move from the edge of the smallest dense cluster to its centre.
     for _ in range(5):
         crowd = dense[near[smallest, dense] > 0.3]
         smallest = crowd[np.argmax(density[crowd])]
@@ -160,8 +160,8 @@ def _half_maximum(
     flux: NDArray[np.float64],
     size: float,
 ) -> float:
-    """FWHM of the stars' mean image: of the circle with the area above half of its maximum."""
-    # Wide stars are brought to a FWHM of 6 first: as exact to 0.4 %, at a cost that stays.
+    """Return the FWHM of the stars' mean image, from the area above half of its maximum."""
+    # Wide stars are first resampled to a FWHM of 6: accurate to 0.4 % at a constant cost.
     scale = max(size / _WIDEST, 1.0)
     half = int(np.ceil(1.6 * size / scale)) + 2
     cut = extract_cutouts(
@@ -174,7 +174,7 @@ def _half_maximum(
         background=frame.background.level,
     )
     dx, dy = (x - cut.x0) / scale, (y - cut.y0) / scale
-    # Blur by interpolation and by wrong positions is what matters when undersampled.
+    # For undersampled stars, interpolation and position errors blur the stack.
     rounds = 3 if size > 2.5 else 6
     psf = stack_stars(cut.data, dx, dy, flux, half, n_iter=rounds)
     for _ in range(1 if size > 2.5 else 3):
@@ -186,8 +186,8 @@ def _half_maximum(
         psf = stack_stars(cut.data[ok], dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
     width = _width(psf)
     if size <= 2.5:
-        # What stacking makes of stars of just this image tells how much it may have widened the
-        # real ones. Where few sub-pixel phases are seen it is too much: half of it is taken out.
+        # Stacking stars drawn from this image shows how much stacking widens the real ones. With
+        # few sub-pixel phases this is an overestimate, so half of it is subtracted.
         again = psf.stamps(dx[ok], dy[ok], cut.data.shape[-1]) * fit.flux[ok, None, None]
         blurred = stack_stars(again, dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
         width *= np.sqrt(width / _width(blurred))
@@ -195,7 +195,7 @@ def _half_maximum(
 
 
 def _width(psf: EffectivePSF) -> float:
-    """Diameter of the circle with the area above half of the maximum, in pixels."""
+    """Return the diameter in pixels of the circle with the area above half of the maximum."""
     area = (psf.grid > 0.5 * psf.grid.max()).sum() / OVERSAMPLING**2
     return float(2.0 * np.sqrt(area / np.pi))
 
@@ -206,7 +206,7 @@ def any_within(
     y: NDArray[np.float64],
     radius: float | NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Whether any bad pixel lies within a radius of each source."""
+    """Whether any bad pixel is within a radius of each source."""
     if not bad.any():
         return np.zeros(len(x), dtype=bool)
     count, _, _ = sep.sum_circle(bad.view(np.uint8), x, y, radius, subpix=5)

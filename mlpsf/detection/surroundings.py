@@ -1,7 +1,7 @@
-"""What lies around a source: a sky that changes from one side of it to the other.
+"""Find sources on an uneven sky: one that differs between the sides of the source.
 
-A star on a galaxy's light, or beside the edge of an amplifier, may be as sharp and as single as
-any; but the sky under it is not what is around it, and its wings would be wrong in the PSF.
+A star on the light of a galaxy, or next to the edge of an amplifier, can be sharp and isolated.
+But the sky at the star differs from that around it, which would make the wings of the PSF wrong.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from mlpsf.stacks.values import row_quantiles
 __all__ = ["on_uneven_sky"]
 
 UNEVEN = 0.008
-"""Most that the sky may differ between the sides of a star, over its peak.
+"""Largest difference of the sky between the sides of a star, over its peak.
 
-Of the stars that the network chose on seven real frames those that lie on galaxies or beside an
-amplifier's edge have 0.009 to 0.048, the others up to 0.007; of the clean stars of simulated
-frames one in 200 has more.
+Among stars that the network chose on seven real frames, those on galaxies or next to an
+amplifier's edge have 0.009 to 0.048, the others up to 0.007. In simulated frames one clean star in
+200 has more.
 """
 
-_RING = (2.5, 5.0)  # FWHM: beyond the star's own light, within the stamps
-_SURE = 8.0  # standard deviations: below, it may be noise
-_MEDIAN = 1.2533  # times the error of a mean
-_BLOCK = 4_000_000  # pixels looked at at once
+_RING = (2.5, 5.0)  # FWHM: beyond the light of the star, within the stamps
+_SURE = 8.0  # standard deviations; less may be noise
+_MEDIAN = 1.2533  # error of a median over that of a mean
+_BLOCK = 4_000_000  # pixels processed at once
 
 
 def on_uneven_sky(
@@ -36,20 +36,20 @@ def on_uneven_sky(
     peak: ArrayLike,
     fwhm: float,
 ) -> NDArray[np.bool_]:
-    """Find the sources around which the sky is not the same on all sides.
+    """Find the sources whose sky is not the same on all sides.
 
-    The medians of the four quadrants of a ring from 2.5 to 5 FWHM are compared, twice: the second
-    time turned by 45 degrees. A neighbour fills less than half of one.
+    The medians of the four quadrants of a ring from 2.5 to 5 FWHM are compared, and again with
+    quadrants rotated by 45 degrees. A neighbour fills less than half of a quadrant.
 
     Parameters
     ----------
     frame : Frame
     x, y : array_like, shape (n,)
-        Sources, 0-based pixels.
+        Positions of the sources, 0-based pixels.
     peak : array_like, shape (n,)
-        Of each above the sky, in ADU.
+        Peak of each source above the sky, in ADU.
     fwhm : float
-        Of the frame's stars, in pixels.
+        FWHM of the frame's stars in pixels.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def on_uneven_sky(
 
 
 def _quadrants(half: int, fwhm: float) -> list[NDArray[np.bool_]]:
-    """Pixels of the ring in each quadrant, four along the axes and four along the diagonals."""
+    """Return the ring's pixels in each quadrant: four along the axes, four along the diagonals."""
     u = np.arange(-half, half + 1)
     x, y = u[None, :], u[:, None]
     distance = np.hypot(x, y) / fwhm

@@ -1,4 +1,4 @@
-"""The sky of a frame: its level and its noise."""
+"""Sky level and noise of a frame."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Background:
     Attributes
     ----------
     level, rms : ndarray of float32, shape (ny, nx)
-        ADU.
+        In ADU.
     """
 
     level: NDArray[np.float32]
@@ -58,7 +58,7 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     sky = sep.Background(frame.data, mask=frame.mask, bw=mesh, bh=mesh)
     rms = sky.rms()
     if frame.variance is not None:
-        # The variance plane knows what a mesh can't see; the mesh sees correlated noise.
+        # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
         good = np.isfinite(frame.variance) & (frame.variance > 0)
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
     floor = max(float(sky.globalrms) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)

@@ -1,24 +1,24 @@
-"""Gain, saturation level and read noise of a frame: from its header, else from its pixels.
+"""Find gain, saturation level and read noise of a frame from its header or its pixels.
 
-The header is believed where it can be true. Pixels are asked where it is silent, and where they
-refute it:
+A header value is used if it is plausible. The value is measured on the pixels if the header has
+none, or if the pixels contradict it:
 
 gain
     Photon noise gives ``variance = (sky - pedestal) / gain + (read_noise / gain) ** 2``. An unknown
-    bias pedestal makes ``sky / variance`` too large, while crowding, flat-field errors and read
-    noise make it too small, so neither direction alone refutes a header. A header gain is overruled
-    in two cases only:
+    bias pedestal makes ``sky / variance`` too large. Crowding, flat-field errors and read noise
+    make it too small. So a difference alone does not contradict a header. A header gain is
+    rejected in two cases only:
 
-    - *too small*: the sky is three times quieter than it predicts **and** the extra noise on the
-      light of sources, which no pedestal touches, is also too small for it (`gain_lower_bound`);
-    - *too large*: the sky is ten times noisier than it predicts and the excess would need a read
-      noise over 50 electrons, which no imager has (a camera's unitless "gain setting").
+    - *too small*: the sky is three times less noisy than predicted **and** the extra noise on the
+      light of sources, which a pedestal does not affect, is also too small (`gain_lower_bound`);
+    - *too large*: the sky is ten times noisier than predicted and the excess would need a read
+      noise above 50 electrons, which no imager has (a camera's unitless "gain setting").
 
 saturation
-    Near its top every smooth profile covers the same area per unit of log brightness, so the
-    histogram of log brightness can only fall towards bright pixels. A rise there is the full well
-    (`find_pile_up`). A header value above such a pile-up is overruled by it; one that ten or more
-    sources exceed threefold is ignored.
+    Near its peak every smooth profile covers the same area per unit of log brightness, so the
+    histogram of log brightness only falls towards bright pixels. A rise there is the full well
+    (`find_pile_up`). A header value above such a pile-up is replaced by it. A header value that
+    ten or more sources exceed threefold is ignored.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def find_gain(
     variance: NDArray[np.float32] | None = None,
     unit: str | None = None,
 ) -> tuple[float, str]:
-    """Find the gain by the rules in this module's head.
+    """Find the gain by the rules in the module docstring.
 
     Parameters
     ----------
@@ -67,20 +67,20 @@ def find_gain(
         In ADU.
     mask : ndarray of bool, shape (ny, nx)
     headers : sequence of astropy.io.fits.Header
-        The image's own, then the primary one.
+        Header of the image, then the primary header.
     noise : SkyNoise or None
     read_noise : float, optional
         In electrons.
     variance : ndarray of float32, shape (ny, nx), optional
     unit : str, optional
-        Unit of the pixels; the header's ``BUNIT`` where it is not given.
+        Unit of the pixels; the header's ``BUNIT`` by default.
 
     Returns
     -------
     gain : float
         Electrons per ADU.
     origin : str
-        Where it is from, in words.
+        Description of where the value is from.
     """
     if unit is None:
         unit = next((str(h["BUNIT"]) for h in headers if "BUNIT" in h), "")
@@ -128,7 +128,7 @@ def find_read_noise(headers: Sequence[fits.Header]) -> tuple[float, str]:
     read_noise : float
         In electrons; 0 when unknown.
     origin : str
-        Where it is from, in words.
+        Description of where the value is from.
     """
     declared = header_number(headers, READ_NOISE_KEYWORDS, 0.0, 1000.0)
     return (
@@ -145,7 +145,7 @@ def find_saturation(
     gain: float,
     dtype: np.dtype[np.generic],
 ) -> tuple[float, str]:
-    """Find the saturation level by the rules in this module's head.
+    """Find the saturation level by the rules in the module docstring.
 
     Parameters
     ----------
@@ -153,26 +153,26 @@ def find_saturation(
         In ADU.
     mask : ndarray of bool, shape (ny, nx)
     headers : sequence of astropy.io.fits.Header
-        The image's own, then the primary one.
+        Header of the image, then the primary header.
     noise : SkyNoise or None
     gain : float
         Electrons per ADU, for keywords that are in electrons.
     dtype : numpy.dtype
-        Type of the pixels before they became float32.
+        Type of the pixels before conversion to float32.
 
     Returns
     -------
     saturation : float
-        In ADU; infinite when nothing limits it.
+        In ADU; infinite if there is no limit.
     origin : str
-        Where it is from, in words.
+        Description of where the value is from.
     """
     highest = float(data.max())
-    # A level within the noise of the sky saturates nothing.
+    # A level within the noise of the sky is not a saturation level.
     lowest = 0.0 if noise is None else max(0.0, noise.sky + 10 * noise.sigma)
     declared = header_number(headers, SATURATION_KEYWORDS, lowest, 1e12)
     pile = None if noise is None else find_pile_up(data, mask, noise)
-    # The FITS standard's DATAMAX is but the brightest pixel of the file.
+    # DATAMAX in the FITS standard is only the brightest pixel of the file.
     if declared and declared[1] == "DATAMAX" and math.isclose(declared[0], highest, rel_tol=1e-3):
         declared = None
     if declared is None:

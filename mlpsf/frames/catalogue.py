@@ -1,4 +1,4 @@
-"""A user's own list of sources, taken instead of detection."""
+"""Read a user's catalogue of sources, used instead of detection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlpsf.frames.frame import Frame
 __all__ = ["read_catalogue"]
 
 _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
-    # names of x and y, and the coordinate of the first pixel's centre in that convention
+    # names of x and y, and the coordinate of the first pixel's centre
     ("x", "y", 0.0),
     ("xcentroid", "ycentroid", 0.0),  # photutils
     ("x_centroid", "y_centroid", 0.0),
@@ -37,33 +37,33 @@ _SKY_COLUMNS = (
 
 
 def read_catalogue(source: Table | str | os.PathLike[str], frame: Frame) -> Table:
-    """Read positions of sources and bring them onto a frame.
+    """Read source positions and convert them to pixels of a frame.
 
     Parameters
     ----------
     source : Table or path
         Any table that astropy reads (FITS, ECSV, CSV, VOTable ...) or a SExtractor LDAC file.
-        Positions are looked for in this order: ``x``, ``y`` and photutils' names, counted from
-        0; SExtractor's ``X_IMAGE`` and its kin, counted from 1; ``ra``, ``dec`` and the usual
-        variants in degrees, by the frame's WCS. Case does not matter.
+        Position columns are searched in this order: ``x``, ``y`` and photutils' names (0-based);
+        SExtractor's ``X_IMAGE`` and similar (1-based); ``ra``, ``dec`` and common variants in
+        degrees, converted with the frame's WCS. Names are not case-sensitive.
     frame : Frame
-        Where the positions must lie.
+        Frame on which the sources are.
 
     Returns
     -------
     Table
-        Columns ``id`` (the catalogue's ``id`` or ``NUMBER`` where they are unique integers, else
-        1, 2, ...), ``x``, ``y`` (0-based pixels), one row a source on the frame.
+        One row per source on the frame, with columns ``id`` (the catalogue's ``id`` or ``NUMBER``
+        if they are unique integers, else 1, 2, ...), ``x`` and ``y`` (0-based pixels).
 
     Raises
     ------
     CatalogueError
-        It cannot be read, is empty, has no positions, or has none on the frame.
+        If the catalogue cannot be read, is empty, or has no positions on the frame.
 
     Warns
     -----
     UserWarning
-        Some positions are not finite or lie off the frame and are left out.
+        If positions are left out because they are not finite or off the frame.
 
     Examples
     --------
@@ -105,13 +105,13 @@ def _read(path: Path) -> Table:
     if not path.is_file():
         raise CatalogueError(f"There is no catalogue file {path}.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # units and comments of foreign tables are not our matter
+        warnings.simplefilter("ignore")  # ignore warnings about units and comments
         try:
             hdu = _ldac_hdu(path)
             if hdu is not None:
                 return Table.read(path, format="fits", hdu=hdu)
             return Table.read(path)
-        except Exception as first:  # a dozen parsers, each with errors of its own
+        except Exception as first:  # many parsers, each with its own errors
             try:
                 return Table.read(path, format="ascii")
             except Exception:
@@ -122,7 +122,7 @@ def _read(path: Path) -> Table:
 
 
 def _ldac_hdu(path: Path) -> int | None:
-    """Find the number of the first LDAC_OBJECTS table of a FITS file."""
+    """Return the number of the first LDAC_OBJECTS table in a FITS file."""
     if not fits.util.fileobj_is_binary(path) and path.suffix.lower() not in (
         ".fits",
         ".fit",

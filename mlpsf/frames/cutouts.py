@@ -1,4 +1,4 @@
-"""A square of pixels around every source, at the frame's own scale or at a reference FWHM."""
+"""Cut out a square around each source, at the frame's pixel scale or at a reference FWHM."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ __all__ = [
 ]
 
 PUBLISHED_SIZE = 111
-"""Side of the cutouts of the ML-PSF study, in pixels: wide enough for seeing of 3 to 10 pixels."""
+"""Side of the cutouts of the ML-PSF study in pixels, wide enough for seeing of 3 to 10 pixels."""
 
 PSF_MARGIN = 2
-"""Pixels that a star's box on the frame reaches beyond the PSF's to each side."""
+"""Pixels by which a star's box on the frame extends beyond that of the PSF on each side."""
 
 REFERENCE_FWHM = 4.0
-"""FWHM in pixels to which stamps are resampled, so that all telescopes' stars look alike."""
+"""FWHM in pixels to which stamps are resampled, so that the stars of all telescopes look alike."""
 
 
-_BLOCK = 512  # sources resampled at once: bounds memory at about 100 MB
+_BLOCK = 512  # sources resampled at once: limits memory to about 100 MB
 
 
 @dataclass(frozen=True, eq=False)
 class Cutouts:
-    """Cutouts of n sources and what is needed to go back to the frame.
+    """Cutouts of n sources, with their positions on the frame.
 
     Attributes
     ----------
     data : ndarray of float32, shape (n, size, size)
-        Pixels, the source at the centre; NaN where masked or off the frame.
+        Pixels with the source at the centre; NaN where masked or off the frame.
     x, y : ndarray of float64, shape (n,)
         Positions of the sources on the frame, 0-based.
     x0, y0 : ndarray of float64, shape (n,)
-        Frame coordinates of the centre of each cutout's centre pixel: the nearest pixel at the
-        frame's own scale, the source itself when resampled.
+        Frame coordinates of the centre of each cutout: the nearest pixel at the frame's pixel
+        scale, the position of the source if resampled.
     scale : float
-        Frame pixels per cutout pixel; 1 at the frame's own scale.
+        Frame pixels per cutout pixel; 1 at the frame's pixel scale.
     near_edge : ndarray of bool, shape (n,)
-        Cutouts that reach over the edge of the frame.
+        Whether each cutout extends over the edge of the frame.
     """
 
     data: NDArray[np.float32]
@@ -71,7 +71,7 @@ class Cutouts:
         return f"<Cutouts: {len(self)} of {size} x {size}, {self.scale:.3g} frame pixels a pixel>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Let NumPy, and the selectors, take the pixels."""
+        """Return the pixels, so that NumPy and the selectors accept cutouts."""
         return np.array(self.data, dtype=dtype, copy=copy)
 
 
@@ -85,21 +85,21 @@ def extract_cutouts(
     reference_fwhm: float = REFERENCE_FWHM,
     background: NDArray[np.floating] | float = 0.0,
 ) -> Cutouts:
-    """Cut a square around every source of a frame.
+    """Cut out a square around each source of a frame.
 
     Parameters
     ----------
     frame : Frame or array_like, shape (ny, nx)
-        Masked pixels of a `Frame` come out as NaN.
+        Masked pixels of a `Frame` become NaN.
     x, y : array_like, shape (n,)
-        Positions in pixels, 0-based, the centre of the first pixel at (0, 0).
+        Positions in pixels; the centre of the first pixel is (0, 0).
     size : int
         Side of a cutout in pixels, odd.
     fwhm : float, optional
-        The frame's FWHM in pixels. When given, cutouts are centred on (x, y) to a fraction of a
-        pixel and resampled by cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153), widened
-        to an area average where the frame is finer, so that `fwhm` becomes `reference_fwhm`.
-        Surface brightness is kept.
+        FWHM of the frame in pixels. If given, cutouts are centred exactly on (x, y) and resampled
+        so that `fwhm` becomes `reference_fwhm`. Resampling uses cubic convolution (Keys 1981, IEEE
+        Trans. ASSP 29, 1153), widened to an area average where the frame's pixels are smaller.
+        Surface brightness is conserved.
     reference_fwhm : float
         FWHM after resampling, in pixels.
     background : ndarray of shape (ny, nx) or float
@@ -112,7 +112,7 @@ def extract_cutouts(
     Raises
     ------
     InputError
-        `size` is even or under 3, x and y differ in length or are not finite, a FWHM is not
+        If `size` is even or below 3, x and y differ in length or are not finite, or a FWHM is not
         positive.
 
     Examples
@@ -151,7 +151,7 @@ def extract_cutouts(
 def nearest_pixels(
     x: ArrayLike, y: ArrayLike, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return row and column of the pixel of a frame nearest to each place.
+    """Return row and column of the frame pixel nearest to each position.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def nearest_pixels(
 
 
 def psf_size(fwhm: float) -> int:
-    """Side in pixels of the PSF of a frame: the odd number from 9 FWHM up, in 31 to 101.
+    """Return the side of a frame's PSF in pixels: 9 FWHM rounded up to odd, from 31 to 101.
 
     Examples
     --------
@@ -177,13 +177,13 @@ def psf_size(fwhm: float) -> int:
 def reaches_over(
     x0: NDArray[np.floating], y0: NDArray[np.floating], reach: float, shape: tuple[int, ...]
 ) -> NDArray[np.bool_]:
-    """Which cutouts reach over the edge: their outermost pixel centres must lie on the frame."""
+    """Return which cutouts have outermost pixel centres off the frame."""
     ny, nx = shape
     return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
 
 
 def check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions as two lists of one length; raise `InputError` where they are not."""
+    """Return positions as two 1-D arrays; raise `InputError` unless they have equal length."""
     x = np.atleast_1d(np.asarray(x, dtype=np.float64))
     y = np.atleast_1d(np.asarray(y, dtype=np.float64))
     if x.shape != y.shape or x.ndim != 1:
@@ -214,7 +214,7 @@ def _gather(
     half: int,
     background: NDArray[np.floating] | float,
 ) -> NDArray[np.float32]:
-    """Cut squares of whole pixels, shape (n, 2 half + 1, 2 half + 1), NaN where there are none."""
+    """Cut squares of whole pixels, shape (n, 2 half + 1, 2 half + 1); NaN off the frame."""
     ny, nx = pixels.shape
     offset = np.arange(-half, half + 1)
     cols, rows = col[:, None] + offset, row[:, None] + offset
@@ -237,14 +237,14 @@ def _resample(
     scale: float,
     background: NDArray[np.floating] | float,
 ) -> NDArray[np.float32]:
-    """Resample around sub-pixel positions."""
+    """Cut out and resample around sub-pixel positions."""
     col, row = np.rint(x).astype(int), np.rint(y).astype(int)
     raw = _gather(pixels, bad, col, row, reach_of(size, scale), background)
     return resample(raw, x - col, y - row, size, scale)
 
 
 def reach_of(size: int, scale: float) -> int:
-    """Pixels to each side of a source that resampling to a stamp of `size` draws on."""
+    """Return the pixels to each side of a source needed to resample to a stamp of `size`."""
     return int(np.ceil(scale * (size // 2) + 2.0 * max(scale, 1.0) + 0.5))
 
 
@@ -255,15 +255,15 @@ def resample(
     size: int,
     scale: float,
 ) -> NDArray[np.float32]:
-    """Resample squares of whole pixels: one matrix for rows and one for columns a source.
+    """Resample squares of whole pixels, with one matrix for rows and one for columns per source.
 
     Parameters
     ----------
     raw : ndarray of float32, shape (n, side, side)
-        At the frame's own scale, ``side = 2 * reach_of(size, scale) + 1``; NaN where there is no
-        pixel. Overwritten.
+        Pixels at the frame's scale, ``side = 2 * reach_of(size, scale) + 1``; NaN where there is
+        no pixel. Overwritten.
     dx, dy : ndarray, shape (n,)
-        Offset in pixels of the new centre from that of the centre pixel.
+        Offset of the new centre from that of the centre pixel, in pixels.
     size : int
         Side of the stamps.
     scale : float
@@ -279,12 +279,12 @@ def resample(
     raw[missing] = 0.0
     wx = _cubic_weights(dx, size, half_in, scale, width)
     wy = _cubic_weights(dy, size, half_in, scale, width)
-    # A transposed view would keep numpy from handing the product to BLAS.
+    # With a transposed view NumPy would not use BLAS for the product.
     wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
     out: NDArray[np.float32] = wy @ (raw @ wx)
     some = missing.any(axis=(1, 2))
     if some.any():
-        # A stamp pixel counts as missing when a quarter of its (absolute) weight is.
+        # A stamp pixel is missing if a quarter of its (absolute) weight is on missing pixels.
         lost = np.abs(wy[some]) @ (missing[some].astype(np.float32) @ np.abs(wx[some]))
         stamp = out[some]
         stamp[lost > 0.25] = np.nan
@@ -295,7 +295,7 @@ def resample(
 def _cubic_weights(
     shift: NDArray[np.float64], size: int, half_in: int, scale: float, width: float
 ) -> NDArray[np.float32]:
-    """Return weights of input pixels in each output pixel, shape (n, size, 2 half_in + 1)."""
+    """Return weights of input pixels for each output pixel, shape (n, size, 2 half_in + 1)."""
     wanted = shift[:, None] + scale * (np.arange(size) - size // 2)
     u = np.abs(np.arange(-half_in, half_in + 1)[None, None, :] - wanted[:, :, None]) / width
     near, far = u < 1, (u >= 1) & (u < 2)

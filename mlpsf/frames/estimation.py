@@ -1,6 +1,6 @@
-"""What pixels say: the noise of the sky, bounds on the gain, and the full well.
+"""Measure the noise of the sky, bounds on the gain, and the full well from pixels.
 
-:mod:`mlpsf.frames.calibration` weighs this against what the header says.
+:mod:`mlpsf.frames.calibration` compares these with the header.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = [
     "measure_sky_noise",
 ]
 
-_BLOCK = 32  # pixels on a side: many stars' widths, so that the sky is flat and well counted in it
+_BLOCK = 32  # pixels on a side: many times a star's width, with a flat sky and enough pixels
 _MAX_BLOCKS = 400
-_LAG = 3  # pixels; farther than interpolation correlates the noise of a resampled frame
+_LAG = 3  # pixels; beyond the noise correlation of a resampled frame
 _BIN = 0.002  # of the natural logarithm of brightness
 
 
@@ -37,10 +37,10 @@ class SkyNoise:
     sky : float
         Median, in ADU.
     variance : float
-        Noise variance per pixel between pixels a few apart, in ADU².
+        Noise variance per pixel from differences of pixels a few apart, in ADU².
     fine_variance : float
-        Noise variance by a Laplacian, in ADU²: less disturbed by crowding, but too small where
-        resampling has correlated neighbouring pixels.
+        Noise variance from a Laplacian, in ADU². It is less affected by crowding, but too small
+        if resampling has correlated neighbouring pixels.
     """
 
     sky: float
@@ -54,7 +54,7 @@ class SkyNoise:
 
 
 def _laplacian(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Filter the last two axes so that planes vanish and white noise keeps its variance.
+    """Filter the last two axes: planes become 0, and white noise keeps its variance.
 
     The kernel is that of Immerkaer (1996, Comput. Vis. Image Underst. 64, 300).
     """
@@ -66,9 +66,9 @@ def _laplacian(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _clipped_variance(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean square of each row without its outliers; NaN is left out."""
+    """Return the mean square of each row, ignoring outliers and NaN."""
     size = np.abs(values)
-    # A median of integer pixels jumps in whole units, so the higher quantile backs it up.
+    # The median of integer pixels changes in whole units, so a higher quantile is used as well.
     middle, upper = row_quantiles(size, 0.5, 0.9)
     keep = size <= 4 * np.maximum(middle / 0.6745, upper / 1.6449)[:, None]
     total = np.sum(np.where(keep, size, 0.0) ** 2, axis=1, dtype=np.float64)
@@ -88,7 +88,7 @@ def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> Sky
     Returns
     -------
     SkyNoise or None
-        None when no block has enough good pixels or any noise.
+        None if no block has enough good pixels, or there is no noise.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> Sky
     block = min(_BLOCK, ny, nx)
     if block < 2 * _LAG:
         return None
-    # Spread alike over both axes, whatever the shape of the frame.
+    # Equal spacing along both axes, for any shape of the frame.
     step = max(1.0, math.sqrt((ny // block) * (nx // block) / _MAX_BLOCKS))
     row = np.arange(0, ny // block, step).astype(int) * block
     column = np.arange(0, nx // block, step).astype(int) * block
@@ -126,7 +126,7 @@ def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> Sky
     variance = _clipped_variance(apart[usable]) / 2
     fine_variance = _clipped_variance(fine[usable])
     quiet = variance <= np.median(variance)
-    # Not the median: in most frames some blocks hold sources, which only ever add variance.
+    # Below the median, because sources in some blocks add variance.
     noise = float(np.quantile(variance, 0.4))
     if not noise > 0:
         return None
@@ -136,11 +136,11 @@ def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> Sky
 def gain_lower_bound(
     data: NDArray[np.float32], mask: NDArray[np.bool_], noise: SkyNoise
 ) -> float | None:
-    """Bound the gain from below by the noise on the light of sources.
+    """Compute a lower bound of the gain from the noise on the light of sources.
 
-    A signal S above the sky adds the photon variance S / gain, whatever pedestal lies under the
-    sky. The structure of the sources themselves can only add to that, so the largest S / variance
-    of all brightness levels is a bound that holds.
+    A signal S above the sky adds the photon variance S / gain for any bias pedestal. Structure of
+    the sources can only add variance, so the largest S / variance of all brightness levels is a
+    lower bound.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def gain_lower_bound(
     Returns
     -------
     float or None
-        Electrons per ADU; None when too few pixels hold light.
+        Electrons per ADU; None if too few pixels hold light.
     """
     ny, nx = data.shape
     height = 64
@@ -162,7 +162,7 @@ def gain_lower_bound(
         part = np.s_[start : start + height]
         image = np.where(mask[part], np.float32(np.nan), data[part])
         residuals.append(np.abs(_laplacian(image)).ravel())
-        # The mean of the 3 x 3 pixels is blind to the noise that the Laplacian sees.
+        # The mean of 3 x 3 pixels is independent of the noise in the Laplacian.
         rows = image[2:] + image[1:-1] + image[:-2]
         signals.append(((rows[:, 2:] + rows[:, 1:-1] + rows[:, :-2]) / 9 - noise.sky).ravel())
     signal, residual = np.concatenate(signals), np.concatenate(residuals)
@@ -184,7 +184,7 @@ def gain_from_variance(
     variance: NDArray[np.float32],
     noise: SkyNoise,
 ) -> float | None:
-    """Gain that a variance plane was made with: its rise with the light; None when unclear."""
+    """Return the gain from the rise of a variance plane with the signal; None if unclear."""
     bright = (data > noise.sky + 20 * noise.sigma) & ~mask
     if np.count_nonzero(bright) < 50:
         return None
@@ -195,10 +195,10 @@ def gain_from_variance(
 
 
 def _is_extended(data: NDArray[np.float32], index: NDArray[np.intp], level: float) -> bool:
-    """Say whether some of these pixels have more neighbours at the level than symmetry explains.
+    """Return whether some of these pixels have four or more neighbours at the level.
 
-    Stars of one brightness that all sit alike on the pixel grid pile up too, but in groups of at
-    most four pixels; a cosmic ray or a hot pixel has few neighbours as bright.
+    Stars of equal brightness and sub-pixel position pile up too, but in groups of at most four
+    pixels. A cosmic ray or a hot pixel has few equally bright neighbours.
     """
     ny, nx = data.shape
     y, x = np.divmod(index[:: max(1, len(index) // 20_000)], nx)
@@ -214,7 +214,7 @@ def _is_extended(data: NDArray[np.float32], index: NDArray[np.intp], level: floa
 def find_pile_up(
     data: NDArray[np.float32], mask: NDArray[np.bool_], noise: SkyNoise
 ) -> float | None:
-    """Find the level at which bright pixels pile up: the full well.
+    """Find the full well: the level at which bright pixels pile up.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ def find_pile_up(
     Returns
     -------
     float or None
-        Lower edge of the pile, in ADU; None when nothing piles up.
+        Lower edge of the pile-up, in ADU; None if there is none.
 
     Examples
     --------
@@ -252,10 +252,10 @@ def find_pile_up(
     counts = np.bincount(place)
     cumulative = np.concatenate([[0], np.cumsum(counts)])
     start = np.arange(len(counts))
-    reach = 175  # bins, 0.35 in the logarithm: the profile below the pile that sets what to expect
+    reach = 175  # bins, 0.35 in the logarithm: range that gives the expected number
     below = np.minimum(start, reach)
     under = cumulative[start] - cumulative[start - below]
-    # The wide windows first: they hold the whole of a pile that flat-fielding has spread.
+    # Wide windows first: they contain all of a pile-up that flat-fielding has spread.
     for width in (40, 20, 5, 1):
         end = np.minimum(start + width, len(counts))
         inside = cumulative[end] - cumulative[start]
@@ -270,7 +270,7 @@ def find_pile_up(
         chosen = (place >= best) & (place < best + width)
         level, number = np.unique(values[chosen], return_counts=True)
         if 2 * number.max() >= number.sum():
-            edge = float(level[np.argmax(number)])  # clipped by the converter: one sharp value
+            edge = float(level[np.argmax(number)])  # clipped by the A/D converter: a single value
         else:
             stray = min(expected[best] / inside[best] + 0.02, 0.5)
             edge = float(np.quantile(values[chosen], stray, method="lower"))
@@ -284,7 +284,7 @@ def count_sources_above(data: NDArray[np.float32], mask: NDArray[np.bool_], leve
     above = (data > level) & ~mask
     if np.count_nonzero(above) < 50:
         return 0
-    from scipy import ndimage  # rarely called, and a fifth of a second to import
+    from scipy import ndimage  # rarely needed; takes 0.2 s to import
 
     labels, number = ndimage.label(above)
     return int(np.count_nonzero(np.bincount(labels[above], minlength=number + 1) >= 5))

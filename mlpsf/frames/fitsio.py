@@ -1,7 +1,7 @@
-"""FITS files as they lie on disk: opened, looked through, and their images taken out.
+"""Open FITS files, list their HDUs and read their images.
 
-Nothing here decides what the pixels mean; `mlpsf.frames.reading` does. What is malformed but
-readable is read in silence, what is not readable is a `FrameError` that says why.
+The pixels are interpreted in `mlpsf.frames.reading`. Malformed but readable files are read without
+a warning; unreadable ones raise a `FrameError` that says why.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = [
 ]
 
 HDUSelector: TypeAlias = int | str | tuple[str, int]
-"""Number of an HDU, its name, or its name and version, also as ``"SCI,2"``."""
+"""Number of an HDU, its name, or its name and version (also as ``"SCI,2"``)."""
 
 BAD_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "INTRP", "SUSPECT", "UNMASKEDNAN")
-"""Planes of an LSST or HSC mask that make a pixel bad; the others, DETECTED say, only describe."""
+"""Planes of an LSST or HSC mask that mark bad pixels; others, such as DETECTED, do not."""
 
-# What astropy and gzip raise for a damaged file, by kind of damage.
+# Exceptions of astropy and gzip for damaged files, by kind of damage.
 _READ_ERRORS = (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, zlib.error)
 _QUIET = threading.RLock()
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
@@ -52,7 +52,7 @@ _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image as it lies in its source, before it becomes a frame."""
+    """An image as read from its source, before it becomes a frame."""
 
     data: Any
     name: str
@@ -66,9 +66,9 @@ class Image:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence astropy about malformed cards and coordinates: such frames are common and usable."""
+    """Silence astropy's warnings about malformed cards and coordinates in usable frames."""
     logger = logging.getLogger("astropy")
-    with _QUIET:  # the filters are the whole process's: one thread at a time may change them
+    with _QUIET:  # warning filters are global: only one thread at a time may change them
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
@@ -81,7 +81,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file, mapped into memory where it can be."""
+    """Open a FITS file, memory-mapped if possible."""
     path = Path(path).expanduser()
     if not path.exists():
         raise FrameNotFoundError(
@@ -106,7 +106,7 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
 
 
 def image_shape(hdu: Any) -> tuple[int, int] | None:
-    """Shape of the 2-D image in an HDU, seen without reading it; None when it holds none."""
+    """Return the shape of the 2-D image in an HDU without reading it; None if there is none."""
     if not isinstance(hdu, _IMAGE_HDUS):
         return None
     shape = tuple(hdu.shape or ())
@@ -120,7 +120,7 @@ def _label(hdu: Any) -> str:
 
 
 def _describe(hdus: fits.HDUList) -> str:
-    """List the HDUs of a file in words, for an error message."""
+    """Describe the HDUs of a file for an error message."""
     parts = []
     for number, hdu in enumerate(hdus):
         size = " x ".join(map(str, getattr(hdu, "shape", None) or ())) or "no pixels"
@@ -130,7 +130,7 @@ def _describe(hdus: fits.HDUList) -> str:
 
 
 def find_hdu(hdus: fits.HDUList, selector: HDUSelector | None, name: str) -> int:
-    """Find the number of the HDU that was asked for, or of the first one with a 2-D image."""
+    """Return the number of the selected HDU, by default the first one with a 2-D image."""
     if selector is None:
         for number, hdu in enumerate(hdus):
             if image_shape(hdu) is not None:
@@ -154,7 +154,7 @@ def find_hdu(hdus: fits.HDUList, selector: HDUSelector | None, name: str) -> int
 
 
 def _match_hdu(hdus: fits.HDUList, selector: HDUSelector) -> int | None:
-    """Find the HDU with this number or name, whatever its case and trailing spaces."""
+    """Return the HDU with this number or name, ignoring case and trailing spaces."""
     version: int | None = None
     if isinstance(selector, str):
         text, _, tail = selector.partition(",")
@@ -189,7 +189,7 @@ def read_pixels(hdu: Any, name: str) -> Any:
 
 
 def _plane(hdu: Any, name: str) -> NDArray[np.int64]:
-    """Read a bit mask; where the file's BLANK made NaN of a value, every bit is set."""
+    """Read a bit mask; where BLANK made a value NaN, all bits are set."""
     data = squeeze(read_pixels(hdu, name), name)
     if data.dtype.kind == "f":
         data = np.where(np.isfinite(data), data, 2.0**31 - 1)
@@ -197,7 +197,7 @@ def _plane(hdu: Any, name: str) -> NDArray[np.int64]:
 
 
 def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
-    """Give the numbers of the mask, and the variance, that LSST and HSC put behind an image."""
+    """Return the numbers of the mask and variance HDUs that follow an LSST or HSC image."""
     shape = image_shape(hdus[number])
     behind = [
         n for n in (number + 1, number + 2) if n < len(hdus) and image_shape(hdus[n]) == shape
@@ -208,13 +208,13 @@ def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
 
 
 def planes_of(path: str | Path) -> set[int]:
-    """Return the numbers of the HDUs of a file that are other images' masks and variances."""
+    """Return the numbers of the HDUs that are masks or variances of other images in a file."""
     with open_fits(path) as hdus, quiet():
         return {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
 
 
 def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
-    """Gather an image HDU, and the mask and variance HDUs that LSST and HSC put behind it."""
+    """Read an image HDU and the mask and variance HDUs that follow it in LSST and HSC files."""
     hdu = hdus[number]
     if number:
         name = f"{name}[{number}]"
@@ -245,7 +245,7 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
 
 
 def _repaired(hdu: Any) -> fits.Header:
-    """Copy a header, with its malformed cards put right where astropy can."""
+    """Copy a header; malformed cards are repaired where astropy can."""
     with quiet():
         with contextlib.suppress(*_READ_ERRORS, fits.VerifyError, AttributeError):
             hdu.verify("silentfix+ignore")
@@ -254,7 +254,7 @@ def _repaired(hdu: Any) -> fits.Header:
 
 
 def join_headers(headers: tuple[fits.Header, ...]) -> fits.Header:
-    """Join the image's header with what only the primary header has."""
+    """Join the image header with the keywords that only the primary header has."""
     if not headers:
         return fits.Header()
     header = headers[0].copy()
@@ -265,7 +265,7 @@ def join_headers(headers: tuple[fits.Header, ...]) -> fits.Header:
 
 
 def celestial(source: fits.Header | WCS | None) -> WCS | None:
-    """Give the celestial part of coordinates that work; None for any others."""
+    """Return the celestial part of a valid WCS; None otherwise."""
     if source is None:
         return None
     with quiet():
@@ -275,13 +275,13 @@ def celestial(source: fits.Header | WCS | None) -> WCS | None:
                 return None
             wcs = wcs.celestial
             usable = np.all(np.isfinite(wcs.all_pix2world([[0.0, 0.0]], 0)))
-        except Exception:  # wcslib has a class for each of its troubles; all mean "no coordinates"
+        except Exception:  # wcslib has many error classes; all mean "no coordinates"
             return None
     return wcs if usable else None
 
 
 def squeeze(data: Any, name: str) -> NDArray[Any]:
-    """Drop leading axes of length one and insist on a 2-D array of real numbers."""
+    """Drop leading axes of length one; raise unless the result is 2-D and real."""
     array = np.asarray(data)
     shape = array.shape
     while array.ndim > 2 and array.shape[0] == 1:
@@ -297,7 +297,7 @@ def squeeze(data: Any, name: str) -> NDArray[Any]:
 
 
 def list_images(path: str | Path) -> list[tuple[int, str, tuple[int, int]]]:
-    """List the 2-D images of a FITS file, without reading their pixels.
+    """List the 2-D images of a FITS file without reading their pixels.
 
     Parameters
     ----------
@@ -306,14 +306,14 @@ def list_images(path: str | Path) -> list[tuple[int, str, tuple[int, int]]]:
     Returns
     -------
     list of (int, str, (int, int))
-        Number of each HDU that holds one, its ``"NAME,VERSION"``, and the image's rows and columns.
+        Number, ``"NAME,VERSION"`` and image shape of each HDU with a 2-D image.
 
     Raises
     ------
     FrameNotFoundError
-        If there is no such file.
+        If the file does not exist.
     FrameError
-        If it is no FITS file.
+        If it is not a FITS file.
 
     Examples
     --------

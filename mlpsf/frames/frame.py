@@ -1,4 +1,4 @@
-"""`Frame`: the pixels of one image and what is known about them."""
+"""`Frame`: one image with its mask, calibration and coordinates."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class Frame:
     Attributes
     ----------
     data : ndarray of float32, shape (ny, nx)
-        Pixels in ADU, native byte order, C-contiguous; one that was not finite is 0 and masked.
+        Pixels in ADU, native byte order, C-contiguous; non-finite pixels are 0 and masked.
     mask : ndarray of bool, shape (ny, nx)
         True where a pixel is bad.
     gain : float
         Electrons per ADU.
     saturation : float
-        In ADU; infinite when nothing limits it.
+        In ADU; infinite if there is no limit.
     read_noise : float
         In electrons; 0 when unknown.
     variance : ndarray of float32, shape (ny, nx), or None
         In ADU².
     saturated_plane : ndarray of bool, shape (ny, nx), or None
-        Pixels that the file's own mask calls saturated.
+        Pixels that the file's mask marks as saturated.
     wcs : astropy.wcs.WCS or None
         Celestial coordinates of the pixels.
     header : astropy.io.fits.Header
-        The image's header, followed by what only the primary header has.
+        Header of the image, followed by the keywords that only the primary header has.
     name : str
-        Name of the file, with the HDU's number where it is not the first: ``"lco.fits[3]"``.
+        Name of the file, with the number of the HDU if it is not the first: ``"lco.fits[3]"``.
     sha256 : str
-        Hash of the pixels as little-endian float32, to tell frames apart in outputs.
+        Hash of the pixels as little-endian float32, to identify the frame in outputs.
     origin : mapping of str to str
-        In words, where ``gain``, ``saturation`` and ``read_noise`` are from.
+        Description of where ``gain``, ``saturation`` and ``read_noise`` are from.
     given_background : Background or None
-        A sky of the caller's own, see `with_background`.
+        Sky given by the caller; see `with_background`.
     """
 
     data: NDArray[np.float32]
@@ -74,9 +74,9 @@ class Frame:
 
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:
-        """True where a pixel is at or above saturation, or its mask plane says so.
+        """True where a pixel is at or above saturation, or marked so in the mask plane.
 
-        Found when first asked for: what is done to `data` later does not change it.
+        Computed when first used; later changes of `data` have no effect.
         """
         saturated: NDArray[np.bool_] = self.data >= self.saturation
         if self.saturated_plane is not None:
@@ -87,19 +87,19 @@ class Frame:
     def background(self) -> Background:
         """Level and noise of the sky: as given, or measured in meshes of 64 pixels.
 
-        Measured when first used, and kept: what is done to `data` later does not change it.
+        Measured when first used; later changes of `data` have no effect.
         """
         return self.given_background or measure_background(self)
 
     def with_background(self, level: ArrayLike, rms: ArrayLike | None = None) -> Frame:
-        """Return a frame with a sky of the caller's own.
+        """Return a frame with the given sky.
 
         Parameters
         ----------
         level : float or array_like, shape (ny, nx)
-            Of the sky, in ADU; 0 where it has been subtracted.
+            Sky level in ADU; 0 if it has been subtracted.
         rms : float or array_like, shape (ny, nx), optional
-            Noise of the sky in ADU; measured unless given.
+            Noise of the sky in ADU; measured by default.
 
         Returns
         -------
@@ -108,7 +108,7 @@ class Frame:
         Raises
         ------
         InputError
-            A value is not finite, a noise not positive, or a shape not that of the frame.
+            If a value is not finite, a noise is not positive, or a shape is not that of the frame.
 
         Examples
         --------

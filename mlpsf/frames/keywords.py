@@ -1,4 +1,4 @@
-"""What headers say: the keywords of gain, saturation and read noise, and how they are read."""
+"""Header keywords of gain, saturation and read noise, and how to read them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = [
     "header_number",
 ]
 
-# In order of trust. EGAIN before GAIN: camera software writes the electrons per ADU into EGAIN and
-# a unitless setting into GAIN. ESO's CONAD is e-/ADU, its GAIN the inverse, hence left out.
+# In order of trust. EGAIN comes before GAIN because camera software writes the electrons per ADU to
+# EGAIN and a unitless setting to GAIN. ESO's CONAD is e-/ADU; its GAIN is the inverse and not used.
 GAIN_KEYWORDS = (
     "EGAIN",
     "GAINEFF",
@@ -36,7 +36,7 @@ GAIN_KEYWORDS = (
     "CCD_GAIN",
     "CELL.GAIN",
 )
-"""Electrons per ADU."""
+"""Keywords in electrons per ADU."""
 
 SATURATION_KEYWORDS = (
     "SATURATE",
@@ -52,10 +52,10 @@ SATURATION_KEYWORDS = (
     "CELL.SATURATION",
     "DATAMAX",
 )
-"""ADU."""
+"""Keywords in ADU."""
 
 WELL_KEYWORDS = ("FULLWELL", "WELLDEPT", "FULL_WELL")
-"""Electrons."""
+"""Keywords in electrons."""
 
 READ_NOISE_KEYWORDS = (
     "RDNOISE",
@@ -72,7 +72,7 @@ READ_NOISE_KEYWORDS = (
     "GTRON11",
     "CELL.READNOISE",
 )
-"""Electrons."""
+"""Keywords in electrons."""
 
 ELECTRON_UNITS = frozenset({"e", "e-", "e-s", "elec", "electron", "electrons"})
 
@@ -80,16 +80,16 @@ ELECTRON_UNITS = frozenset({"e", "e-", "e-s", "elec", "electron", "electrons"})
 def header_number(
     headers: Iterable[fits.Header], keywords: Sequence[str], low: float, high: float
 ) -> tuple[float, str] | None:
-    """Find the first keyword with a believable number.
+    """Return the first keyword with a plausible number.
 
     Parameters
     ----------
     headers : iterable of astropy.io.fits.Header
-        Searched in this order: the image's own, then the primary one.
+        Searched in this order: header of the image, then the primary header.
     keywords : sequence of str
         In order of trust.
     low, high : float
-        A value outside the open interval is ignored, as is one that is no number.
+        Values outside the open interval, and those that are not numbers, are ignored.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def header_number(
     """
     for header in headers:
         for keyword in keywords:
-            # A malformed card fails only when its value is asked for.
+            # A malformed card raises only when its value is read.
             with contextlib.suppress(KeyError, ValueError, TypeError, fits.VerifyError):
                 value = header[keyword]
                 if not isinstance(value, bool) and low < float(value) < high:

@@ -1,8 +1,8 @@
-"""Reading frames.
+"""Read frames.
 
-`read_frame` takes a FITS file of any common kind, or an image that is already in memory, and gives
-a `Frame`, in which the pixels are native float32, bad ones are masked, and gain and saturation are
-numbers together with a note of where each is from.
+`read_frame` reads a FITS file of any common kind, or an image in memory, and returns a `Frame`. Its
+pixels are native float32, bad pixels are masked, and gain and saturation are numbers with a note
+of where each is from.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = ["FrameSource", "HDUSelector", "list_images", "read_frame"]
 
 
 class NDDataLike(Protocol):
-    """What is read of an `astropy.nddata.NDData`, such as a ``CCDData``."""
+    """Attributes used of an `astropy.nddata.NDData`, such as a ``CCDData``."""
 
     data: Any
     mask: Any
@@ -63,14 +63,14 @@ FrameSource: TypeAlias = (
     | fits.HDUList
     | ArrayLike
 )
-"""What `read_frame` takes."""
+"""Sources that `read_frame` accepts."""
 
 
 def _image_of_nddata(source: NDDataLike) -> Image:
     header = source.meta if isinstance(source.meta, fits.Header) else fits.Header()
     if not isinstance(source.meta, fits.Header):
         for key, value in source.meta.items():
-            # A meta entry that no FITS card can hold is no keyword of ours.
+            # Skip meta entries that a FITS card cannot hold.
             with quiet(), contextlib.suppress(ValueError, TypeError, AttributeError):
                 header[key] = value
     variance = None
@@ -91,7 +91,7 @@ def _image_of_nddata(source: NDDataLike) -> Image:
 
 
 def _load(source: Any, hdu: HDUSelector | None) -> Image:
-    """Fetch the image from wherever it is."""
+    """Load the image from any kind of source."""
     if isinstance(source, (str, Path)):
         with open_fits(source) as hdus:
             name = Path(source).name
@@ -103,7 +103,7 @@ def _load(source: Any, hdu: HDUSelector | None) -> Image:
             f"The 'hdu' parameter is for files and HDU lists. Got {hdu!r} with a "
             f"{type(source).__name__}: leave it out."
         )
-    # Who has an NDData has imported its module; for others it would only cost time.
+    # If the source is an NDData, its module is already imported; otherwise it is not needed.
     nddata = sys.modules.get("astropy.nddata")
     if nddata is not None and isinstance(source, nddata.NDData):
         return _image_of_nddata(source)
@@ -120,7 +120,7 @@ def _load(source: Any, hdu: HDUSelector | None) -> Image:
 
 
 def _companion(value: Any, parameter: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Read a mask or a variance and insist on the shape of the image."""
+    """Read a mask or a variance; raise unless it has the shape of the image."""
     if isinstance(value, (str, Path)):
         with open_fits(value) as hdus:
             name = Path(value).name
@@ -135,7 +135,7 @@ def _companion(value: Any, parameter: str, shape: tuple[int, ...]) -> NDArray[An
 
 
 def _bad(mask: NDArray[Any]) -> NDArray[np.bool_]:
-    """Say where a mask is set; NaN, which compares unequal to 0, is set too."""
+    """Return where a mask is nonzero; NaN counts as nonzero."""
     bad: NDArray[np.bool_] = mask != 0
     return bad
 
@@ -143,7 +143,7 @@ def _bad(mask: NDArray[Any]) -> NDArray[np.bool_]:
 def _with_variance(
     variance: Any, mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Make a variance finite, and mask the pixels where it was not a variance."""
+    """Make a variance finite, and mask pixels with an invalid variance."""
     array = _companion(variance, "variance", mask.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.array(array, dtype=np.float32, order="C")
@@ -167,7 +167,7 @@ def _positive(value: float | None, parameter: str, *, infinite: bool = False) ->
 def _overridden(
     frame: Frame, mask: Any, variance: Any, gain: float | None, saturation: float | None
 ) -> Frame:
-    """Give a frame with what the user knows better; the mask adds to the frame's own."""
+    """Return a frame with the values given by the user; masks are combined."""
     changes: dict[str, Any] = {}
     origin = dict(frame.origin)
     for key, value in (("gain", gain), ("saturation", saturation)):
@@ -187,7 +187,7 @@ def _overridden(
 
 
 def _check_pixels(data: NDArray[np.float32], mask: NDArray[np.bool_], name: str) -> None:
-    """Insist that some pixels are good and that they differ."""
+    """Raise unless some pixels are good and they differ."""
     good = data[~mask] if mask.any() else data
     if good.size == 0:
         raise FrameError(
@@ -216,19 +216,19 @@ def read_frame(
     source : path, array, NDData, HDU, HDUList or Frame
         A FITS file (plain, multi-extension, ``.gz`` or tile-compressed ``.fz``), a 2-D array
         (masked or not), an `astropy.nddata.NDData` such as ``CCDData``, an astropy HDU or list of
-        them, or a frame, which comes back as it is but for what the other parameters change. The
-        mask and variance HDUs of LSST and HSC exposures are recognised.
+        them, or a frame. A frame is changed only by the other parameters. The mask and variance
+        HDUs of LSST and HSC exposures are recognised.
     hdu : int, str or (str, int), optional
-        The HDU of a file: its number, its name, or its name and version, also as ``"SCI,2"``. By
-        default the first with a 2-D image.
+        HDU of a file: its number, its name, or its name and version (also as ``"SCI,2"``). By
+        default the first one with a 2-D image.
     mask : array or path, shape (ny, nx), optional
-        Nonzero where a pixel is bad; added to the masks in the source.
+        Nonzero where a pixel is bad; combined with the masks of the source.
     variance : array or path, shape (ny, nx), optional
         In ADU². Pixels where it is negative or not finite are masked.
     gain : float, optional
-        Electrons per ADU, instead of the header's or the measured one.
+        Electrons per ADU, instead of the value from the header or the pixels.
     saturation : float, optional
-        In ADU, instead of the header's or the measured one; infinite for none.
+        In ADU, instead of the value from the header or the pixels; infinite for no limit.
 
     Returns
     -------
@@ -237,17 +237,17 @@ def read_frame(
     Raises
     ------
     FrameNotFoundError
-        If there is no such file.
+        If the file does not exist.
     FrameError
-        If the source holds no usable 2-D image: not FITS, cut short, no such HDU, wrong number of
-        dimensions, no good pixel, or all pixels alike.
+        If the source has no usable 2-D image: not FITS, truncated, no such HDU, wrong number of
+        dimensions, no good pixel, or all pixels equal.
     InputError
-        If the mask or variance has another shape than the image, or gain or saturation is not
+        If the mask or variance differs in shape from the image, or gain or saturation is not
         positive.
 
     See Also
     --------
-    list_images : What there is to choose from in a file.
+    list_images : List the images in a file.
     mlpsf.frames.calibration : How gain and saturation are found.
 
     Examples

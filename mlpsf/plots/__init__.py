@@ -1,16 +1,16 @@
-"""Pictures of what was chosen, made, taught and measured, as Display objects.
+"""Plots of selected stars, PSFs, training and timing, as Display objects.
 
-In scikit-learn's manner: a display holds what is to be shown, a class method computes it and plots
-it, ``plot()`` draws it and keeps ``figure_`` and ``axes_``. None of them touches matplotlib's
-global state; ``display.figure_.savefig("name.png")`` writes what was drawn.
+As in scikit-learn, a display stores the data to show. A class method computes the data and plots
+them; ``plot()`` draws them and sets ``figure_`` and ``axes_``. Displays do not change matplotlib's
+global state. ``display.figure_.savefig("name.png")`` saves the figure.
 
-What scikit-learn draws itself is not drawn here again: `ConfusionMatrixDisplay`, `RocCurveDisplay`,
-`PrecisionRecallDisplay` (`sklearn.metrics`) and `CalibrationDisplay` (`sklearn.calibration`) take
-the selectors and their cutouts, shape (n, size, size) or flattened, as they are::
+Plots of scikit-learn are not repeated here: `ConfusionMatrixDisplay`, `RocCurveDisplay`,
+`PrecisionRecallDisplay` (`sklearn.metrics`) and `CalibrationDisplay` (`sklearn.calibration`) work
+with the selectors and their cutouts, shape (n, size, size) or flattened::
 
     RocCurveDisplay.from_estimator(selector, cutouts, labels, ax=ax)
 
-Without ``ax`` these open a window of pyplot's.
+Without ``ax`` these open a pyplot window.
 """
 
 from mlpsf.plots.frames import CutoutSheetDisplay, StarMapDisplay

@@ -1,4 +1,4 @@
-"""Figures of our own."""
+"""Helpers for the figures and their input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlpsf.errors import InputError
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Make a figure that no window and no global state knows of."""
+    """Create a figure without a window and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -21,7 +21,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def legend_above(ax: Any, handles: list[Any], title: str | None = None) -> None:
-    """Put the legend where it hides no bar and no line."""
+    """Put the legend above the axes, where it covers no data."""
     ax.legend(
         handles=handles,
         title=title,
@@ -35,9 +35,9 @@ def legend_above(ax: Any, handles: list[Any], title: str | None = None) -> None:
 
 
 def as_numbers(name: str, values: ArrayLike, ndim: int, *, square: bool = False) -> NDArray[Any]:
-    """Return an image, or a stack of square ones; raise `InputError` where it is none to be drawn.
+    """Return an image or a stack of square images; raise `InputError` if it cannot be drawn.
 
-    A `square` image is measured, and must be finite.
+    A `square` image must be finite, because it is also measured.
     """
     try:
         array = np.asarray(values)
@@ -55,13 +55,13 @@ def as_numbers(name: str, values: ArrayLike, ndim: int, *, square: bool = False)
 
 
 def check_count(name: str, value: int) -> None:
-    """Raise where a number of things is none."""
+    """Raise `InputError` if a count is invalid."""
     given = np.asarray(value)
     if given.ndim or given.dtype.kind not in "iu" or given < 1:
         raise InputError(f"{name} must be 1 or more, an integer. Got {value!r}.")
 
 
 def check_softening(softening: float) -> None:
-    """Raise where a stretch cannot be softened so."""
+    """Raise `InputError` if the softening of a stretch is invalid."""
     if not 0 < softening < np.inf:
         raise InputError(f"softening must be positive. Got {softening}.")

@@ -1,4 +1,4 @@
-"""A frame's stars, and their cutouts."""
+"""Plots of a frame's stars and their cutouts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Stretch = Literal["arcsinh", "zscale"]
 
 
 class StarMapDisplay:
-    """The frame with its sources: chosen, reserved, and those that were not taken.
+    """The frame with its sources: selected, reserved and not selected.
 
     Parameters
     ----------
     image : ndarray, shape (ny, nx)
     table : Table
-        As `mlpsf.select_stars` returns.
+        Star table from `mlpsf.select_stars`.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class StarMapDisplay:
     Raises
     ------
     InputError
-        The image is no image, or the table lacks a column.
+        If the image is not valid, or the table lacks a column.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class StarMapDisplay:
 
     @classmethod
     def from_frame(cls, frame: Frame, table: Table, **kwargs: Any) -> Self:
-        """Make and plot it; keyword arguments go to `plot`."""
+        """Create and plot the display; keyword arguments go to `plot`."""
         return cls(image=frame.data, table=table).plot(**kwargs)
 
     def plot(self, *, ax: Any = None, others: bool = True) -> Self:
@@ -64,7 +64,7 @@ class StarMapDisplay:
         ----------
         ax : matplotlib Axes, optional
         others : bool
-            Whether sources that were not taken are marked too.
+            Whether to mark sources that were not selected.
 
         Returns
         -------
@@ -77,7 +77,7 @@ class StarMapDisplay:
         low, high = _zscale(self.image)
         ax.imshow(self.image, origin="lower", cmap="gray", vmin=low, vmax=high)
         t = self.table
-        # An empty table's columns are of floats, unless it was told.
+        # Columns of an empty table are of type float by default.
         selected, reserved = (np.asarray(t[name], bool) for name in ("selected", "reserved"))
         kinds = [
             (selected, "#40e060", 90, "selected"),
@@ -105,25 +105,25 @@ class StarMapDisplay:
 
 
 class CutoutSheetDisplay:
-    """A sheet of cutouts, stretched so that faint neighbours and saturated cores both show.
+    """A sheet of cutouts, stretched to show both faint neighbours and saturated cores.
 
     Parameters
     ----------
     cutouts : ndarray, shape (n, size, size)
         Sky-subtracted; NaN pixels stay blank.
     titles : list of str, optional
-        One a cutout.
+        Title of each cutout.
 
     Attributes
     ----------
     figure_
     axes_ : ndarray of Axes
-        Row by row; those beyond the last cutout are empty. Set by ``plot``.
+        Axes row by row; those after the last cutout are empty. Set by ``plot``.
 
     Raises
     ------
     InputError
-        The cutouts are no stack of images, or the titles are not as many.
+        If the cutouts are not a stack of images, or the number of titles differs.
 
     Examples
     --------
@@ -145,22 +145,22 @@ class CutoutSheetDisplay:
     def from_table(
         cls, frame: Frame, table: Table, *, half_width_fwhm: float = 5.0, **kwargs: Any
     ) -> Self:
-        """Cut the selected stars of a table out of their frame and plot them, best first.
+        """Cut out the selected stars of a table and plot them, best first.
 
         Parameters
         ----------
         frame : Frame
         table : Table
-            As `mlpsf.select_stars` returns.
+            Star table from `mlpsf.select_stars`.
         half_width_fwhm : float
-            How far a cutout reaches, in FWHM of the frame.
+            Half-width of a cutout in FWHM of the frame.
         **kwargs
-            For `plot`.
+            Passed to `plot`.
 
         Raises
         ------
         InputError
-            The table lacks a column, or ``fwhm`` in its metadata.
+            If the table lacks a column, or ``fwhm`` in its metadata.
         """
         _check_columns(table, "id", "x", "y", "snr", "probability", "selected")
         if "fwhm" not in table.meta:
@@ -188,10 +188,10 @@ class CutoutSheetDisplay:
         figure : matplotlib Figure, optional
         columns : int
         softening : float
-            Fraction of the peak at which the arcsinh stretch turns from linear to logarithmic.
+            Fraction of the peak at which the arcsinh stretch changes from linear to logarithmic.
         stretch : {"arcsinh", "zscale"}
-            ``"zscale"``: linear between the limits that astropy's z-scale finds in each cutout,
-            as the sheets of the ML-PSF study; shows what is near the sky, and cores not at all.
+            ``"zscale"``: linear between the limits of astropy's z-scale for each cutout, as in the
+            ML-PSF study. It shows levels near the sky, but not cores.
 
         Returns
         -------
@@ -200,7 +200,7 @@ class CutoutSheetDisplay:
         Raises
         ------
         InputError
-            There is no such stretch, or `columns` or `softening` is out of its range.
+            If the stretch is unknown, or `columns` or `softening` is out of range.
         """
         check_count("columns", columns)
         check_softening(softening)
@@ -233,7 +233,7 @@ def _check_columns(table: Table, *names: str) -> None:
 def _arcsinh(
     cutout: NDArray[np.floating], softening: float
 ) -> tuple[NDArray[np.floating], float, float]:
-    """Stretch a cutout by its own peak: what to show, and between which values."""
+    """Stretch a cutout by its peak; return the image and its limits."""
     c = len(cutout) // 2
     core = cutout[c - 1 : c + 2, c - 1 : c + 2]
     peak = np.nanmax(core) if np.isfinite(core).any() else 1.0
@@ -242,7 +242,7 @@ def _arcsinh(
 
 
 def _zscale(cutout: NDArray[np.floating]) -> tuple[float, float]:
-    """Find the limits of a linear stretch."""
+    """Return the z-scale limits of a linear stretch."""
     if not np.isfinite(cutout).any():
         return 0.0, 1.0
     low, high = ZScaleInterval().get_limits(cutout)

@@ -1,4 +1,4 @@
-"""A PSF, and how PSFs differ."""
+"""Plots of a PSF and of the differences between PSFs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Kind = Literal["stamp", "lookup_table"]
 
 
 class PSFDisplay:
-    """A PSF: its image, and its profile along both axes.
+    """A PSF: its image and its profile along both axes.
 
     Parameters
     ----------
     stamp : ndarray, shape (size, size)
         Image of a star at the centre.
     fwhm, ellipticity : float
-        Pixels; 1 - b/a.
+        FWHM in pixels; 1 - b/a.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class PSFDisplay:
     Raises
     ------
     InputError
-        The stamp is no square image, holds NaN, or nothing above 0.
+        If the stamp is not a square image, contains NaN, or has nothing above 0.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class PSFDisplay:
 
     @classmethod
     def from_model(cls, model: PSFModel, **kwargs: Any) -> Self:
-        """Make and plot it; keyword arguments go to `plot`."""
+        """Create and plot the display; keyword arguments go to `plot`."""
         centre = model.size // 2
         stamp = model.render(centre, centre, shape=(model.size, model.size))
         return cls(stamp=stamp, fwhm=model.fwhm, ellipticity=model.ellipticity).plot(**kwargs)
@@ -94,26 +94,26 @@ class PSFDisplay:
 
 
 class PSFComparisonDisplay:
-    """Two or more PSFs side by side on one stretch, and how each differs from the first.
+    """Two or more PSFs side by side in the same stretch, and their differences from the first.
 
     Parameters
     ----------
     images : mapping of str to ndarray, shape (size, size)
-        By name; all of one size, the star at the centre.
+        Images by name, all of the same size, with the star at the centre.
     kind : {"stamp", "lookup_table"}
-        What they are: a star's image, or the table of what the Moffat profile lacks.
+        Kind of the images: a star, or the lookup table of corrections to the Moffat profile.
 
     Attributes
     ----------
     figure_
     axes_ : ndarray, shape (2, n)
-        Images above, differences below; below the first, the profiles of all. Set by ``plot``.
+        Images above, differences below; below the first image, all profiles. Set by ``plot``.
 
     Raises
     ------
     InputError
-        There are fewer than two, they are not square and of one size, one holds NaN, the first
-        stamp has nothing above 0, or there is no such kind.
+        If there are fewer than two images, they are not square or differ in size, one contains
+        NaN, the first stamp has nothing above 0, or the kind is unknown.
 
     Examples
     --------
@@ -145,12 +145,12 @@ class PSFComparisonDisplay:
 
     @property
     def top(self) -> float:
-        """What 1 stands for: the first stamp's peak; of lookup tables, the profile's amplitude."""
+        """Unit of the plots: the first stamp's peak, or the amplitude of the Moffat profile."""
         return float(next(iter(self.images.values())).max()) if self.kind == "stamp" else 1.0
 
     @property
     def differences(self) -> dict[str, NDArray[np.float64]]:
-        """Each image but the first, less the first, over `top`."""
+        """Difference of each other image from the first, over `top`."""
         (_, first), *others = self.images.items()
         return {name: (image - first) / self.top for name, image in others}
 
@@ -162,23 +162,23 @@ class PSFComparisonDisplay:
         kind: Kind = "stamp",
         **kwargs: Any,
     ) -> Self:
-        """Draw a star by each model, or take its lookup table, and plot them.
+        """Draw a star with each model, or take its lookup table, and plot them.
 
         Parameters
         ----------
         models : mapping of str to PSFModel
-            Two or more, by name. The others are compared to the first, in the smallest one's box.
+            Two or more models by name. The others are compared to the first, in the smallest box.
         kind : {"stamp", "lookup_table"}
-            ``"stamp"``: stars of one flux, in pixels. ``"lookup_table"``: TRIPPy's tables, in
-            sub-pixels, as the ML-PSF study showed them. They differ for two reasons: because
-            the PSFs do, and because the Moffat profiles do that they complete.
+            ``"stamp"``: stars of equal flux, in pixels. ``"lookup_table"``: TRIPPy's tables, in
+            sub-pixels, as in the ML-PSF study. Tables differ because the PSFs differ, and because
+            their Moffat profiles do.
         **kwargs
-            For `plot`.
+            Passed to `plot`.
 
         Raises
         ------
         InputError
-            There are fewer than two, there is no such kind, or lookup tables of different
+            If there are fewer than two models, the kind is unknown, or lookup tables differ in
             ``rep_fact``.
         """
         _check_kind(kind)
@@ -199,14 +199,14 @@ class PSFComparisonDisplay:
         return cls(images=images, kind=kind).plot(**kwargs)
 
     def plot(self, *, axes: Any = None, softening: float = 1e-3) -> Self:
-        """Draw them.
+        """Draw the images, differences and profiles.
 
         Parameters
         ----------
         axes : ndarray of matplotlib Axes, shape (2, n), optional
         softening : float
-            Fraction of the peak at which the stretch of stamps turns from linear to logarithmic;
-            lookup tables are shown on a linear one, symmetric about 0.
+            Fraction of the peak at which the stretch of stamps changes from linear to logarithmic.
+            Lookup tables have a linear stretch, symmetric about 0.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class PSFComparisonDisplay:
         Raises
         ------
         InputError
-            The axes are not as many, or `softening` is not positive.
+            If the number of axes is wrong, or `softening` is not positive.
         """
         check_softening(softening)
         n = len(self.images)
@@ -251,7 +251,7 @@ class PSFComparisonDisplay:
         return self
 
     def _plot_profiles(self, ax: Any) -> None:
-        """Draw each image's mean by radius."""
+        """Draw the radial profile of each image."""
         for name, image in self.images.items():
             radius, mean = _radial_mean(image / self.top)
             ax.plot(radius, mean, lw=1.3, label=name)
@@ -270,7 +270,7 @@ def _check_kind(kind: str) -> None:
 
 
 def _radial_mean(image: NDArray[np.floating]) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
-    """Mean of an image in rings of one pixel about its centre, out to its edge."""
+    """Return the mean of an image in rings of one pixel around its centre, out to its edge."""
     c = len(image) // 2
     u = np.arange(len(image)) - c
     ring = np.rint(np.hypot(u, u[:, None])).astype(int)

@@ -1,4 +1,4 @@
-"""What a run took: a network's epochs, and seconds a frame."""
+"""Plots of a network's training history and of run times."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class TrainingHistoryDisplay:
     Parameters
     ----------
     history : mapping of str to sequence of float
-        As ``PSFStarSelector.history_``: ``"loss"`` and, where there are, ``"accuracy"``,
-        ``"val_loss"`` and ``"val_accuracy"``, one value an epoch. Others are not shown.
+        As ``PSFStarSelector.history_``: ``"loss"`` and optionally ``"accuracy"``, ``"val_loss"``
+        and ``"val_accuracy"``, with one value per epoch. Other keys are not shown.
 
     Attributes
     ----------
     figure_
     axes_ : ndarray of Axes
-        Of the loss and, where there is one, of the accuracy. Set by ``plot``.
+        Axes of the loss and, if there is one, of the accuracy. Set by ``plot``.
 
     Raises
     ------
     InputError
-        There is no loss, no epoch, or not as many of one as of the other.
+        If there is no loss or no epoch, or the numbers of epochs differ.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class TrainingHistoryDisplay:
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch of the smallest validation loss, counted from 1; None where there is none."""
+        """Epoch of the smallest validation loss, counted from 1; None without validation loss."""
         loss = self.history.get("val_loss")
         if loss is None or np.isnan(loss).all():
             return None
@@ -67,19 +67,19 @@ class TrainingHistoryDisplay:
 
     @classmethod
     def from_selector(cls, selector: Any, **kwargs: Any) -> Self:
-        """Take a trained network's history and plot it.
+        """Plot the history of a trained network.
 
         Parameters
         ----------
         selector : PSFStarSelector
-            Trained, loaded or pretrained.
+            Trained, loaded or pretrained selector.
         **kwargs
-            For `plot`.
+            Passed to `plot`.
 
         Raises
         ------
         InputError
-            It has no history.
+            If the selector has no history.
         """
         history = getattr(selector, "history_", None)
         if not history:
@@ -90,12 +90,12 @@ class TrainingHistoryDisplay:
         return cls(history=history).plot(**kwargs)
 
     def plot(self, *, axes: Any = None) -> Self:
-        """Draw it.
+        """Draw loss and accuracy.
 
         Parameters
         ----------
         axes : sequence of matplotlib Axes, optional
-            Of the loss and of the accuracy.
+            Axes of the loss and of the accuracy.
 
         Returns
         -------
@@ -130,13 +130,12 @@ class TrainingHistoryDisplay:
 
 
 class TimesDisplay:
-    """Bars of seconds a frame, by method and stage, on a logarithmic axis.
+    """Bars of the seconds per frame, by method and stage, on a logarithmic axis.
 
     Parameters
     ----------
     times : mapping of str to mapping of str to ndarray
-        Seconds of each stage of each method, shape (n_runs,); as `from_times` makes of simpler
-        ones.
+        Seconds of each stage of each method, shape (n_runs,). `from_times` converts simpler input.
 
     Attributes
     ----------
@@ -165,20 +164,20 @@ class TimesDisplay:
     def from_times(
         cls, times: Mapping[str, ArrayLike | Mapping[str, ArrayLike]], **kwargs: Any
     ) -> Self:
-        """Put times in order and plot them.
+        """Convert times and plot them.
 
         Parameters
         ----------
         times : mapping
-            Of a method to its seconds, or to a mapping of its stages to their seconds: a number,
-            or those of several runs, whose median is the bar and whose extremes are its error bar.
+            Maps each method to its seconds, or to a mapping of its stages to seconds. Seconds are
+            a number, or those of several runs: the bar is the median, the error bar the range.
         **kwargs
-            For `plot`.
+            Passed to `plot`.
 
         Raises
         ------
         InputError
-            There are none, or one is no positive number.
+            If there are no times, or one is not a positive number.
         """
         ordered: dict[str, dict[str, NDArray[np.float64]]] = {}
         for method, stages in times.items():
@@ -189,7 +188,7 @@ class TimesDisplay:
         return cls(times=ordered).plot(**kwargs)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw the bars, the first method on top.
+        """Draw the bars, with the first method at the top.
 
         Parameters
         ----------
@@ -232,7 +231,7 @@ class TimesDisplay:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
-        # A bar on a logarithmic axis starts somewhere: at the decade below the smallest.
+        # On the logarithmic axis, bars start at the decade below the smallest value.
         first = 10.0 ** (np.ceil(np.log10(smallest)) - 1)
         first = first if first < 0.7 * smallest else first / 10
         ax.set_xlim(first, largest * (largest / first) ** 0.15)
@@ -264,7 +263,7 @@ def _seconds(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _short(seconds: float) -> str:
-    """Two digits and a unit."""
+    """Format seconds with two digits and a unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{float(f'{seconds / size:.2g}'):,g} {unit}"

@@ -1,4 +1,4 @@
-"""How often a selector is right: by the size of the sources, and by how sure it is."""
+"""Plots of a selector's accuracy by source size and by probability."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _GOOD, _OTHER, _WRONG, _LINE = "#2f7fb8", "#c4ccd4", "#d1495b", "#222222"
 
 
 class SizeHistogramDisplay:
-    """Histogram of the FWHM of all sources and of the misclassified, and their share by bin.
+    """FWHM histograms of all and of misclassified sources, and the misclassified fraction per bin.
 
     Parameters
     ----------
     edges : ndarray, shape (n_bins + 1,)
-        Of the bins, pixels.
+        Edges of the bins in pixels.
     n_sources, n_misclassified : ndarray of int, shape (n_bins,)
-        Sources in each bin.
+        Number of sources in each bin.
     n_left_out : int
-        Sources of no finite FWHM, or of one outside the bins.
+        Number of sources without a finite FWHM, or outside the bins.
 
     Attributes
     ----------
     figure_
     axes_ : ndarray, shape (2,)
-        Of the histogram and of the share, one over the other. Set by ``plot``.
+        Axes of the histogram and of the fraction, overlaid. Set by ``plot``.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class SizeHistogramDisplay:
 
     @property
     def share(self) -> NDArray[np.float64]:
-        """Misclassified over all, shape (n_bins,); NaN where there is no source."""
+        """Misclassified fraction, shape (n_bins,); NaN where there is no source."""
         share = np.full(len(self.n_sources), np.nan)
         np.divide(self.n_misclassified, self.n_sources, out=share, where=self.n_sources > 0)
         return share
@@ -74,24 +74,24 @@ class SizeHistogramDisplay:
         bins: int | ArrayLike = 20,
         **kwargs: Any,
     ) -> Self:
-        """Count and plot.
+        """Count misclassified sources and plot.
 
         Parameters
         ----------
         y_true, y_pred : array_like, shape (n,)
-            Labels of any kind: the true ones and the selector's.
+            True labels and those of the selector, of any kind.
         fwhm : array_like, shape (n,)
-            Of the sources, pixels; those that are not finite are left out.
+            FWHM of the sources in pixels; non-finite ones are left out.
         bins : int or array_like, shape (n_bins + 1,)
-            How many, from the smallest FWHM to the largest, or their edges, rising.
+            Number of bins between the smallest and largest FWHM, or increasing edges.
         **kwargs
-            For `plot`.
+            Passed to `plot`.
 
         Raises
         ------
         InputError
-            The lengths differ, there is nothing to show, the edges do not rise, or `y_pred` holds
-            probabilities.
+            If the lengths differ, there is nothing to show, the edges do not increase, or `y_pred`
+            contains probabilities.
         """
         true, predicted, size = _columns(y_true=y_true, y_pred=y_pred, fwhm=fwhm)
         for name, labels in (("y_true", true), ("y_pred", predicted)):
@@ -118,7 +118,7 @@ class SizeHistogramDisplay:
         return cls.from_predictions(y, estimator.predict(X), fwhm, **kwargs)
 
     def plot(self, *, ax: Any = None) -> Self:
-        """Draw both histograms, and the share that is misclassified on an axis at the right.
+        """Draw both histograms, and the misclassified fraction on an axis at the right.
 
         Parameters
         ----------
@@ -151,28 +151,28 @@ class SizeHistogramDisplay:
 
 
 class ConfidenceDisplay:
-    """Precision of the sources at or above each probability, over the histogram of it.
+    """Precision of the sources at or above each probability, and a histogram of probability.
 
     Parameters
     ----------
     confidence : ndarray, shape (m,)
-        The probabilities that occur, rising.
+        Distinct probabilities in increasing order.
     precision : ndarray, shape (m,)
-        Share of truly good sources among those at or above each.
+        Fraction of truly good sources among those at or above each probability.
     edges : ndarray, shape (n_bins + 1,)
-        Of the histogram's bins, from 0 to 1.
+        Edges of the histogram's bins, from 0 to 1.
     n_good, n_other : ndarray of int, shape (n_bins,)
-        Truly good and other sources in each bin.
+        Number of truly good and of other sources in each bin.
     threshold : float or None
         Probability to mark.
     n_above : int
-        Sources at or above the threshold.
+        Number of sources at or above the threshold.
 
     Attributes
     ----------
     figure_
     axes_ : ndarray, shape (2,)
-        Of the precision and of the histogram, one over the other. Set by ``plot``.
+        Axes of the precision and of the histogram, overlaid. Set by ``plot``.
 
     Examples
     --------
@@ -213,33 +213,33 @@ class ConfidenceDisplay:
         pos_label: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Compute and plot.
+        """Compute precision and histogram, and plot.
 
         Parameters
         ----------
         y_true : array_like, shape (n,)
             True labels, of two classes.
         probability : array_like, shape (n,)
-            Of being good, as ``predict_proba(X)[:, 1]``.
+            Probability of being good, as ``predict_proba(X)[:, 1]``.
         threshold : float or None
             Probability to mark.
         bins : int
-            Of the histogram.
+            Number of bins of the histogram.
         pos_label : label, optional
-            What good is called; the larger of the two labels unless given.
+            Label of good sources; the larger of the two labels by default.
         **kwargs
-            For `plot`.
+            Passed to `plot`.
 
         Raises
         ------
         InputError
-            The lengths differ, there is nothing to show, a probability or the threshold is not in
-            0..1, or the labels are not of two classes: -1, the ambiguous of a `CutoutSet`, is
-            none unless `pos_label` is given.
+            If the lengths differ, there is nothing to show, a probability or the threshold is not
+            in 0..1, or there are not two classes. The label -1 (ambiguous in a `CutoutSet`) is not
+            a class unless `pos_label` is given.
         """
         true, p = _columns(y_true=y_true, probability=probability)
         p = _numbers("probability", p)
-        outside = ~((p >= 0) & (p <= 1))  # NaN too
+        outside = ~((p >= 0) & (p <= 1))  # also NaN
         if outside.any():
             row = int(np.argmax(outside))
             raise InputError(f"Probabilities must be in 0..1. Got {p[row]} in row {row}.")
@@ -249,7 +249,7 @@ class ConfidenceDisplay:
         good = true == _label_of_good(true, pos_label)
         order = np.argsort(-p, kind="stable")
         falling = p[order]
-        ends = np.flatnonzero(np.append(np.diff(falling) != 0, True))  # equals count together
+        ends = np.flatnonzero(np.append(np.diff(falling) != 0, True))  # equal values count together
         precision = np.cumsum(good[order])[ends] / (ends + 1)
         edges = np.linspace(0, 1, bins + 1)
         return cls(
@@ -272,7 +272,7 @@ class ConfidenceDisplay:
         return cls.from_predictions(y, estimator.predict_proba(X)[:, 1], **kwargs)
 
     def precision_at(self, threshold: float) -> float:
-        """Precision of the sources at or above a probability; NaN where there are none."""
+        """Return the precision of the sources at or above a probability; NaN without sources."""
         row = int(np.searchsorted(self.confidence, threshold))
         return float(self.precision[row]) if row < len(self.precision) else float("nan")
 
@@ -300,7 +300,7 @@ class ConfidenceDisplay:
             )
             bottom = bottom + counts
         right.set(ylabel="sources", ylim=(0, 1.15 * max(bottom.max(), 1)))
-        # From 0 up to the first probability that occurs, all sources are at or above.
+        # From 0 to the lowest probability, all sources are at or above.
         ax.step(
             np.append(0.0, self.confidence),
             np.append(self.precision[:1], self.precision),
@@ -315,7 +315,7 @@ class ConfidenceDisplay:
             label = f"at {self.threshold:g}: {said}"
             ax.axvline(self.threshold, color=_WRONG, lw=1.2, ls="--", label=label)
         ax.set(xlabel="probability of being good", ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
-        ax.set_zorder(right.get_zorder() + 1)  # the line over the bars
+        ax.set_zorder(right.get_zorder() + 1)  # draw the line above the bars
         ax.patch.set_visible(False)
         handles = [*ax.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
         legend_above(ax, handles)
@@ -324,7 +324,7 @@ class ConfidenceDisplay:
 
 
 def _columns(**columns: ArrayLike) -> list[NDArray[Any]]:
-    """Return one-dimensional arrays of one length that is not 0."""
+    """Return 1-D arrays of equal nonzero length."""
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     for name, array in arrays.items():
         if array.ndim != 1:
@@ -346,7 +346,7 @@ def _numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _bins(bins: int | ArrayLike) -> Any:
-    """Return a number of bins, or their edges, as `numpy.histogram` takes them."""
+    """Return the number of bins, or their edges, for `numpy.histogram`."""
     given = np.asarray(bins)
     if given.ndim == 0:
         if given.dtype.kind not in "iu" or given < 1:
@@ -359,7 +359,7 @@ def _bins(bins: int | ArrayLike) -> Any:
 
 
 def _label_of_good(labels: NDArray[Any], given: Any) -> Any:
-    """Return the label of good sources: the larger one, as the selectors have it."""
+    """Return the label of good sources: the larger one by default, as in the selectors."""
     classes = np.unique(labels)
     if len(classes) > 2:
         raise InputError(
@@ -373,13 +373,13 @@ def _label_of_good(labels: NDArray[Any], given: Any) -> Any:
     _check_unambiguous(classes)
     if len(classes) == 2:
         return classes[1]
-    if classes[0] in (0, 1):  # of one class only, labels of the usual names tell which
+    if classes[0] in (0, 1):  # with a single class, 0 and 1 have their usual meaning
         return 1
     raise InputError(f"y_true holds {classes[0]!r} alone: say by pos_label what good is called.")
 
 
 def _check_unambiguous(labels: NDArray[Any]) -> None:
-    """Raise where the labels of a `CutoutSet` hold the ambiguous too, which are no class."""
+    """Raise `InputError` if labels of a `CutoutSet` include ambiguous ones, which are no class."""
     if set(labels.ravel().tolist()) in ({-1}, {-1, 0}, {-1, 1}, {-1, 0, 1}):
         raise InputError(
             "y_true holds -1, which stands for ambiguous sources: leave the ambiguous out, or say "

@@ -1,10 +1,10 @@
-"""The point spread function: built, drawn, subtracted, trailed, stored, judged.
+"""Build, draw, subtract, trail, store and judge point spread functions.
 
-Comes in: a `Frame` and the places of its stars. Goes out: a `PSFModel`, and its quality. May
-import: the ground, `mlpsf.stacks` and `mlpsf.frames`. Knows neither selectors nor how stars are
-chosen.
+Input: a `Frame` and the positions of its stars. Output: a `PSFModel` and its quality. Imports only
+base modules, `mlpsf.stacks` and `mlpsf.frames`. Does not use selectors or choose stars.
 
-``solver`` solves for the PSF, ``trippy`` is all that touches TRIPPy, ``quality`` judges.
+``solver`` solves for the PSF, ``trippy`` contains all code that uses TRIPPy, and ``quality`` judges
+PSFs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "psf_quality",
 ]
 
-# Choosing stars needs none of TRIPPy.
+# Star selection does not need TRIPPy.
 __getattr__ = lazy_names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""The PSF from the stars of a frame: cut out, solved for, set on TRIPPy's own object."""
+"""Build the PSF from the stars of a frame and convert it to a TRIPPy lookup table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["METHODS", "build_psf", "check_place"]
 FloatArray = NDArray[np.float64]
 
 METHODS = ("refined", "trippy")
-"""How a PSF can be built."""
+"""Methods to build a PSF."""
 
 
 def build_psf(
@@ -42,37 +42,39 @@ def build_psf(
 ) -> PSFModel:
     """Build a PSF from stars of a frame, for TRIPPy.
 
-    All stars' pixels are fitted at once with one smooth PSF and each star's own flux, place and
-    sky; struck pixels and other sources' light are left out, and so is none of the star's (see
-    `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of TRIPPy's own object. Stars that
-    no smooth PSF describes, as of a telescope far out of alignment, get TRIPPy's table corrected
-    for its blur (``meta["method"]`` then says 'corrected').
+    The pixels of all stars are fitted at once with one smooth PSF and the flux, position and sky of
+    each star. Struck pixels and light of other sources are left out, but no light of the star (see
+    `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of a TRIPPy object. If no smooth PSF
+    describes the stars, as for a badly misaligned telescope, TRIPPy's table corrected for its blur
+    is used instead (``meta["method"]`` is then 'corrected').
 
     Parameters
     ----------
     frame : Frame, path, or (ny, nx) array
         Masked, saturated and non-finite pixels are not used.
     stars : Table or (n, 2) array
-        Columns x and y, 0-based; rows that are not `selected`, or are `reserved`, are left out
-        where the table has those columns.
+        Columns x and y, 0-based. If the table has columns `selected` and `reserved`, only selected
+        rows that are not reserved are used.
     size : int, optional
-        Of the PSF, odd, pixels. The odd number from 9 FWHM up, but 31 at least and 101 at most.
+        Side of the PSF in pixels, odd. By default 9 FWHM rounded up to an odd number, at least 31
+        and at most 101.
     rep_fact : {3, 5, 10}
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
     background : 'mesh', float or (ny, nx) array
-        To take off the frame: a mesh of 64 pixels measured with sep, or what is given (0 when
-        it is off already). What it leaves at each star is fitted with the star.
+        Background to subtract from the frame: a mesh of 64 pixels measured with sep, or the given
+        value (0 if already subtracted). The remaining sky at each star is fitted with the star.
     method : {'refined', 'trippy'}
-        'trippy' keeps the table of TRIPPy's release, made by its genLookupTable around the median
-        of its Moffat fits, for comparison: its table is a pixel's blur wider than the light, and
-        the light of neighbours is in it.
+        'trippy' gives the table of the TRIPPy release, for comparison. It is made by genLookupTable
+        around the median of the Moffat fits. It is blurred by a pixel and includes the light of
+        neighbours.
     at : (float, float), optional
-        Build the PSF for this place (x, y) of the frame, 0-based pixels, from a PSF that varies
-        as a polynomial: of the second order from 12 stars, of the first from 5. Without it, the
-        PSF is the frame's mean.
+        Position (x, y) on the frame for which to build the PSF, 0-based pixels. The PSF then varies
+        as a polynomial: of second order from 12 stars, of first order from 5. By default the PSF is
+        the mean over the frame.
     refinements : int, optional
-        At most how often places, fluxes, skies and the PSF are fitted again, each time with
-        the pixels that the last PSF shows to be clean. 4 by default; it ends when nothing changes.
+        Maximum number of times that positions, fluxes, skies and the PSF are fitted again, each
+        time with the pixels that are clean according to the last PSF. 4 by default. Stops when
+        nothing changes.
 
     Returns
     -------
@@ -81,18 +83,18 @@ def build_psf(
     Warns
     -----
     AstropyUserWarning
-        When stars are left out: too near the edge, masked at the core or over half of the box,
-        or without light above the background; how many of each is said. When the PSF varies over
-        the frame by more than its error allows and `at` is not given, or is given with fewer
-        than 5 stars. When no smooth PSF describes the stars. When they were chosen on another
+        If stars are left out because they are too near the edge, masked at the core or over half
+        of the box, or without light above the background. The message gives the number of each.
+        If the PSF varies over the frame significantly and `at` is not given, or is given with
+        fewer than 5 stars. If no smooth PSF describes the stars. If they were chosen on another
         frame.
 
     Raises
     ------
     InputError
-        When a parameter is wrong, or a star's place is not finite or off the frame.
+        If a parameter is invalid, or a star's position is not finite or off the frame.
     PSFError
-        When no star is given or left.
+        If no star is given or left.
 
     Examples
     --------
@@ -132,7 +134,7 @@ def build_psf(
     )
     meta["refinements"] = rounds
     if rounds >= 2 and solution.misfit > MISFIT and place is None and len(hand.x) >= 5:
-        # Stars that differ from place to place have no one PSF; their mean has.
+        # Stars that vary over the frame are described by one PSF only in the mean.
         order = order_for(len(hand.x))
         solution = solve(
             hand.pixels, hand.size, polynomial(hand.x, hand.y, hand.frame_shape, order), rounds
@@ -140,7 +142,7 @@ def build_psf(
     if rounds >= 2 and solution.misfit > MISFIT:
         return _unsmooth(hand, rep_fact, meta, place)
     if place is None:
-        # The other terms are 0 in the frame's mean.
+        # The mean of the other terms over the frame is 0.
         terms = np.eye(len(solution.coefficients))[0]
         _warn_of_variation(solution, hand)
     else:
@@ -167,7 +169,7 @@ def build_psf(
 def _unsmooth(
     hand: Stars, rep_fact: int, meta: dict[str, Any], place: tuple[float, float] | None
 ) -> PSFModel:
-    """Make the PSF of stars that no smooth PSF describes; it knows no places."""
+    """Build the PSF of stars that no smooth PSF describes; it does not vary with position."""
     mean = "" if place is None else ", and the frame's mean"
     warnings.warn(
         "no smooth PSF describes the stars: this is the table that TRIPPy makes, corrected for its "
@@ -180,7 +182,7 @@ def _unsmooth(
 
 
 def check_place(at: Any, frame_shape: tuple[int, int]) -> tuple[float, float]:
-    """Return a place (x, y), 0-based pixels; raise `InputError` unless it is on the frame."""
+    """Return a position (x, y) in 0-based pixels; raise `InputError` if it is off the frame."""
     place = np.asarray(at, dtype=np.float64)
     ny, nx = frame_shape
     if place.shape != (2,) or not np.isfinite(place).all():
@@ -203,12 +205,12 @@ def _warn_of_variation(solution: Solution, hand: Stars) -> None:
 def _lookup_table(
     light: FloatArray, alpha: float, beta: float, size: int, rep_fact: int
 ) -> FloatArray:
-    """Make what TRIPPy adds to a Moffat profile for a given light, as `profile` lays them."""
+    """Return the lookup table that with the Moffat profile gives the light, as in `profile`."""
     moffat = profile(alpha, beta, np.zeros((size * rep_fact,) * 2), rep_fact)
     scale = centre_on_pixel(moffat, rep_fact)[0].sum() / centre_on_pixel(light, rep_fact)[0].sum()
     lack = (light * scale - moffat) / rep_fact**2
-    # The table begins a pixel in; what lies before comes from its wrapped end, half of it in the
-    # box, where the light after the box would be.
+    # The table starts one pixel inside. The light before it is in the wrapped end of the table.
+    # Half of that is in the box, in place of the light after the box.
     table, half = lack[rep_fact:, rep_fact:].copy(), rep_fact // 2
     before = slice(rep_fact - half, rep_fact)
     table[-half:] = lack[before, rep_fact:]

@@ -1,4 +1,4 @@
-"""TRIPPy's own table: as its release makes it, and corrected for its blur."""
+"""TRIPPy's lookup table: as made by its release, and corrected for its blur."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ FloatArray = NDArray[np.float64]
 def trippy_table(
     stars: StarPixels, size: int, rep_fact: int
 ) -> tuple[FloatArray, float, float, FloatArray]:
-    """Make the lookup table with TRIPPy's genLookupTable (Fraser et al. 2016, AJ 151, 158).
+    """Build the lookup table with TRIPPy's genLookupTable (Fraser et al. 2016, AJ 151, 158).
 
-    A Moffat profile is fitted to each star with TRIPPy's fitMoffat, from the same start, and the
-    medians are kept. The background is that of the cutouts, not TRIPPy's estimate at each star;
-    masked pixels, of which TRIPPy knows nothing, get the light of the Moffat profile.
+    A Moffat profile is fitted to each star with TRIPPy's fitMoffat, always from the same start, and
+    the medians are used. The background is that of the cutouts, not TRIPPy's estimate at each star.
+    TRIPPy has no masks, so masked pixels are filled with the Moffat profile.
 
     Parameters
     ----------
     stars : StarPixels
-        With 3 pixels to spare around the PSF's box.
+        With a margin of 3 pixels around the PSF's box.
     size, rep_fact : int
-        Pixels along the box; sub-pixels to a pixel.
+        Side of the box in pixels; sub-pixels per pixel.
 
     Returns
     -------
     table : (size * rep_fact, size * rep_fact) array
     alpha, beta : float
     amplitude : (n,) array
-        TRIPPy's; NaN for a star that was not used because it is not positive.
+        TRIPPy's amplitude of each star; NaN if the star was not used because it is not positive.
 
     Raises
     ------
     PSFError
-        When no star can be fitted.
+        If no star can be fitted.
     """
     return _table(stars.data.copy(), stars, size, rep_fact, strike=False)
 
@@ -59,7 +59,7 @@ def _table(
     fwhm = stars.fwhm
 
     def fit(images: FloatArray, xs: FloatArray, ys: FloatArray) -> Any:
-        # The wider the star, the coarser the sub-pixels that its profile needs.
+        # Wider stars need fewer sub-pixels.
         coarse = 10 if fwhm < 3 else 5 if fwhm < 6 else 3
         radius = min(size // 2, max(8, round(3 * fwhm)))
         return border.fit_moffat(images, xs, ys, radius=radius, rep_fact=coarse)
@@ -76,19 +76,19 @@ def _table(
 def corrected_psf(
     stars: StarPixels, x: FloatArray, y: FloatArray, size: int, rep_fact: int
 ) -> PSFModel:
-    """Make a PSF of any shape: TRIPPy's table, corrected for its own blur.
+    """Build a PSF of any shape: TRIPPy's table corrected for its blur.
 
-    Noisier and rounder than a smooth PSF solved for, but it assumes nothing about the light: for
-    telescopes out of alignment, whose stars no smooth function describes.
+    It is noisier and rounder than a smooth PSF from the solver, but makes no assumption about the
+    light. It is for misaligned telescopes, whose stars no smooth function describes.
 
     Parameters
     ----------
     stars : StarPixels
-        With 3 pixels to spare around the PSF's box.
+        With a margin of 3 pixels around the PSF's box.
     x, y : (n,) arrays
-        Places on the frame, to be listed.
+        Positions on the frame, to be listed in the PSF.
     size, rep_fact : int
-        Pixels along the box; sub-pixels to a pixel.
+        Side of the box in pixels; sub-pixels per pixel.
     """
     cutouts = stars.data.copy()
     table, alpha, beta, amplitude = _table(cutouts, stars, size, rep_fact, strike=True)
@@ -104,10 +104,10 @@ def corrected_psf(
 def _fill_masked(
     cutouts: FloatArray, bad: NDArray[np.bool_], x: FloatArray, y: FloatArray, fit: Any
 ) -> tuple[float, float]:
-    """Give masked pixels the light of a Moffat star, in place; return its alpha and beta.
+    """Fill masked pixels in place with a Moffat profile; return its alpha and beta.
 
-    The profile is that of the stars without masked pixels. Where all have some, these are first
-    filled from the pixel opposite.
+    The profile is fitted to the stars without masked pixels. If all have some, these are first
+    filled with the opposite pixel.
     """
     clean: NDArray[np.bool_] = np.asarray(~bad.any(axis=(1, 2)))
     if not clean.any():
@@ -135,11 +135,11 @@ def _fill_masked(
 
 
 def _strike_outliers(cutouts: FloatArray, x: FloatArray, y: FloatArray, fwhm: float) -> None:
-    """Give struck pixels, and those under a neighbour, the light that the other stars have there.
+    """Replace struck pixels, and those under a neighbour, by the light of the other stars there.
 
-    In place. A pixel is struck when it lies a FWHM or more from its star and over 5 standard
-    deviations of the sky, and 5 % of its light, from the stars' clipped mean. TRIPPy's own cut at
-    3 standard deviations, of which the outlier is part, never strikes one of ten stars.
+    Works in place. A pixel is replaced if it is at least one FWHM from its star and differs from
+    the stars' clipped mean by over 5 standard deviations of the sky and 5 % of its light. TRIPPy
+    cuts at 3 standard deviations that include the outlier, which never rejects one of ten stars.
     """
     if len(cutouts) < 4:
         return
@@ -158,7 +158,7 @@ def _strike_outliers(cutouts: FloatArray, x: FloatArray, y: FloatArray, fwhm: fl
     inner = square < (2.0 * fwhm) ** 2
     scale = np.where(inner, cutouts, 0.0).sum(axis=(1, 2))
     scale /= np.maximum(np.where(inner, light, 0.0).sum(axis=(1, 2)), 1e-12)
-    # In the corners, beyond the stack, light changes so slowly that no shift is needed.
+    # In the corners outside the stack the light changes so slowly that no shift is needed.
     beyond = square >= (reach - 1.0) ** 2
     wings = np.median(cutouts[lit] / np.maximum(scale[lit], 1e-12)[:, None, None], axis=0)
     model = scale[:, None, None] * np.where(beyond, wings, light)
@@ -171,11 +171,12 @@ def _strike_outliers(cutouts: FloatArray, x: FloatArray, y: FloatArray, fwhm: fl
 def _refine(
     psf: PSFModel, cutouts: FloatArray, bad: NDArray[np.bool_], x: FloatArray, y: FloatArray
 ) -> PSFModel:
-    """Add to the lookup table what it leaves of the stars, spread as TRIPPy spreads them.
+    """Add the residuals of the stars to the lookup table, spread as in TRIPPy.
 
-    TRIPPy repeats each pixel over its sub-pixels, which blurs and rounds the table by a pixel;
-    what the blurred table misses is in the residuals (van Cittert's iteration). Brighter stars
-    weigh more, pixels three standard deviations from the stars' median and masked ones nothing.
+    TRIPPy repeats each pixel over its sub-pixels, which blurs and rounds the table by a pixel. The
+    residuals contain what the blurred table lacks (van Cittert's iteration). Brighter stars have
+    more weight. Masked pixels, and those three standard deviations from the stars' median, have
+    none.
     """
     rep, box, side = psf.rep_fact, psf.size // 2, cutouts.shape[1]
     middle = side // 2
@@ -194,7 +195,7 @@ def _refine(
         column, row = (round((v[i] + 0.5) * rep) - rep * box for v in (x, y))
         spread[i] = fine[row : row + span, column : column + span]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # sub-pixels that no star has
+        warnings.simplefilter("ignore", RuntimeWarning)  # sub-pixels without any star
         far = np.abs(spread - np.nanmedian(spread, axis=0)) > 3 * np.nanstd(spread, axis=0)
     lost = far | np.isnan(spread)
     weight = np.where(lost, 0.0, np.maximum(flux, 0.0)[:, None, None].astype(np.float32))

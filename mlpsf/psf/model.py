@@ -1,4 +1,4 @@
-"""The PSF as a value: draw it, subtract it, trail it, store it."""
+"""The PSF model: draw, subtract, trail and store it."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PSFModel:
-    """A point spread function: a Moffat profile and the lookup table of what it lacks.
+    """A point spread function: a Moffat profile and a lookup table of corrections.
 
-    A value: nothing changes it, and its arrays are read-only. Coordinates are 0-based, the centre
-    of the first pixel is (0, 0).
+    The model is immutable and its arrays are read-only. Coordinates are 0-based: the centre of the
+    first pixel is (0, 0).
 
     Parameters
     ----------
     lookup_table : (size * rep_fact, size * rep_fact) array
-        As TRIPPy holds it.
+        Table of corrections, as in TRIPPy.
     alpha, beta : float
-        Of the Moffat profile; alpha in pixels.
+        Parameters of the Moffat profile; alpha in pixels.
     rep_fact : {3, 5, 10}
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
     stars : (n, 3) array
-        x, y and flux of the stars it was made from.
+        x, y and flux of the stars it was built from.
     meta : mapping
-        What it was made with.
+        How it was built.
     motion : (float, float, float, float) or None
         Rate (arcsec / h), angle (degrees), exposure (h) and pixel scale (arcsec) of a trail.
 
@@ -101,7 +101,7 @@ class PSFModel:
             object.__setattr__(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The live TRIPPy object and the caches are made again where they are wanted.
+        # The TRIPPy object and the caches are recreated when needed.
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {**state, "meta": dict(self.meta)}
 
@@ -119,16 +119,16 @@ class PSFModel:
 
     @property
     def size(self) -> int:
-        """Pixels along each side of the box, odd."""
+        """Side of the box in pixels, odd."""
         return int(self.lookup_table.shape[0]) // self.rep_fact
 
     @cached_property
     def trippy(self) -> Any:
-        """The live ``trippy.psf.modelPSF``, ready for plant, remove, line, LSfitter, psfStore.
+        """A ``trippy.psf.modelPSF``, ready for plant, remove, line, LSfitter, psfStore.
 
-        What is done to it does not change this model. Its ``plant`` and ``remove`` want the
-        0-based centre plus 0.5, for round and for trailed sources, and an amplitude: flux
-        divided by `flux_per_amplitude`.
+        Changing it does not change this model. Its ``plant`` and ``remove`` take the 0-based centre
+        plus 0.5, for round and for trailed sources, and an amplitude: the flux divided by
+        `flux_per_amplitude`.
         """
         psf = border.new_psf(self.size, self.alpha, self.beta, self.rep_fact, self.lookup_table)
         for x, y, flux in self.stars:
@@ -140,7 +140,7 @@ class PSFModel:
 
     @cached_property
     def _grid(self) -> tuple[FloatArray, int, float]:
-        """Normalised light, sub-pixels to a pixel, and the flux of amplitude 1."""
+        """Normalised light, sub-pixels per pixel, and the flux of amplitude 1."""
         if self.motion is None:
             light = profile(self.alpha, self.beta, self.lookup_table, self.rep_fact)
         else:
@@ -155,16 +155,16 @@ class PSFModel:
 
     @property
     def oversampled(self) -> FloatArray:
-        """Light in each sub-pixel, sum 1, the star at the middle; read-only.
+        """Light in each sub-pixel, with a sum of 1 and the star at the centre; read-only.
 
-        `rep_fact` sub-pixels to a pixel if that is even, else twice as many. A pixel's
-        light is the sum of the sub-pixels in it.
+        There are `rep_fact` sub-pixels per pixel if that is even, else twice as many. The light of
+        a pixel is the sum of its sub-pixels.
         """
         return self._grid[0]
 
     @property
     def flux_per_amplitude(self) -> float:
-        """Flux in the box of a source of TRIPPy's amplitude m = 1: ``fullpsf.sum()``."""
+        """Flux in the box of a source with TRIPPy's amplitude m = 1: ``fullpsf.sum()``."""
         return self._grid[2]
 
     @cached_property
@@ -174,17 +174,17 @@ class PSFModel:
 
     @property
     def fwhm(self) -> float:
-        """Full width at half maximum of a star's image, pixel included; pixels."""
+        """Full width at half maximum of a star's image in pixels, pixel included."""
         return self.shape.fwhm
 
     @property
     def ellipticity(self) -> float:
-        """1 - b/a."""
+        """Ellipticity, 1 - b/a."""
         return self.shape.ellipticity
 
     @property
     def position_angle(self) -> float:
-        """Of the long axis, degrees from +x towards +y."""
+        """Position angle of the long axis in degrees from +x towards +y."""
         return self.shape.position_angle
 
     @property
@@ -202,14 +202,14 @@ class PSFModel:
         return cumulative(self.oversampled)
 
     def stamps(self, x_offset: ArrayLike, y_offset: ArrayLike, size: int) -> FloatArray:
-        """Draw stars of flux 1, each in a stamp of its own.
+        """Draw stars of flux 1, each in its own stamp.
 
         Parameters
         ----------
         x_offset, y_offset : float or (n,) arrays
-            Of the star from the centre of the stamp's middle pixel, pixels.
+            Offset of the star from the centre of the stamp's middle pixel, in pixels.
         size : int
-            Pixels along each side of a stamp, odd.
+            Side of a stamp in pixels, odd.
 
         Returns
         -------
@@ -218,7 +218,7 @@ class PSFModel:
         Raises
         ------
         InputError
-            When `size` is even, or an offset is not finite.
+            If `size` is even, or an offset is not finite.
 
         Examples
         --------
@@ -237,27 +237,27 @@ class PSFModel:
         flux: ArrayLike = 1.0,
         shape: tuple[int, int] | None = None,
     ) -> FloatArray:
-        """Draw stars at exact places: nothing is rounded to a sub-pixel, as TRIPPy's plant does.
+        """Draw stars at exact positions. TRIPPy's plant rounds them to a sub-pixel.
 
         Parameters
         ----------
         x, y : float or (n,) arrays
             Centres, 0-based.
         flux : float or (n,) array
-            In the box of the PSF.
+            Flux in the box of the PSF.
         shape : (ny, nx), optional
-            Of the image that all stars are summed in; those partly or wholly off it are clipped.
+            Shape of the image to which all stars are added; stars are clipped at its edge.
 
         Returns
         -------
         array
             (ny, nx). Without `shape`, a (size, size) stamp whose middle pixel is the one nearest
-            to (x, y); for arrays of stars one stamp each, (n, size, size).
+            to (x, y); for arrays of stars, one stamp per star, (n, size, size).
 
         Raises
         ------
         InputError
-            When a number is not finite or the shapes disagree.
+            If a number is not finite or the shapes do not match.
 
         Examples
         --------
@@ -273,7 +273,7 @@ class PSFModel:
             return out[0] if scalar else out
         ny, nx = shape
         image = np.zeros((ny, nx))
-        # A box at any phase touches one pixel more than its size.
+        # A box at a fractional position overlaps one pixel more than its size.
         half, side = self.size // 2, self.size + 1
         near = (xs > -side) & (xs < nx + side) & (ys > -side) & (ys < ny + side)
         xs, ys, fluxes = xs[near], ys[near], fluxes[near]
@@ -290,24 +290,24 @@ class PSFModel:
         return image
 
     def subtract(self, image: ArrayLike, x: ArrayLike, y: ArrayLike, flux: ArrayLike) -> FloatArray:
-        """Take stars off an image.
+        """Subtract stars from an image.
 
         Parameters
         ----------
         image : (ny, nx) array
-            Any number type and byte order; is not changed.
+            Any number type and byte order; not changed.
         x, y, flux : float or (n,) arrays
-            Centres, 0-based, and fluxes in the image's unit.
+            Centres, 0-based, and fluxes in the unit of the image.
 
         Returns
         -------
         (ny, nx) array
-            New, float64.
+            New array of float64.
 
         Raises
         ------
         InputError
-            When the image is not two-dimensional or a number is not finite.
+            If the image is not two-dimensional or a number is not finite.
 
         Examples
         --------
@@ -322,31 +322,31 @@ class PSFModel:
         return out - self.render(x, y, flux, (out.shape[0], out.shape[1]))
 
     def trail(self, rate: Any, angle: Any, exposure: Any, pixel_scale: Any) -> PSFModel:
-        """Make the PSF of a target that moves while the shutter is open.
+        """Return the PSF of a target that moves during the exposure.
 
-        The place of a trailed source is the middle of its trail.
+        The position of a trailed source is the middle of its trail.
 
         Parameters
         ----------
         rate : float or Quantity
-            arcsec / hour.
+            In arcsec / hour.
         angle : float or Quantity
-            Degrees from +x towards +y.
+            In degrees from +x towards +y.
         exposure : float or Quantity
-            Seconds.
+            In seconds.
         pixel_scale : float or Quantity
-            arcsec, or arcsec / pixel.
+            In arcsec, or arcsec / pixel.
 
         Returns
         -------
         PSFModel
-            Its `trippy` has longPSF, longpsf, rate, angle, dt (hours) and pixScale set, for
+            Its `trippy` object has longPSF, longpsf, rate, angle, dt (hours) and pixScale set, for
             ``plant(..., useLinePSF=True)``.
 
         Raises
         ------
         InputError
-            When a unit does not fit, a number is out of range, or the trail exceeds the box.
+            If a unit does not match, a number is out of range, or the trail exceeds the box.
 
         Examples
         --------
@@ -367,24 +367,24 @@ class PSFModel:
         return replace(self, motion=motion)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool | None = None) -> None:
-        """Write the file that TRIPPy's ``psfStore(psfV2=True)`` writes, and what made it.
+        """Write the PSF in the format of TRIPPy's ``psfStore(psfV2=True)``, with its provenance.
 
-        Three HDUs: the lookup table and two empty tables of aperture corrections. The cards of
-        TRIPPy are all there (star positions count from 1); FSTARn and the provenance are added.
-        The first 1000 stars are listed. The name is taken as it is; TRIPPy itself opens only
-        names that end in ``.fits``.
+        The file has three HDUs: the lookup table and two empty tables of aperture corrections. It
+        has all of TRIPPy's cards (star positions are 1-based), plus FSTARn and the provenance. The
+        first 1000 stars are listed. The name is not changed, but TRIPPy opens only names that end
+        in ``.fits``.
 
         Parameters
         ----------
         path : path-like
         overwrite : bool, optional
-            Whether a file of that name is replaced. Unless given, a PSF of mlpsf is, and no other.
+            Whether to replace an existing file. By default only a PSF of mlpsf is replaced.
 
         Raises
         ------
         OutputError
-            When the folder does not exist or cannot be written, or the file exists and must not
-            be replaced. Nothing is then left behind.
+            If the folder does not exist or is not writable, or the file exists and must not be
+            replaced. No partial file is left.
 
         Examples
         --------
@@ -404,12 +404,12 @@ class PSFModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PSFModel:
-        """Read a PSF: a file of :meth:`save`, or TRIPPy's own of either version.
+        """Read a PSF from a file of :meth:`save`, or from a TRIPPy file of either version.
 
         Raises
         ------
         ModelFileError
-            When there is no such file, or no PSF in it.
+            If the file does not exist or contains no PSF.
 
         Examples
         --------

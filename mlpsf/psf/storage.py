@@ -1,4 +1,4 @@
-"""The file that a PSF is kept in: TRIPPy's own format, and what made the PSF."""
+"""Read and write PSF files in TRIPPy's format, with the provenance of the PSF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Model = TypeVar("Model")
 
 _MOTION = ("RATE", "ANGLE", "DT", "PIXSCALE")
 
-#: What of `meta` goes into the file, and under which keyword and comment.
+#: Entries of `meta` that are written to the file, with their keywords and comments.
 _CARDS = {
     "mlpsf_version": ("MLPSFVER", "version of mlpsf that made this PSF"),
     "frame": ("FRAME", "name of the frame"),
@@ -60,25 +60,25 @@ def write_psf(
     flux_per_amplitude: float,
     overwrite: bool | None,
 ) -> None:
-    """Write the file; :meth:`mlpsf.psf.PSFModel.save` says what is in it.
+    """Write a PSF file; :meth:`mlpsf.psf.PSFModel.save` describes its content.
 
     Parameters
     ----------
     path : path-like
-        Taken as it is.
+        Used without change.
     lookup_table, alpha, beta, rep_fact, stars, meta, motion
-        What makes a :class:`mlpsf.psf.PSFModel`.
+        Parameters of :class:`mlpsf.psf.PSFModel`.
     shape : Shape
-        Of a star's image.
+        Size and shape of a star's image.
     flux_per_amplitude : float
-        Flux of TRIPPy's amplitude 1.
+        Flux for TRIPPy's amplitude 1.
     overwrite : bool or None
-        Whether to replace a file that is there; None: a PSF of mlpsf only.
+        Whether to replace an existing file; if None, only a PSF of mlpsf.
 
     Raises
     ------
     OutputError
-        When it cannot be written there, or is there and must not be replaced.
+        If the file cannot be written, or exists and must not be replaced.
     """
     path = Path(path)
     check_replaceable(path, "psf", overwrite)
@@ -90,12 +90,12 @@ def write_psf(
     for i, (x, y, flux) in enumerate(stars[:1000]):
         header[f"XSTAR{i}"] = (x + 1.0, "PSF Star x value.")
         header[f"YSTAR{i}"] = (y + 1.0, "PSF Star y value.")
-        if np.isfinite(flux):  # TRIPPy's own files have none
+        if np.isfinite(flux):  # TRIPPy's files have no fluxes
             header[f"FSTAR{i}"] = (flux, "PSF star flux")
     header["ALPHA"], header["BETA"] = alpha, beta
     amplitude = stars[-1, 2] / flux_per_amplitude if len(stars) else 1.0
     header["A"] = amplitude if np.isfinite(amplitude) else 1.0
-    # TRIPPy takes an empty text, and nothing else, for a PSF that does not move.
+    # For TRIPPy only an empty string means a PSF without motion.
     header.update(zip(_MOTION, motion or ("",) * 4, strict=True))
     header["NSTARS"] = (len(stars), "stars this PSF was made from")
     header["FWHM"] = (shape.fwhm, "of a star's image, pixels")
@@ -105,18 +105,18 @@ def write_psf(
     for name, (keyword, comment) in _CARDS.items():
         if meta.get(name) is not None:
             value = meta[name]
-            if isinstance(value, str):  # headers hold printable ASCII only
+            if isinstance(value, str):  # headers can hold only printable ASCII
                 value = value.encode("ascii", "backslashreplace").decode()
-            # A comment that does not fit beside its value is cut, with a warning.
+            # A comment that does not fit next to its value is truncated, with a warning.
             header[keyword] = (value, comment if len(str(value)) < 25 else "")
     empty = [fits.ImageHDU(np.array([[-1], [-1]])) for _ in range(2)]
-    # To a stream: given a name that ends in .gz, astropy would compress.
+    # Write to a stream, because astropy compresses files with names that end in .gz.
     with whole_file(path) as temporary, temporary.open("wb") as stream:
         fits.HDUList([primary, *empty]).writeto(stream)
 
 
 def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
-    """Read a file of :func:`write_psf`, or TRIPPy's own of either version.
+    """Read a file of :func:`write_psf`, or a TRIPPy file of either version.
 
     Parameters
     ----------
@@ -127,12 +127,12 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
     Returns
     -------
     object
-        What `make` gave.
+        Result of `make`.
 
     Raises
     ------
     ModelFileError
-        When there is no such file, or `make` refuses what is in it.
+        If the file does not exist, or `make` does not accept its content.
     """
     try:
         with warnings.catch_warnings():

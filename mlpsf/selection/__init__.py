@@ -1,5 +1,5 @@
-"""From sources and a selector to the list of chosen stars.
+"""Choice of the PSF stars among sources, by a selector.
 
-Comes in: a `Frame`, its sources, a selector. Goes out: the star table, with probabilities, flags
-and reasons. May import: everything up to `mlpsf.selectors`. Knows no PSF model and no output file.
+Input: a `Frame`, its sources and a selector. Output: the star table, with probabilities, flags and
+reasons. May import everything up to `mlpsf.selectors`. Does not handle PSF models or output files.
 """

@@ -1,4 +1,4 @@
-"""From probabilities to a list of stars: threshold, at most n, at least m, reserve stars."""
+"""Choice of stars from probabilities: threshold, maximum and minimum number, reserve stars."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ __all__ = [
 ]
 
 THRESHOLD = 0.9
-"""Least probability of a chosen star, as in the ML-PSF study."""
+"""Lowest probability of a chosen star, as in the ML-PSF study."""
 
 N_MAX = 25
-"""Most stars that make a PSF, as in the ML-PSF study."""
+"""Maximum number of stars in a PSF, as in the ML-PSF study."""
 
 N_MIN = 10
-"""Fewest stars that make a PSF worth having."""
+"""Minimum number of stars for a useful PSF."""
 
 FEWEST_RESERVED = 3
-"""Fewest reserve stars that judge a PSF: the median of fewer is one star's accident."""
+"""Minimum number of reserve stars to judge a PSF: a median of fewer depends on one star."""
 
-_ROUNDING = 1e-6  # by which the probability of a network in single precision may pass 0 or 1
+_ROUNDING = 1e-6  # tolerance outside [0, 1] for single-precision probabilities
 
 
 class ChoiceOptions(TypedDict, total=False):
-    """The parameters of `choose`, as keywords that are handed on."""
+    """Parameters of `choose`, passed on as keywords."""
 
     threshold: float | None
     n_max: int
@@ -54,12 +54,12 @@ class ChoiceOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """By what stars are chosen; the parameters of `choose`, checked.
+    """Rules by which stars are chosen: the parameters of `choose`, checked.
 
     Raises
     ------
     InputError
-        A value is out of its range.
+        A value is out of range.
     """
 
     threshold: float = THRESHOLD
@@ -99,37 +99,38 @@ def choose(
     Parameters
     ----------
     sources : Table
-        With a column ``flags``; those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are not
-        chosen. Equal probabilities are ordered by a column ``snr`` if there is one.
+        Sources with a column ``flags``. Those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are
+        not chosen. Equal probabilities are ordered by a column ``snr``, if there is one.
     probability : array_like, shape (n,)
-        Of being a good PSF star; what is not finite is never chosen.
+        Probability of being a good PSF star. Sources without a finite value are never chosen.
     threshold : float
-        Least probability.
+        Lowest probability of a chosen star.
     n_max, n_min : int
-        At most and at least so many stars for the PSF.
+        Maximum and minimum number of stars for the PSF.
     reserve : float
-        Share of the good stars kept out of the PSF to judge it, spread evenly down the ranking;
-        never so many that fewer than `n_min` are left, which may be none: see ``n_reserved`` of
-        the metadata.
+        Fraction of the good stars kept out of the PSF to judge it, spread evenly over the
+        ranking. At least `n_min` stars are left for the PSF, so there may be no reserve stars:
+        see ``n_reserved`` in the metadata.
     relax : bool
-        When fewer than `n_min` reach the threshold, take the best that there are instead of
-        raising; they get the flag ``RELAXED``.
+        Whether to take the best available stars instead of raising when fewer than `n_min`
+        reach the threshold. These get the flag ``RELAXED``.
     rank_by : {"probability", "snr"}
-        Which of the stars that reach the threshold are taken when there are more than `n_max`:
-        the most probable, or the brightest.
+        Which stars to take when more than `n_max` reach the threshold: the most probable or the
+        brightest.
 
     Returns
     -------
     Table
         A copy with the columns ``probability``, ``selected``, ``reserved``, ``flags`` and
-        ``reason`` (in words: selected, or why not) set.
+        ``reason`` (text: selected, or why not) set.
 
     Raises
     ------
     TooFewStarsError
-        Fewer than `n_min` stars; its ``table`` holds what would have been returned.
+        There are fewer than `n_min` stars. Its ``table`` is the table that would have been
+        returned.
     InputError
-        A parameter or a probability is out of its range.
+        A parameter or a probability is out of range.
 
     Examples
     --------
@@ -150,7 +151,7 @@ def choose(
 
 
 def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
-    """Choose stars by rules; see `choose`."""
+    """Choose stars by the given rules; see `choose`."""
     p = np.asarray(probability, dtype=np.float64)
     if p.shape != (len(sources),):
         raise InputError(
@@ -189,7 +190,7 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     out["flags"] = flags
     reasons = [describe(f) for f in flags]
     said = Flag.RELAXED | Flag.OUTLIER_KEPT
-    for row in chosen:  # what is said of a chosen star is no reason against it
+    for row in chosen:  # flags of a chosen star are notes, not reasons against it
         reasons[row] = "selected; " + reasons[row] if flags[row] & said else "selected"
     out["reason"] = np.array(reasons, dtype=str)
     out.meta.update(
@@ -218,9 +219,9 @@ def candidates(
     threshold: float = 0.0,
     rank_by: str = "probability",
 ) -> NDArray[np.intp]:
-    """Return the rows that `choose` may choose, in the order in which it takes them.
+    """Return the rows that `choose` may choose, in the order of its ranking.
 
-    Parameters are those of `choose`. The order is stable: the same table always gives the same
+    Parameters are those of `choose`. The order is stable, so the same table always gives the same
     stars.
     """
     never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
@@ -232,14 +233,14 @@ def candidates(
 
 
 def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Order rows by S/N; as they are where there is none."""
+    """Order rows by decreasing S/N; unchanged if there is no S/N."""
     if "snr" not in sources.colnames:
         return rows
     return rows[np.argsort(-np.nan_to_num(np.asarray(sources["snr"])[rows]), kind="stable")]
 
 
 def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> NDArray[np.intp]:
-    """Every so many-th of the stars that would be used, from the ranking's whole length."""
+    """Return the reserve stars, evenly spaced over the ranking of the stars in use."""
     if reserve == 0:
         return good[:0]
     used = min(len(good), int(np.ceil(n_max / (1.0 - reserve))))
@@ -298,7 +299,7 @@ def _commonest(table: Table) -> str:
 
 
 def warn_of_few_reserved(stars: Table) -> None:
-    """Warn where fewer stars were reserved than can judge a PSF; see `FEWEST_RESERVED`."""
+    """Warn if too few stars were reserved to judge a PSF; see `FEWEST_RESERVED`."""
     meta = stars.meta
     if meta["reserve"] > 0 and meta["n_reserved"] < FEWEST_RESERVED:
         warnings.warn(

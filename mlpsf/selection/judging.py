@@ -1,4 +1,4 @@
-"""Sources to probabilities: each is cut out as a selector wants it, and the selector is asked."""
+"""Probabilities of sources: cutouts in the form that a selector takes, and its predictions."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ def judge_sources(
     cutout_size: int | None = None,
     alike: Table | None = None,
 ) -> tuple[Table, NDArray[np.float64]]:
-    """Cut out the sources as the selector wants them and ask it for probabilities.
+    """Cut out the sources in the form that the selector takes, and return its probabilities.
 
     Parameters
     ----------
     frame : Frame
     sources : Table
-        As `find_sources` returns.
+        Sources as returned by `find_sources`.
     estimator : estimator
     cutout_size : int, optional
         As in `select_stars`.
     alike : Table, optional
-        Sources of the frame whose FWHM and common star are taken for its PSF; `sources` unless
-        given.
+        Sources whose FWHM and common star are used as the PSF of the frame. Default: `sources`.
 
     Returns
     -------
     sources : Table
-        A copy with `Flag.NEAR_EDGE` set where the cutout reaches over the edge.
+        A copy with `Flag.NEAR_EDGE` set where the cutout extends beyond the edge.
     probability : ndarray, shape (n,)
         NaN where the source could not be judged.
     """
@@ -60,7 +59,7 @@ def judge_sources(
         size = cutout_size or own_cutout_size(fwhm)
     flags = np.array(sources["flags"])
     rows = np.arange(len(sources))
-    if own:  # it compares the sources of a frame: faint ones would set its scale
+    if own:  # it compares the sources of a frame, and faint ones would dominate
         rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
@@ -102,7 +101,7 @@ def judge_sources(
     else:
         blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
         with ThreadPoolExecutor(_threads()) as pool:
-            # Someone else's estimator may not like threads.
+            # Estimators other than Judge may not be thread-safe.
             each = pool.map if isinstance(estimator, Judge) and _threads() > 1 else map
             for block, (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
@@ -113,22 +112,22 @@ def judge_sources(
 
 
 def _threads() -> int:
-    """Threads to judge in: one in a worker, which is told so, for the others have frames too."""
+    """Return the number of threads: 1 in a worker process, where every core has its own frame."""
     return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else min(2, os.cpu_count() or 1)
 
 
 def own_cutout_size(fwhm: float) -> int:
-    """Side of the cutouts by which a frame's sources are compared: 12 FWHM, at most 111 pixels."""
+    """Return the cutout size for comparing sources of a frame: 12 FWHM, at most 111 pixels."""
     return int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
 
 
 def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
-    """Return FWHM and size of the cutouts that a selector, however wrapped, was fitted to."""
+    """Return FWHM and size of the cutouts that a selector, possibly wrapped, was fitted to."""
     inner = estimator
     while not hasattr(inner, "cutout_size_"):
         steps = getattr(inner, "steps", None)
         parts = [steps[-1][1]] if steps else []
-        # Fitted ones first: "estimator" is what was given, and may never have been fitted.
+        # Fitted ones first: "estimator" is the original, which may not be fitted.
         parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator_")]
         for name in ("calibrated_classifiers_", "estimators_"):
             parts += list(getattr(inner, name, None) or [])[:1]
@@ -142,7 +141,7 @@ def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
 
 
 def _learns_from_frame(estimator: Any) -> bool:
-    """Whether a selector needs no labels, and is to be fitted to the frame's own cutouts."""
+    """Return whether a selector is to be fitted to the frame's own cutouts, without labels."""
     if isinstance(estimator, Judge):
         return False
     from sklearn.exceptions import NotFittedError

@@ -1,4 +1,4 @@
-"""The selector that a name stands for, how its stars are chosen, and what made a table."""
+"""Selectors by name, their default rules of choice, and the provenance of a star table."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["frame_selector", "provenance", "rules_for"]
 
 
 def frame_selector(selector: Any, frame: Frame) -> tuple[Any, str]:
-    """Return the estimator that a name stands for on a frame, and what to call it."""
+    """Return the estimator for a name or estimator on a frame, and its name."""
     if not isinstance(selector, str):
         if not hasattr(selector, "predict_proba"):
             raise InputError(
                 "A selector is 'cnn', 'residual', or an estimator with predict_proba. "
                 f"Got a {type(selector).__name__}."
             )
-        # A judge is what is left of the selector that was saved.
+        # A Judge was saved as a PSFStarSelector.
         kind = "PSFStarSelector" if isinstance(selector, Judge) else type(selector).__name__
         return selector, kind
     if selector == "cnn":
@@ -38,8 +38,8 @@ def frame_selector(selector: Any, frame: Frame) -> tuple[Any, str]:
     if selector == "residual":
         from mlpsf.selectors.residual import ResidualSelector
 
-        # The study's limits in ADU are those of one camera: half of its full well, and far below
-        # its noise. Here they are this frame's own.
+        # The study's limits in ADU are for one camera: half of its full well, and far below its
+        # noise. Here they are computed for this frame.
         noise = float(np.median(frame.background.rms))
         full_well = float(frame.saturation - np.median(frame.background.level))
         limits = (-20.0 * noise, 0.5 * full_well)
@@ -54,20 +54,21 @@ def frame_selector(selector: Any, frame: Frame) -> tuple[Any, str]:
 
 @cache
 def _shipped() -> Any:
-    """Read the network that ships, once for all frames."""
+    """Read the pretrained network, once for all frames."""
     return load_judge(pretrained_path())
 
 
 def rules_for(selector: Any, **choice: Unpack[ChoiceOptions]) -> Rules:
-    """Return the rules by which the stars of a selector are chosen.
+    """Return the rules for choosing the stars of a selector.
 
-    The residual rule takes the best of a frame, whatever they are, in its own order; of all others
-    those that reach 0.9 are taken, the brightest first. What is given overrides this.
+    For the residual rule: the best sources of a frame, without a threshold, in the order of the
+    rule. For all other selectors: sources of probability 0.9 or more, the brightest first. Given
+    options override these defaults.
 
     Raises
     ------
     InputError
-        An option is out of its range.
+        An option is out of range.
     """
     classical = _is_classical(selector)
     if choice.get("threshold") is None:
@@ -86,12 +87,12 @@ def _is_classical(selector: Any) -> bool:
 
 
 def provenance(estimator: Any, name: str) -> dict[str, Any]:
-    """Return what made a table: selector, versions."""
+    """Return the provenance of a star table: selector and versions."""
     out: dict[str, Any] = {"selector": name, "mlpsf_version": __version__}
     for key in ("model_name_", "model_sha256_"):
         if hasattr(estimator, key):
             out[key.strip("_")] = getattr(estimator, key)
-    if name == "residual":  # its settings, where a file can hold them
+    if name == "residual":  # its settings, if a file can hold them
         for key, value in estimator.get_params(deep=False).items():
             if isinstance(value, str | int | float | tuple):
                 out[f"residual_{key}"] = str(value) if isinstance(value, tuple) else value

@@ -1,10 +1,10 @@
-"""A second look at the best stars of a frame, by the PSF that they share.
+"""Second check of the best stars of a frame, using their common PSF.
 
-What shows only against the frame's own PSF, a faint neighbour within a FWHM or so, a compact
-galaxy, a cosmic ray in the core, no judge of single cutouts can see. Here the candidates are
-stacked, robustly; the stack is fitted to each and subtracted; and what is left of each is searched
-for point sources by a matched filter. A candidate that holds more than noise and the scatter of
-the others explain is an outlier.
+Some contaminants show only against the frame's own PSF: a faint neighbour within about a FWHM, a
+compact galaxy, a cosmic ray in the core. A selector that judges single cutouts cannot see them.
+Here the candidates are stacked robustly, the stack is fitted to each candidate and subtracted, and
+the residual is searched for point sources with a matched filter. A candidate is an outlier if its
+residual is larger than noise and the scatter among the candidates explain.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from mlpsf.stacks.fitting import PSFFit, fit_psf
 __all__ = ["FEWEST", "SecondLook", "second_look", "strike_outliers"]
 
 FEWEST = 5
-"""With fewer candidates there is nothing to compare with: none is an outlier."""
+"""Minimum number of candidates to compare; with fewer, none is an outlier."""
 
 SIGNIFICANCE = 5.0
-"""Least significance of what an outlier has left, in standard deviations."""
+"""Lowest significance of an outlier's residual, in standard deviations."""
 
 CONTAMINATION = 0.02
-"""Least flux of what an outlier has left, over its own: the labels' line for a spoiled star."""
+"""Lowest flux of an outlier's residual, relative to its own flux; the limit used for labels."""
 
-_WINDOW = 2.0  # FWHM, radius of what is compared; farther off, the selector sees for itself
-_SEARCHED = (0.3, 1.75)  # FWHM, radii of the point sources searched for
-_STACKED = 25  # candidates in the stack: more of them cost time and change nothing
-_TREND = 15  # candidates from which on a trend over the frame is fitted, and not one value
-_MODEL_ERROR = 0.01  # of the light in a pixel: what a stack on tenths of pixels gets wrong
-_NOISE_ALONE = 2.4  # median over stars of the highest significance, where there is noise only
+_WINDOW = 2.0  # FWHM, radius of the comparison; the selector judges what is farther out
+_SEARCHED = (0.3, 1.75)  # FWHM, radii between which point sources are searched for
+_STACKED = 25  # candidates in the stack; more take time and change nothing
+_TREND = 15  # minimum number of candidates to fit a trend over the frame, not a constant
+_MODEL_ERROR = 0.01  # error of a stack on tenths of pixels, relative to the light in a pixel
+_NOISE_ALONE = 2.4  # median over stars of the highest significance, for noise only
 
 
 class SecondLook(NamedTuple):
-    """What a second look finds of n candidates; arrays of shape (n,).
+    """Result of a second look at n candidates; arrays of shape (n,).
 
-    `outlier`: to be struck; also where the PSF could not be fitted. `contamination`: flux of
-    the point source that is the most significant in what the PSF leaves, over the candidate's
-    own, counting only the light that no shift and no change of flux could take up; negative where
-    light is missing, NaN where there was no fit. `significance`: of that, in standard deviations
-    of noise and of the frame's scatter.
+    `outlier`: whether to reject the candidate; also true where the PSF could not be fitted.
+    `contamination`: flux of the most significant point source in the residual, relative to the
+    candidate's flux. It counts only light that a shift or a change of flux cannot account for. It
+    is negative where light is missing and NaN where the fit failed. `significance`: significance
+    of the contamination, in standard deviations of the noise and the frame's scatter.
     """
 
     outlier: NDArray[np.bool_]
@@ -57,17 +57,17 @@ class SecondLook(NamedTuple):
     significance: NDArray[np.float64]
 
     def worst_first(self) -> NDArray[np.intp]:
-        """Rows of the outliers, the most significant first, those without a fit before all."""
+        """Return the rows of the outliers: failed fits first, then by decreasing significance."""
         worst = np.argsort(-np.nan_to_num(self.significance, nan=np.inf), kind="stable")
         return np.asarray(worst[self.outlier[worst]])
 
 
 class _Cutouts(NamedTuple):
-    """Cutouts of the candidates, with a FWHM of 4 pixels at most, and first guesses of them."""
+    """Cutouts of the candidates, with a FWHM of at most 4 pixels, and initial values of the fit."""
 
     data: NDArray[np.float32]
-    variance: NDArray[np.float64]  # of the sky, of whole cutouts or one value each
-    per_light: float  # variance for each unit of the stars' light
+    variance: NDArray[np.float64]  # of the sky; whole cutouts or one value each
+    per_light: float  # variance per unit of the stars' light
     dx: NDArray[np.float64]
     dy: NDArray[np.float64]
     flux: NDArray[np.float64]
@@ -76,19 +76,19 @@ class _Cutouts(NamedTuple):
 
 
 def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> SecondLook:
-    """Find the candidates of a frame that the PSF which they share does not explain.
+    """Find the candidates of a frame that do not match their common PSF.
 
-    Size and shape of the PSF may change over the frame, linearly; what scatter beyond that the
-    candidates have in common is measured, and added to the noise. Up to about a third of them
+    Size and shape of the PSF may change linearly over the frame. Any further scatter that the
+    candidates share is measured and added to the noise. Up to about a third of the candidates
     may be contaminated.
 
     Parameters
     ----------
     frame : Frame
     x, y : array_like, shape (n,)
-        Candidates, 0-based pixels, the best first: the first 25 make the PSF.
+        Positions of the candidates, 0-based pixels, the best first. The first 25 make the PSF.
     fwhm : float
-        Of the frame's stars, in pixels.
+        FWHM of the frame's stars, in pixels.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Second
     InputError
         `fwhm` is not positive and finite.
     PSFError
-        The candidates hold no light to make a PSF of.
+        The candidates contain no light to make a PSF from.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Second
     cut = _cut(frame, x, y, fwhm)
     place = np.column_stack([x / frame.shape[1], y / frame.shape[0]]) - 0.5
     dx, dy, flux = cut.dx, cut.dy, cut.flux
-    for _ in range(2):  # the second PSF is without the outliers of the first
+    for _ in range(2):  # the second PSF leaves out the outliers of the first
         rows = np.flatnonzero((flux > 0) & ~look.outlier)[:_STACKED]
         if len(rows) < FEWEST:
             break
@@ -139,24 +139,24 @@ def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Second
 def strike_outliers(
     frame: Frame, sources: Table, probability: NDArray[np.float64], rules: Rules
 ) -> None:
-    """Flag the candidates that the PSF of the best does not explain; in place.
+    """Flag the candidates that do not match the PSF of the best ones, in place.
 
     Parameters
     ----------
     frame : Frame
     sources : Table
-        Gets the flags ``OUTLIER`` and ``OUTLIER_KEPT``, and in its metadata ``n_looked_at``,
-        ``n_outliers`` and ``n_outliers_kept``.
+        Sources. The flags ``OUTLIER`` and ``OUTLIER_KEPT`` are set, and ``n_looked_at``,
+        ``n_outliers`` and ``n_outliers_kept`` in the metadata.
     probability : ndarray, shape (n,)
     rules : Rules
-        Twice as many as are wanted are compared; of those that reach the threshold never so many
-        are struck that fewer than ``n_min`` are left.
+        Rules of the choice. Twice as many candidates as needed are compared. At least ``n_min``
+        of those that reach the threshold are kept.
     """
     ranked = candidates(sources, probability, threshold=rules.threshold, rank_by=rules.rank_by)
     if rules.relax and len(ranked) < rules.n_min:
         ranked = candidates(sources, probability)[: rules.n_min]
     rows = ranked[: int(np.ceil(2 * rules.n_max / (1.0 - rules.reserve)))]
-    rows = rows[np.argsort(-probability[rows], kind="stable")]  # the surest make the PSF
+    rows = rows[np.argsort(-probability[rows], kind="stable")]  # the most probable make the PSF
     outliers, n_looked_at = _outliers(frame, sources, rows)
     n_struck = min(len(outliers), max(len(ranked) - rules.n_min, 0))
     flags = np.array(sources["flags"])
@@ -169,14 +169,14 @@ def strike_outliers(
 
 
 def _outliers(frame: Frame, sources: Table, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
-    """Find those of the rows that their common PSF does not explain.
+    """Find the rows that do not match their common PSF.
 
     Returns
     -------
     outliers : ndarray
-        The worst first.
+        Rows of the outliers, the worst first.
     n_looked_at : int
-        Rows compared; 0 where no PSF could be made of them.
+        Number of rows compared; 0 if no PSF could be made.
     """
     x, y = (np.asarray(sources[name])[rows] for name in "xy")
     try:
@@ -207,7 +207,7 @@ def _cut(
     row, column = nearest_pixels(x, y, frame.shape)
     rms = frame.background.rms[row, column].astype(np.float64)
     variance, gain = rms[:, None, None] ** 2, np.inf
-    if frame.variance is not None:  # it holds the stars' own noise
+    if frame.variance is not None:  # it includes the stars' own noise
         everywhere = extract_cutouts(
             frame.background.rms**2, x, y, 2 * half + 1, fwhm=fwhm if scale > 1 else None
         )
@@ -219,8 +219,8 @@ def _cut(
     flux = np.asarray(np.nansum(np.where(near, cut.data, 0.0), axis=(1, 2), dtype=np.float64))
     return _Cutouts(
         cut.data,
-        # Of pixels averaged over scale**2. The correlation that this brings reaches less far than
-        # the width of a star, and that is what will be summed over.
+        # Variance of pixels averaged over scale**2. The resulting correlation is shorter than the
+        # width of a star, over which pixels are summed.
         variance / scale**2,
         1.0 / (gain * scale**2),
         (x - cut.x0) / scale,
@@ -234,20 +234,21 @@ def _cut(
 def _search(
     cut: _Cutouts, psf: EffectivePSF, fit: PSFFit, place: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Search what a PSF leaves of each candidate for point sources.
+    """Search the residual of each candidate for point sources.
 
     Returns
     -------
     share, noise : ndarray, shape (n, m)
-        For each of m places around the candidate: flux over that of the candidate of a point
-        source there, without what the candidate's own fit takes of it; its standard deviation.
+        For each of m positions around the candidate: the flux of a point source there relative
+        to the candidate's flux, without the part absorbed by the candidate's own fit; and its
+        standard deviation.
     """
     n, side = len(cut.data), cut.data.shape[-1]
     point, gx, gy = psf.stamps_and_gradients(fit.dx, fit.dy, side).astype(np.float64)
     flux = np.where(fit.ok, fit.flux, 0.0)[:, None]
     model = flux[:, :, None] * point
     u = np.arange(side) - side // 2
-    # The stack ends where the cutouts do: a star off its pixel's centre has an edge before that.
+    # The stack is as large as the cutouts, so the model of an off-centre star ends earlier.
     good = np.isfinite(cut.data) & (np.hypot(u, u[:, None]) <= cut.half - 1)
     variance = cut.variance + cut.per_light * np.maximum(model, 0.0)
     variance += (_MODEL_ERROR * model) ** 2
@@ -255,7 +256,7 @@ def _search(
     left = np.where(good, cut.data - model, 0.0).reshape(n, -1)
     rx, ry = u - fit.dx[:, None, None], u[:, None] - fit.dy[:, None, None]
     plain = np.stack([point, gx, gy, np.full_like(point, 1.0 / side**2)], axis=1)
-    # What a wider and an elongated PSF would add (the gradients are those of a shifted star).
+    # Effects of a wider and an elongated PSF (the gradients are those of a shifted star).
     modes = np.stack([rx * gx + ry * gy - 2 * point, rx * gx - ry * gy, rx * gy + ry * gx], axis=1)
     plain, modes = plain.reshape(n, 4, -1), modes.reshape(n, 3, -1)
     own_flux = np.maximum(flux, 1e-30)
@@ -275,7 +276,7 @@ def _search(
 
 
 def _point_sources(psf: EffectivePSF, cut: _Cutouts) -> NDArray[np.float64]:
-    """Draw a source of flux 1 at each place searched, shape (m, pixels of a cutout)."""
+    """Draw a source of flux 1 at each searched position, shape (m, pixels of a cutout)."""
     side = cut.data.shape[-1]
     row, column = np.indices((side, side)).reshape(2, -1) - cut.half
     distance = np.hypot(row, column) / cut.fwhm
@@ -289,7 +290,7 @@ def _point_sources(psf: EffectivePSF, cut: _Cutouts) -> NDArray[np.float64]:
 def _least_squares(
     basis: NDArray[np.float64], weight: NDArray[np.float64], data: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Fit k functions to each of n images, shape (n, k); too few pixels give small numbers."""
+    """Fit k functions to each of n images, shape (n, k); too few pixels give small values."""
     weighted = basis * weight[:, None, :]
     normal = weighted @ basis.swapaxes(1, 2)
     unit = np.sqrt(np.maximum(np.einsum("nkk->nk", normal), 1e-30))
@@ -302,7 +303,7 @@ def _least_squares(
 def _trend(
     values: NDArray[np.float64], place: NDArray[np.float64], ok: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Robust linear trends over the frame of k values, shape (n, k), at each of n places."""
+    """Fit robust linear trends of k values over the frame; return them, shape (n, k)."""
     out = np.zeros_like(values)
     if not ok.any():
         return out
@@ -311,7 +312,7 @@ def _trend(
         base = np.column_stack([base, place])
     for k, value in enumerate(values.T):
         trend = np.full(len(value), np.median(value[ok]))
-        for _ in range(8):  # reweighted: an outlier pulls ever less
+        for _ in range(8):  # iterative reweighting: outliers lose their weight
             off = np.abs(value - trend)
             weight = ok / np.maximum(1.0, off / (1.4826 * np.median(off[ok]) + 1e-6)) ** 2
             weighted = base * weight[:, None]
@@ -324,13 +325,13 @@ def _trend(
 def _verdict(
     share: NDArray[np.float64], noise: NDArray[np.float64], ok: NDArray[np.bool_]
 ) -> SecondLook:
-    """Find the candidates whose most significant residual is none of noise or of the frame."""
+    """Find the candidates whose residual exceeds the noise and the scatter of the frame."""
     n, rows = len(share), np.flatnonzero(ok)
     if len(rows) < FEWEST:
         return SecondLook(~ok, np.full(n, np.nan), np.full(n, np.nan))
     order = rows[np.argsort(np.median(noise[rows], axis=1), kind="stable")]
     bright = order[: max(FEWEST, (len(order) + 1) // 2)]
-    # What the PSF is wrong by is a share of the light: it shows in the bright ones.
+    # Errors of the PSF scale with the light, so they show in bright candidates.
     scatter = max(_scatter(share[part], noise[part]) for part in (bright, rows))
     significance = np.abs(share) / np.hypot(noise, scatter)
     highest = np.argmax(significance, axis=1)
@@ -341,7 +342,7 @@ def _verdict(
 
 
 def _scatter(share: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
-    """Scatter that makes the median star's highest significance that of noise alone."""
+    """Find the scatter at which the median star's highest significance is that of pure noise."""
     low, high = 0.0, 1.0
     for _ in range(14):
         middle = max(0.5 * (low + high), 1e-4) if low else 0.25 * high

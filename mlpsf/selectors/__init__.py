@@ -1,8 +1,8 @@
-"""The selectors: scikit-learn classifiers of cutouts, with one contract.
+"""Selectors: scikit-learn classifiers of cutouts with a common interface.
 
-Comes in: cutouts, labels, the frame of each as ``groups``. Goes out: probabilities. May import: the
-ground, `mlpsf.stacks`, `mlpsf.stamps`, and of `mlpsf.psf` TRIPPy's fitter, the published baseline.
-Knows no FITS file.
+Input: cutouts, labels, and the frame of each cutout as ``groups``. Output: probabilities. May
+import the top-level modules, `mlpsf.stacks`, `mlpsf.stamps`, and from `mlpsf.psf` only TRIPPy's
+fitter, the published baseline. Does not read FITS files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all selectors share: how cutouts and labels come in, and what they say of themselves."""
+"""Base classes of the selectors: validation of cutouts and labels, and scikit-learn tags."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mlpsf.stamps.scaling import CutoutEstimator
 __all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "check_frames"]
 
 MIN_SIDE = 15
-"""Side in pixels of the smallest cutouts that tell a star from other sources."""
+"""Side in pixels of the smallest cutouts in which a star differs from other sources."""
 
 
 class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
     """A binary classifier of cutouts, shape (n, size, size) or (n, size * size).
 
-    Subclasses implement ``fit`` and ``_log_odds_of_good``, and have a parameter ``pad``.
+    Subclasses implement ``fit`` and ``_log_odds_of_good`` and have a parameter ``pad``.
     """
 
     classes_: NDArray[Any]
@@ -46,7 +46,7 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
         return cutouts
 
     def _validate_labels(self, y: ArrayLike | None, n: int) -> NDArray[Any]:
-        """Return n labels of a classification, shape (n,)."""
+        """Return the n class labels, shape (n,)."""
         if y is None:
             raise InputError(
                 f"This {type(self).__name__} estimator requires y to be passed, "
@@ -71,7 +71,7 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
         return weight
 
     def _encode(self, labels: NDArray[Any]) -> NDArray[np.int_]:
-        """Learn ``classes_`` and return the labels as 0 and 1; the larger label is good."""
+        """Set ``classes_`` and return the labels as 0 and 1; the larger label means good."""
         self.classes_, encoded = np.unique(labels, return_inverse=True)
         if len(self.classes_) != 2:
             raise InputError(
@@ -81,12 +81,12 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
         return encoded.astype(int)
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Log-odds of being good.
+        """Return the log-odds of being good.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts; which form was fitted does not matter.
+            Cutouts, in either form, whichever was fitted.
 
         Returns
         -------
@@ -96,12 +96,12 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
         return self._log_odds_of_good(self._validate_cutouts(X, reset=False))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each class.
+        """Return the probability of each class.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts; which form was fitted does not matter.
+            Cutouts, in either form, whichever was fitted.
 
         Returns
         -------
@@ -111,7 +111,7 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
         return as_probabilities(self.decision_function(X))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Label of each cutout: the more probable class.
+        """Return the label of each cutout: the more probable class.
 
         Parameters
         ----------
@@ -137,7 +137,7 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
 
 
 class FrameClassifier(CutoutClassifier):
-    """A classifier that needs no labels and can judge every frame by its own sources.
+    """A classifier that needs no labels and can judge each frame by its own sources.
 
     Subclasses implement ``fit`` and ``decision_function(X, groups)``.
     """
@@ -145,17 +145,17 @@ class FrameClassifier(CutoutClassifier):
     def decision_function(
         self, X: ArrayLike, groups: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Log-odds of being good, shape (n,)."""
+        """Return the log-odds of being good, shape (n,)."""
         raise NotImplementedError
 
     def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Probability of each class.
+        """Return the probability of each class.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
         groups : array_like, shape (n,), optional
-            The frame of each cutout: each is then judged by its own frame's sources.
+            Frame of each cutout. If given, each cutout is judged by the sources of its frame.
 
         Returns
         -------
@@ -165,7 +165,7 @@ class FrameClassifier(CutoutClassifier):
         return as_probabilities(self.decision_function(X, groups))
 
     def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
-        """Label of each cutout: the more probable class, shape (n,)."""
+        """Return the label of each cutout, the more probable class, shape (n,)."""
         return self._labels_of(self.decision_function(X, groups))
 
     def score(
@@ -175,13 +175,13 @@ class FrameClassifier(CutoutClassifier):
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> float:
-        """Share of cutouts whose label is right; `groups` as in `predict_proba`."""
+        """Return the fraction of correct labels; `groups` as in `predict_proba`."""
         return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = False
-        tags.classifier_tags.poor_score = True  # it knows stars, and learns of no other thing
+        tags.classifier_tags.poor_score = True  # it models stars, not arbitrary classes
         return tags
 
 
@@ -191,7 +191,7 @@ def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
     Raises
     ------
     InputError
-        There are more or fewer.
+        `groups` has another number of entries.
     """
     frames = np.asarray(groups)
     if frames.shape != (n,):
@@ -200,10 +200,10 @@ def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
 
 
 def _padded(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre rows in zeros to the next odd square of `MIN_SIDE` or more."""
+    """Centre each row in zeros, padded to the next odd square of side `MIN_SIDE` or more."""
     width = pixels.shape[1]
     side = max(math.isqrt(width - 1) + 1, MIN_SIDE)
     side += 1 - side % 2
     before = (side * side - width) // 2
-    # Zeros, not NaN: a pixel without data would keep the residual rule from fitting at all.
+    # Zeros, not NaN: the residual rule cannot fit cutouts with pixels without data.
     return np.pad(pixels, ((0, 0), (before, side * side - width - before)))

@@ -1,4 +1,4 @@
-"""PSFStarSelector: the convolutional network, a guest in scikit-learn by way of scikeras."""
+"""PSFStarSelector: the convolutional network as a scikit-learn classifier, using scikeras."""
 
 from __future__ import annotations
 
@@ -30,41 +30,41 @@ __all__ = ["PSFStarSelector"]
 
 
 class PSFStarSelector(CutoutClassifier):
-    """Probability that a source is a good PSF star, by a convolutional network.
+    """Convolutional network that gives the probability that a source is a good PSF star.
 
     Parameters
     ----------
     architecture : {"compact", "published"}
         ``"compact"``: a small network for stamps resampled to a reference FWHM. ``"published"``:
-        that of the ML-PSF study (Ferreira, Fraser & Kavelaars 2022), for 111 x 111 pixels at the
-        frame's own scale.
+        the network of the ML-PSF study (Ferreira, Fraser & Kavelaars 2022), for cutouts of
+        111 x 111 pixels at the frame's own scale.
     scaling : {"auto", "star", "standard"} or None
-        How pixel values are scaled, see `mlpsf.CutoutScaler`; ``"auto"`` is ``"standard"`` for
-        the published network and ``"star"`` for others. None: the cutouts are scaled already.
+        How pixel values are scaled, see `mlpsf.CutoutScaler`. ``"auto"`` is ``"standard"`` for
+        the published network and ``"star"`` for others. None: the cutouts are already scaled.
     filters : sequence of int, optional
-        Filters of each convolution; the architecture's own unless given.
+        Number of filters of each convolution. Default: set by the architecture.
     dropout : float, optional
-        Share of values dropped in training; the architecture's own, 0.2, unless given.
+        Fraction of values dropped in training. Default: set by the architecture, 0.2.
     learning_rate : float
-        Of the Adam optimiser.
+        Learning rate of the Adam optimiser.
     epochs, batch_size : int
     class_weight : "balanced", dict or None
         Weights of the classes in the loss, by label.
     early_stopping : bool
-        Stop when the loss of the validation frames has not fallen for `patience` epochs, and
-        keep the best epoch.
+        Whether to stop when the loss of the validation frames has not fallen for `patience`
+        epochs, and keep the best epoch.
     patience : int
     validation_fraction : float
-        Share of the frames (of the cutouts, without ``groups``) held out: for early stopping, and
-        to calibrate the probabilities by Platt's scaling.
+        Fraction of the frames (of the cutouts, without ``groups``) that is held out for early
+        stopping and to calibrate the probabilities by Platt scaling.
     callbacks : list of keras callbacks, optional
-        Each fit works on copies.
+        Each fit uses copies.
     pad : bool
-        Take tables of any width too: rows that are no odd square are centred in zeros, to the
-        next one of 15 pixels a side or more.
+        Whether to accept tables of any width. Rows whose length is not an odd square are centred
+        in zeros and padded to the next odd square of 15 pixels a side or more.
     random_state : int, RandomState or None
     verbose : int
-        Keras's own: 0 is silent.
+        Verbosity of Keras: 0 is silent.
 
     Attributes
     ----------
@@ -72,31 +72,31 @@ class PSFStarSelector(CutoutClassifier):
         Labels: other, good.
     model_ : keras.Model
     network_ : KerasNetwork or OnnxNetwork
-        What runs it.
+        The network as it is run, by Keras or ONNX Runtime.
     estimator_ : scikeras.wrappers.KerasClassifier
-        What trained `model_`; absent on a loaded selector.
+        The estimator that trained `model_`; absent on a loaded selector.
     scaler_ : CutoutScaler or None
     history_ : dict of list of float
         Loss and accuracy of each epoch.
     calibration_ : (float, float)
-        Slope and intercept on the log-odds of the network's output.
+        Slope and intercept applied to the log-odds of the network.
     held_out_ : ndarray of int
-        Rows that were kept from training, for the validation loss and the calibration; absent on
-        a loaded selector.
+        Rows held out from training for the validation loss and the calibration; absent on a
+        loaded selector.
     cutout_size_ : int
-        Side of the cutouts it takes.
+        Side of the cutouts in pixels.
     reference_fwhm_ : float or None
-        FWHM in pixels to which its cutouts are resampled; None for the frame's own scale.
+        FWHM in pixels to which the cutouts are resampled; None for the frame's own scale.
     n_features_in_ : int
-        Pixels of a cutout.
+        Number of pixels of a cutout.
 
     Notes
     -----
-    A cutout of weight 0 is left out altogether. Other weights multiply the loss: twice the weight
-    is not quite two copies, which fall into different batches.
+    A cutout of weight 0 is ignored. Other weights multiply the loss. Twice the weight is not
+    exactly the same as two copies, because copies fall into different batches.
 
-    scikit-learn's splitters, searches and meta-estimators take cutouts of shape (n, size, size) as
-    they are; `permutation_importance` and its like want them flattened.
+    scikit-learn's splitters, searches and meta-estimators accept cutouts of shape
+    (n, size, size); `permutation_importance` and similar functions need them flattened.
 
     Examples
     --------
@@ -171,13 +171,13 @@ class PSFStarSelector(CutoutClassifier):
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts; NaN marks pixels without data. Size odd, 15 or more. `mlpsf.select_stars`
-            will ask a compact network about stamps as `mlpsf.extract_stamps` makes them, a
-            published one about cutouts at the frame's own scale: train on what it will be asked.
+            Cutouts of odd size, 15 or more; NaN marks pixels without data. `mlpsf.select_stars`
+            applies a compact network to stamps from `mlpsf.extract_stamps`, and a published one
+            to cutouts at the frame's own scale. Train on the same kind.
         y : array_like, shape (n,)
-            Labels of two classes; the larger is good.
+            Labels of two classes; the larger label means good.
         groups : array_like, shape (n,), optional
-            The frame of each cutout: the validation split keeps frames whole.
+            Frame of each cutout. The validation split keeps frames whole.
         sample_weight : array_like, shape (n,), optional
 
         Returns
@@ -223,7 +223,7 @@ class PSFStarSelector(CutoutClassifier):
         return self
 
     def calibrate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit Platt's scaling of the log-odds to labelled cutouts that were not trained on.
+        """Calibrate the log-odds by Platt scaling, on labelled cutouts not used in training.
 
         Parameters
         ----------
@@ -268,16 +268,16 @@ class PSFStarSelector(CutoutClassifier):
 
     @property
     def model_(self) -> Any:
-        """The trained network as a Keras model; for a loaded selector this loads TensorFlow."""
+        """Trained network as a Keras model. For a loaded selector, this loads TensorFlow."""
         return self.network_.model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write network, scaling and calibration to one ``.keras`` file that holds no pickle.
+        """Write network, scaling and calibration to one ``.keras`` file, without pickle.
 
         Parameters
         ----------
         path : path-like
-            Ends in ``.keras``.
+            File name that ends in ``.keras``.
 
         Returns
         -------
@@ -289,25 +289,25 @@ class PSFStarSelector(CutoutClassifier):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, engine: str = "auto") -> Self:
-        """Read a selector that `save` wrote.
+        """Read a selector written by `save`.
 
         Parameters
         ----------
         path : path-like
         engine : {"auto", "keras"}
-            What runs the network. ``"auto"``: ONNX Runtime where the file has that form, which
-            starts without TensorFlow and agrees with Keras to 1e-6. ``"keras"``: to the last bit
-            what the selector gave before it was saved.
+            Library that runs the network. ``"auto"``: ONNX Runtime if the file holds an ONNX
+            network; it starts without TensorFlow and agrees with Keras to 1e-6. ``"keras"``:
+            bit-identical to the selector before it was saved.
 
         Raises
         ------
         ModelFileError
-            There is no such file, or it is no selector.
+            The file does not exist or does not hold a selector.
         """
         from mlpsf.selectors.storage import load_selector
 
         selector = load_selector(cls, path, engine)
-        # Files of before features were counted in pixels hold the side of the cutouts.
+        # Old files hold the side of the cutouts here, not the number of pixels.
         for part in (None if selector.pad else selector, selector.scaler_):
             if part is not None:
                 part.n_features_in_ = selector.cutout_size_**2
@@ -315,7 +315,7 @@ class PSFStarSelector(CutoutClassifier):
 
     @classmethod
     def from_pretrained(cls, name: str = "compact") -> Self:
-        """Return the selector that ships with mlpsf.
+        """Return a pretrained selector shipped with mlpsf.
 
         Parameters
         ----------
@@ -324,7 +324,7 @@ class PSFStarSelector(CutoutClassifier):
         Raises
         ------
         ModelFileError
-            No model of that name ships.
+            There is no pretrained model of that name.
         """
         from mlpsf.selectors.storage import pretrained_path
 
@@ -351,7 +351,7 @@ class PSFStarSelector(CutoutClassifier):
     def _split(
         self, frames: NDArray[Any], random: Any
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows to train on and rows held out, no frame on both sides."""
+        """Return rows to train on and rows held out; no frame is in both."""
         share = self.validation_fraction
         if share == 0:
             return np.arange(len(frames)), np.zeros(0, dtype=np.intp)
@@ -363,7 +363,7 @@ class PSFStarSelector(CutoutClassifier):
 
         from scikeras.wrappers import KerasClassifier  # isort: skip - keras is set up first
 
-        # Training ties a callback to its network: the parameter must stay what was given.
+        # Training ties a callback to its network, so the parameter itself is not used.
         callbacks = [copy.copy(callback) for callback in self.callbacks or []]
         if self.early_stopping:
             callbacks.append(

@@ -1,4 +1,4 @@
-"""The first PSF of a frame, made from its cutouts alone, and the verdict it leads to."""
+"""First PSF of a frame, made from its cutouts alone, and the residuals of its sources."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Verdict", "first_psf", "judge", "judge_frame"]
 
 Fitter = Literal["vectorized", "trippy"]
 
-_FIRST_STARS = 40  # enough that blends and galaxies among them are outvoted pixel by pixel
-_MAX_HALF = 40  # pixels; the reach of a PSF, 4.4 FWHM in the worst seeing
-_MEASURED = 49  # the moments of a star need no more of its cutout
+_FIRST_STARS = 40  # enough that blends and galaxies are outvoted in every pixel
+_MAX_HALF = 40  # pixels; radius of a PSF, 4.4 FWHM in the worst seeing
+_MEASURED = 49  # pixels a side that the moments of a star need
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the classical method finds of n cutouts; arrays of shape (n,).
+    """Result of the classical method for n cutouts; arrays of shape (n,).
 
-    `variance` and `peak` are its two figures, inf where there was no fit.
+    `variance` and `peak` are the two residual figures, inf where the fit failed.
     """
 
     psf: EffectivePSF
@@ -41,20 +41,20 @@ class Verdict:
 def first_psf(
     data: NDArray[np.float32], noise: NDArray[np.floating], eligible: NDArray[np.bool_]
 ) -> EffectivePSF:
-    """Make a frame's PSF from nothing but its cutouts.
+    """Make a frame's PSF from its cutouts alone.
 
-    The most star-like are stacked: those of the size and shape that the bright and compact
-    share, with the least light beside them. In bad seeing the brightest compact source is easily
-    a galaxy's core or a blend; size shared by many is what tells a star.
+    The most star-like sources are stacked: those with the size and shape that the bright and
+    compact sources share, and with the least light beside them. In bad seeing the brightest
+    compact source can be a galaxy's core or a blend. Stars are recognised by their common size.
 
     Parameters
     ----------
     data : ndarray, shape (n, size, size)
         Sky-subtracted cutouts; NaN marks pixels without data.
     noise : ndarray, shape (n,)
-        Noise of their pixels.
+        Noise per pixel of each cutout.
     eligible : ndarray of bool, shape (n,)
-        Cutouts that may be used.
+        Whether a cutout may be used.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def first_psf(
     Raises
     ------
     NoSourcesError
-        No cutout looks like a star at all.
+        No cutout looks like a star.
     """
     size = data.shape[-1]
     c, h = size // 2, min(size, _MEASURED) // 2
@@ -89,7 +89,7 @@ def first_psf(
     e1, e2 = np.median(m.e1[near]), np.median(m.e2[near])
     unlike = np.hypot(m.fwhm[rows] / fwhm - 1, np.hypot(m.e1[rows] - e1, m.e2[rows] - e2) / 2)
     beside = _light_beside(data[rows], 2.0 * fwhm)
-    # Each term is one where a source turns from a star into something else.
+    # Each term is 1 at the limit between a star and something else.
     merit = unlike / 0.05 + beside / 0.02 - 0.3 * np.log10(np.maximum(snr[rows], 1))
     best = rows[np.argsort(merit, kind="stable")][:_FIRST_STARS]
     half = int(np.clip(np.ceil(5 * fwhm), 8, min(_MAX_HALF, size // 2)))
@@ -97,7 +97,7 @@ def first_psf(
 
 
 def _light_beside(data: NDArray[np.float32], radius: float) -> NDArray[np.float64]:
-    """Third-highest pixel beyond a radius over the peak, shape (n,)."""
+    """Return the third-highest pixel beyond a radius, divided by the peak, shape (n,)."""
     size = data.shape[-1]
     u = np.arange(size) - size // 2
     out = (u**2 + u[:, None] ** 2) > radius**2
@@ -122,9 +122,9 @@ def judge(
     data : ndarray, shape (n, size, size)
     psf : EffectivePSF
     half_width : int
-        Half-width of the fit's window in pixels.
+        Half-width of the fit window in pixels.
     fitter : {"vectorized", "trippy"}
-        All at once, or source by source with TRIPPy's ``LSfitter``.
+        Fit all sources at once, or one by one with TRIPPy's ``LSfitter``.
 
     Returns
     -------
@@ -156,23 +156,23 @@ def judge_frame(
     n_iter: int = 2,
     fitter: Fitter = "vectorized",
 ) -> Verdict:
-    """Judge the sources of one frame by a PSF made of themselves.
+    """Judge the sources of one frame by a PSF made from them.
 
-    The first PSF ranks all sources; those that it leaves the least of make the next, `n_iter`
-    times.
+    The first PSF ranks all sources. The sources with the smallest residuals make the next PSF.
+    This is repeated `n_iter` times.
 
     Parameters
     ----------
     data : ndarray, shape (n, size, size)
         Sky-subtracted cutouts of one frame.
     eligible : ndarray of bool, shape (n,)
-        Cutouts that may make the PSF.
+        Whether a cutout may be used for the PSF.
     half_width, n_best : int
-        Half-width of the fit's window; how many sources make the next PSF.
+        Half-width of the fit window in pixels; number of sources that make the next PSF.
     n_iter : int
-        How often the PSF is made anew from the best.
+        Number of times the PSF is rebuilt from the best sources.
     fitter : {"vectorized", "trippy"}
-        For the last round, the one whose figures count.
+        Fitter of the last iteration, whose figures are returned.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""A trained network as a function of scaled cutouts, by ONNX Runtime or by Keras.
+"""Trained networks as functions of scaled cutouts, run by ONNX Runtime or Keras.
 
-ONNX Runtime starts in a tenth of a second where TensorFlow takes many, so a model file carries
-its network in both forms, and Keras is loaded only to train further.
+ONNX Runtime starts in a tenth of a second, TensorFlow in several seconds. A model file therefore
+holds the network in both forms, and Keras is loaded only for further training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlpsf.errors import ModelFileError
 __all__ = ["ONNX_ENTRY", "KerasNetwork", "OnnxNetwork", "to_onnx"]
 
 BATCH = 256
-"""Cutouts a forward pass: they stay in the processor's cache."""
+"""Number of cutouts per forward pass; they fit in the processor's cache."""
 
 ONNX_ENTRY = "network.onnx"
 
@@ -33,7 +33,7 @@ class KerasNetwork:
     Parameters
     ----------
     model : keras.Model
-        From (n, size, size, 1) to (n, 2) probabilities.
+        Maps images (n, size, size, 1) to probabilities (n, 2).
     """
 
     def __init__(self, model: Any) -> None:
@@ -54,12 +54,12 @@ class KerasNetwork:
 
 
 class OnnxNetwork:
-    """A network run by ONNX Runtime, from the content of a model file.
+    """A network run by ONNX Runtime, read from the content of a model file.
 
     Parameters
     ----------
     archive : bytes
-        A ``.keras`` file that `mlpsf.PSFStarSelector.save` wrote.
+        Content of a ``.keras`` file written by `mlpsf.PSFStarSelector.save`.
     """
 
     def __init__(self, archive: bytes) -> None:
@@ -82,12 +82,12 @@ class OnnxNetwork:
 
     @property
     def available(self) -> bool:
-        """Whether the file carries the network's ONNX form."""
+        """Whether the file holds the network in ONNX form."""
         with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
             return ONNX_ENTRY in archive.namelist()
 
     def load(self) -> Any:
-        """Return ONNX Runtime's session, made when it is first asked for."""
+        """Return the ONNX Runtime session, created at the first call."""
         if self._session is None:
             import onnxruntime
 
@@ -96,21 +96,21 @@ class OnnxNetwork:
                     content = archive.read(ONNX_ENTRY)
             except (zipfile.BadZipFile, zlib.error) as error:
                 raise ModelFileError(f"The model's ONNX form is damaged: {error}") from error
-            # A frame's stamps are judged in a tenth of a second; more threads would cost more than
-            # they bring, and what comes out must not depend on how many cores there are.
+            # The stamps of a frame take a tenth of a second, so more threads do not pay off, and
+            # results must not depend on the number of cores.
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1
             try:
                 self._session = onnxruntime.InferenceSession(
                     content, options, providers=["CPUExecutionProvider"]
                 )
-            except Exception as error:  # onnxruntime's errors share no base of their own
+            except Exception as error:  # onnxruntime's errors have no common base class
                 raise ModelFileError(f"The model's ONNX form cannot be run: {error}") from error
         return self._session
 
     @property
     def model(self) -> Any:
-        """The network as a Keras model: loads TensorFlow."""
+        """Network as a Keras model; this loads TensorFlow."""
         from mlpsf.selectors.networks import keras
 
         with tempfile.TemporaryDirectory() as folder:
@@ -120,13 +120,13 @@ class OnnxNetwork:
 
 
 def to_onnx(model: Any) -> bytes | None:
-    """Export a Keras model, its last hidden layer as a second output.
+    """Export a Keras model to ONNX, with its last hidden layer as a second output.
 
     Returns
     -------
     bytes or None
-        None where the packages ``tf2onnx`` and ``onnx`` are not installed, or cannot express the
-        network: Keras will run it.
+        None if the packages ``tf2onnx`` and ``onnx`` are not installed or cannot convert the
+        network. Keras runs it then.
     """
     try:
         import onnx  # noqa: F401
@@ -142,7 +142,7 @@ def to_onnx(model: Any) -> bytes | None:
         path = Path(folder) / "network.onnx"
         try:
             both.export(path, format="onnx", verbose=False)
-        except Exception as error:  # whatever a foreign converter raises on a foreign layer
+        except Exception as error:  # the converter may raise anything on a custom layer
             warnings.simplefilter("default")
             warnings.warn(
                 f"The network has no ONNX form ({type(error).__name__}: {error}); Keras runs it.",

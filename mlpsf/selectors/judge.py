@@ -1,7 +1,7 @@
-"""What a trained network says of cutouts, in few imports: choosing stars needs no more.
+"""Probabilities from a trained network, with few imports.
 
-`PSFStarSelector` is scikit-learn's and takes a second to import with it; `Judge` reads the same
-file, gives the same probabilities, and can do nothing else.
+`PSFStarSelector` needs scikit-learn, which takes a second to import. `Judge` uses the same file
+and gives the same probabilities, and has no other function.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from mlpsf.stacks.values import as_cutouts, scaled
 
 __all__ = ["Judge", "as_probabilities", "network_log_odds"]
 
-_BLOCK = 2048  # cutouts scaled at once: no more memory for more sources
-_MAX_LOG_ODDS = 16.0  # a network is never surer than 1e-7 of anything, whatever it says
+_BLOCK = 2048  # cutouts scaled at once, which bounds the memory
+_MAX_LOG_ODDS = 16.0  # limits the certainty of a network to 1e-7
 
 
 class Judge:
-    """A saved `PSFStarSelector` that only judges.
+    """A saved `PSFStarSelector` that only gives probabilities.
 
     Attributes
     ----------
     cutout_size_ : int
-        Side of the cutouts that it takes.
+        Side of the cutouts in pixels.
     reference_fwhm_ : float or None
-        FWHM in pixels to which they are resampled; None for the frame's own scale.
+        FWHM in pixels to which cutouts are resampled; None for the frame's own scale.
     model_name_, model_sha256_ : str
-        Of its file.
+        Name and SHA-256 of the model file.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class Judge:
         self.model_sha256_ = sha256
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the probability of each class, other and good.
+        """Return the probabilities of the classes other and good.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class Judge:
         Raises
         ------
         InputError
-            The cutouts are of another size.
+            The cutouts have another size.
         """
         cutouts = as_cutouts(np.asarray(X, dtype=np.float32))
         if cutouts.shape[-1] != self.cutout_size_:
@@ -100,14 +100,14 @@ def network_log_odds(
     scale: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     cutouts: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """Return the log-odds of being good that a network gives, not calibrated yet.
+    """Return the uncalibrated log-odds of being good from a network.
 
     Parameters
     ----------
     network : callable
-        From scaled cutouts to the probabilities of other and good, shape (n, 2).
+        Maps scaled cutouts to the probabilities of other and good, shape (n, 2).
     scale : callable
-        From cutouts to scaled ones.
+        Maps cutouts to scaled cutouts.
     cutouts : ndarray of float32, shape (n, size, size)
 
     Returns
@@ -117,15 +117,16 @@ def network_log_odds(
     parts = [np.zeros((0, 2), dtype=np.float32)]
     for start in range(0, len(cutouts), _BLOCK):
         images = scale(cutouts[start : start + _BLOCK])
-        # In fours: Keras adds a lone row up in another order, and company must not matter.
+        # Padded to multiples of four: Keras sums a single row in another order, and a result
+        # must not depend on the other rows.
         fours = np.pad(images, ((0, -len(images) % 4), (0, 0), (0, 0)))
         parts.append(network(fours)[: len(images)])
-    # Of both classes: 1 - p of a sure one has no digits left in float32.
+    # Use both classes: 1 - p of a probability near 1 has no digits left in float32.
     other, good = np.log(np.maximum(np.concatenate(parts), 1e-30), dtype=np.float64).T
     return np.asarray(np.clip(good - other, -_MAX_LOG_ODDS, _MAX_LOG_ODDS))
 
 
 def as_probabilities(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of (other, good), shape (n, 2), of log-odds of being good."""
+    """Convert log-odds of being good to probabilities of (other, good), shape (n, 2)."""
     good = np.exp(-np.logaddexp(0.0, -log_odds))
     return np.column_stack([1.0 - good, good])

@@ -1,4 +1,4 @@
-"""Reading a saved selector for nothing but its probabilities, in few imports."""
+"""Loading of a saved selector for its probabilities only, with few imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["load_judge"]
 
 
 def load_judge(path: str | os.PathLike[str]) -> Any:
-    """Read a saved `PSFStarSelector` for nothing but to judge.
+    """Read a saved `PSFStarSelector` for its probabilities only.
 
     Parameters
     ----------
@@ -23,13 +23,13 @@ def load_judge(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     Judge or PSFStarSelector
-        A `Judge`, which loads neither scikit-learn nor TensorFlow; the selector itself where the
-        file holds no ONNX form.
+        A `Judge`, which loads neither scikit-learn nor TensorFlow; the selector itself if the
+        file does not hold an ONNX network.
 
     Raises
     ------
     ModelFileError
-        There is no such file, or it is no selector.
+        The file does not exist or does not hold a selector.
     """
     path = Path(path)
     state = read_state(path, "PSFStarSelector")
@@ -39,7 +39,7 @@ def load_judge(path: str | os.PathLike[str]) -> Any:
             from mlpsf.selectors.cnn import PSFStarSelector
 
             return PSFStarSelector.load(path)
-        network.load()  # a damaged one is better known now than at every frame
+        network.load()  # report a damaged network now, not at every frame
         scaler = state["scaler"]
         if scaler is not None:
             scaler = {**scaler["parameters"], "mean": scaler["mean"], "scale": scaler["scale"]}

@@ -1,4 +1,4 @@
-"""The Keras networks: the published one, to the letter, and a compact one for resampled stamps."""
+"""Keras networks: the published one, unchanged, and a compact one for resampled stamps."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mlpsf.stamps.standard import standard_star
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Keep TensorFlow's libraries from telling stderr what accelerators they do not find.
+    """Suppress TensorFlow's messages on stderr about accelerators that it does not find.
 
-    They write before they read the settings that would quiet them, to the file itself.
+    Its libraries write to the file descriptor before they read the settings that silence them.
     """
     sys.stderr.flush()
     try:
         saved = os.dup(2)
-    except OSError:  # there is no stderr to spoil
+    except OSError:  # there is no stderr
         yield
         return
     try:
@@ -41,15 +41,15 @@ with _without_stderr():
     import keras
 
 
-# "keras" too: whoever wants Keras takes it from here, where it is set up first.
+# "keras" too: other modules import Keras from here, after its set-up.
 __all__ = ["ARCHITECTURES", "Departures", "RandomSymmetry", "build_network", "keras"]
 
 
 @keras.saving.register_keras_serializable(package="mlpsf")
 class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
-    """Turn and mirror each training image at random, one of the square's eight symmetries.
+    """Apply one of the square's eight symmetries, chosen at random, to each training image.
 
-    A star is as good upside down. At inference the layer does nothing.
+    The quality of a star does not depend on its orientation. At inference the layer does nothing.
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -58,7 +58,7 @@ class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the images, turned when training; shape (n, size, size, channels)."""
+        """Return the images, transformed in training; shape (n, size, size, channels)."""
         if not training:
             return inputs
         ops = keras.ops
@@ -74,23 +74,23 @@ class RandomSymmetry(keras.layers.Layer):  # type: ignore[misc]
         return out
 
     def get_config(self) -> dict[str, Any]:
-        """Return what recreates the layer."""
+        """Return the configuration of the layer."""
         return {**super().get_config(), "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="mlpsf")
 class Departures(keras.layers.Layer):  # type: ignore[misc]
-    """Set beside each image how it departs from its own turned self, and from the standard star.
+    """Add two channels: the image minus its 180-degree rotation, and minus the standard star.
 
-    A neighbour of a few per cent in the wings of a star, or a galaxy little wider than one, is
-    lost beside the star's own light; in a difference it stands out. The image turned by half a
-    circle needs no known PSF: nearly every PSF is its own image so turned. The standard star is
-    what a good star of standardised stamps looks like (`mlpsf.stamps.standard`).
+    A neighbour of a few per cent in the wings of a star, or a galaxy slightly wider than a star,
+    is hard to see in the image but clear in a difference. The rotation needs no known PSF, since
+    nearly every PSF is symmetric under it. The standard star is what a good star looks like in
+    standardised stamps (`mlpsf.stamps.standard`).
 
     Parameters
     ----------
     gain : float
-        What the differences are multiplied by before a hyperbolic tangent bounds them.
+        Factor applied to the differences before a hyperbolic tangent bounds them.
     """
 
     def __init__(self, gain: float = 10.0, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ class Departures(keras.layers.Layer):  # type: ignore[misc]
         self.gain = gain
 
     def build(self, input_shape: Any) -> None:
-        """Draw the standard star, scaled as the images are."""
+        """Draw the standard star with the same scaling as the images."""
         star = standard_star(input_shape[1])[None]
         self.star = CutoutScaler(method="star").fit_transform(star)[..., None]
         super().build(input_shape)
@@ -111,18 +111,18 @@ class Departures(keras.layers.Layer):  # type: ignore[misc]
         return ops.concatenate([inputs, *differences], axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Three times the channels."""
+        """Return the output shape: three times as many channels."""
         return (*input_shape[:-1], 3 * input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        """Return what recreates the layer."""
+        """Return the configuration of the layer."""
         return {**super().get_config(), "gain": self.gain}
 
 
 def _published(
     _size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
 ) -> Any:
-    """Give the layers of the ML-PSF study's network; 189,218 parameters on 111 x 111 pixels."""
+    """Return the layers of the ML-PSF study's network; 189,218 parameters on 111 x 111 pixels."""
     first, second = (16, 16) if filters is None else filters
     rate = 0.2 if dropout is None else dropout
     layers = keras.layers
@@ -142,14 +142,14 @@ def _published(
 def _compact(
     size: int, filters: Sequence[int] | None, dropout: float | None, seed: int | None
 ) -> Any:
-    """Convolutions with pooling until 5 pixels a side are left; 46,000 parameters on 41 x 41."""
+    """Return convolutions with pooling down to 5 pixels a side; 46,000 parameters on 41 x 41."""
     layers = keras.layers
     stack: list[Any] = [RandomSymmetry(seed=seed), Departures()]
     widths = (16, 24, 32, 32) if filters is None else tuple(filters)
     for i, width in enumerate(widths):
         stack += [
             layers.Conv2D(width, 3, padding="same", use_bias=False),
-            # Short trainings must not be judged by the averages of their first batches.
+            # Low momentum, so that a short training is not dominated by its first batches.
             layers.BatchNormalization(momentum=0.9),
             layers.ReLU(),
         ]
@@ -174,7 +174,7 @@ def build_network(
     dropout: float | None = None,
     seed: int | None = None,
 ) -> Any:
-    """Build an uncompiled network that takes (n, size, size, 1) and gives two probabilities.
+    """Build an uncompiled network that maps (n, size, size, 1) to two probabilities.
 
     Parameters
     ----------
@@ -182,11 +182,11 @@ def build_network(
         Side of the cutouts in pixels.
     architecture : {"compact", "published"}
     filters : sequence of int, optional
-        Filters of each convolution; the architecture's own unless given.
+        Number of filters of each convolution. Default: set by the architecture.
     dropout : float, optional
-        Share of values dropped in training; 0.2 unless given.
+        Fraction of values dropped in training. Default: 0.2.
     seed : int, optional
-        Of dropout and random symmetries.
+        Seed of the dropout and the random symmetries.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def build_network(
     Raises
     ------
     InputError
-        There is no such architecture, or it takes another number of filters.
+        The architecture is unknown, or takes another number of filters.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""NoveltySelector: no labels, the stars are the tight cluster and all else is novel."""
+"""NoveltySelector: finds the stars without labels, as the tight cluster among the sources."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from mlpsf.stacks.values import sky_and_noise
 
 __all__ = ["FEATURES", "METHODS", "NoveltySelector"]
 
-# Median and scatter of the figures of unflagged sources of S/N > 30, no label asked, in the
-# validation frames of benchmarks.common.stamps (60 of random telescopes, 30 of a survey).
+# Median and scatter of the figures of unflagged sources of S/N > 30, without use of labels, in
+# the validation frames of benchmarks.common.stamps (60 of random telescopes, 30 of a survey).
 _CENTRE = np.array([0.0172, -1.578, -2.841])
 _SCALE = np.array([0.911, 1.605, 2.915])
-_REACH = 8.0  # in that unit; a diverged fit is no worse than a bad one
+_REACH = 8.0  # limit in units of _SCALE; a diverged fit counts as a bad one
 
 _CALIBRATION = {
     ("gaussian_mixture", "shape"): (-0.92, 0.28),
@@ -51,45 +51,48 @@ _CALIBRATION = {
     ("isolation_forest", "embedding"): (2.44, 6.42),
     ("one_class_svm", "embedding"): (-4.55, 17.9),
 }
-"""Intercept and slope of the log-odds on the score by ``python -m benchmarks novelty``."""
+"""Intercept and slope of the log-odds as a function of the score, measured by
+``python -m benchmarks novelty``.
+"""
 
-_FEWEST = 5  # sources of a frame that can make a PSF which tells them apart
-_POOL = 1000  # sources that make the PSF common to several frames
-_BRIGHT = 600  # sources in whose sizes the stars' is sought
-_SURE = 500.0  # log-odds are within, and twice below for what cannot be judged
+_FEWEST = 5  # fewest sources of a frame from which a PSF is made
+_POOL = 1000  # sources for the common PSF of several frames
+_BRIGHT = 600  # brightest sources used to find the size of the stars
+_SURE = 500.0  # limit of the log-odds; sources that cannot be judged get -2 * _SURE
 
 
 class NoveltySelector(FrameClassifier):
-    """Tell stars from other sources without labels: what is unlike the crowd of them is novel.
+    """Separate stars from other sources without labels, by novelty detection.
 
-    The stars of a frame share a size and a shape, and one PSF leaves little of them; galaxies,
-    blends and artefacts differ from the stars and from one another. Three figures say how much
-    each source differs from the stars: its distance in size and shape from those that the frame's
-    bright sources share, and the variance and the second-highest pixel of what the frame's PSF
-    leaves of it, all as logarithms. A model of scikit-learn's finds the tight cluster in them.
+    The stars of a frame share a size and a shape, and subtracting the PSF leaves little of them.
+    Galaxies, blends and artefacts differ from the stars and from one another. Three figures
+    measure how much a source differs from the stars: its distance in size and shape from the
+    bright sources of the frame, and the variance and the second-highest pixel of its residual
+    after PSF subtraction. All are logarithms. A scikit-learn model finds the tight cluster in
+    them.
 
     Parameters
     ----------
     method : {"gaussian_mixture", "kmeans", "isolation_forest", "one_class_svm"}
-        The first two take the cluster of the smallest figures for stars. The last two learn the
-        most star-like 30 % as their one class, and how far a source is outside it.
+        The first two take the cluster with the smallest figures as the stars. The last two learn
+        the most star-like 30 % as their only class, and measure how far a source is outside it.
     features : {"shape+residual", "shape", "residual", "embedding"}
-        ``"embedding"``: the four principal components of the shipped network's last hidden layer,
-        for stamps of its size and FWHM, best with ``"kmeans"`` and many frames. Better by far,
-        and not free of labels: the network was trained with those of simulations.
+        ``"embedding"``: the first four principal components of the pretrained network's last
+        hidden layer, for stamps of its size and FWHM; best with ``"kmeans"`` and many frames. It
+        is much better, but not free of labels: the network was trained on labelled simulations.
     n_anchors : int
-        Figures of so many simulated sources, drawn from the mixture that fits 10,000 of them, take
-        part in the fit: in a frame with a dozen stars, clusters would be chance without. Not used
-        with ``"embedding"``.
+        Number of simulated sources whose figures are added to the fit. They are drawn from the
+        mixture that fits 10,000 simulated sources. Without them, the clusters of a frame with a
+        dozen stars would be down to chance. Not used with ``"embedding"``.
     n_best : int
-        How many sources make a frame's PSF.
+        Number of sources that make a frame's PSF.
     half_width : int
-        Half-width in pixels of the window in which the PSF is fitted.
+        Half-width in pixels of the fit window.
     pad : bool
-        Take tables of any width too: rows that are no odd square are centred in zeros, to the
-        next one of 15 pixels a side or more.
+        Whether to accept tables of any width. Rows whose length is not an odd square are centred
+        in zeros and padded to the next odd square of 15 pixels a side or more.
     random_state : int, RandomState or None
-        For the forest, and for clusters in the embedding.
+        Used by the isolation forest and by clusters in the embedding.
 
     Attributes
     ----------
@@ -98,20 +101,21 @@ class NoveltySelector(FrameClassifier):
     model_ : NoveltyModel
         The fitted model; its ``estimator_`` is scikit-learn's.
     psf_ : EffectivePSF
-        Of the cutouts fitted, of several frames a common one.
+        PSF of the fitted cutouts; a common one for several frames.
     labels_ : ndarray, shape (n,)
-        Verdicts on the cutouts fitted.
+        Predicted labels of the fitted cutouts.
     intercept_, slope_ : float
-        Log-odds of good are ``intercept_ + slope_ * score``; the slope is positive.
+        The log-odds of good are ``intercept_ + slope_ * score``; the slope is positive.
     n_features_in_ : int
 
     Notes
     -----
-    Give the frame of each cutout as ``groups``, in ``fit`` and after, to have every source
-    compared with its own frame's stars; the clusters are of all frames. Without, all are one
-    frame in ``fit``, and later ones are compared with its stars.
+    Pass the frame of each cutout as ``groups``, to ``fit`` and later methods, to compare every
+    source with the stars of its own frame. The clusters are always of all frames. Without
+    ``groups``, ``fit`` takes all cutouts as one frame, and later cutouts are compared with its
+    stars.
 
-    Defaults are the best of those that need no labels, on simulated frames
+    The defaults are the best choices that need no labels, on simulated frames
     (``python -m benchmarks novelty``).
     Without labels in ``fit``, probabilities follow a calibration on those frames.
 
@@ -165,18 +169,18 @@ class NoveltySelector(FrameClassifier):
         groups: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """Find the stars' cluster.
+        """Find the cluster of the stars.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts, NaN where masked; a constant sky and the unit do not matter.
+            Cutouts, NaN where masked. The unit and a constant sky level do not matter.
         y : array_like, shape (n,), optional
-            Labels: they calibrate the probabilities, and change nothing else.
+            Labels, used only to calibrate the probabilities.
         groups : array_like, shape (n,), optional
-            The frame of each cutout; one frame unless given.
+            Frame of each cutout. Default: all are of one frame.
         sample_weight : array_like, shape (n,), optional
-            Weights of the labels in the calibration; a cutout of weight 0 is left out altogether.
+            Weights of the labels in the calibration. A cutout of weight 0 is ignored.
 
         Returns
         -------
@@ -185,7 +189,7 @@ class NoveltySelector(FrameClassifier):
         Raises
         ------
         NoSourcesError
-            No cutout looks like a star at all.
+            No cutout looks like a star.
         """
         cutouts = self._validate_cutouts(X, reset=True)
         n = len(cutouts)
@@ -211,18 +215,18 @@ class NoveltySelector(FrameClassifier):
     def decision_function(
         self, X: ArrayLike, groups: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Log-odds of being good.
+        """Return the log-odds of being good.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
         groups : array_like, shape (n,), optional
-            The frame of each cutout: each is then compared with its own frame's stars.
+            Frame of each cutout. If given, each is compared with the stars of its own frame.
 
         Returns
         -------
         ndarray of float64, shape (n,)
-            -1000 where there is nothing to measure.
+            -1000 where the source cannot be measured.
         """
         check_is_fitted(self)
         cutouts = self._validate_cutouts(X, reset=False)
@@ -233,9 +237,9 @@ class NoveltySelector(FrameClassifier):
     def _learn_figures(
         self, cutouts: NDArray[np.float32], groups: ArrayLike | None
     ) -> NDArray[np.float64]:
-        """Learn the stars that later sources are compared with; return the figures."""
+        """Learn the stars that later sources are compared with, and return the figures."""
         n = len(cutouts)
-        # Of one frame all, of several as many as make a PSF of them all.
+        # All cutouts of a single frame; of several frames, enough for a common PSF.
         several = groups is not None and len(np.unique(np.asarray(groups))) > 1
         sample = np.arange(n)[:: -(-n // _POOL) if several else 1]
         sources = Sources.of(cutouts[sample])
@@ -248,7 +252,7 @@ class NoveltySelector(FrameClassifier):
     def _figures(
         self, cutouts: NDArray[np.float32], groups: ArrayLike | None
     ) -> NDArray[np.float64]:
-        """Figures of each source, shape (n, 3), NaN where it cannot be judged."""
+        """Return the figures of each source, shape (n, 3); NaN where it cannot be judged."""
         n = len(cutouts)
         sources = Sources.of(cutouts)
         out = np.full((n, 3), np.nan)
@@ -279,7 +283,7 @@ class NoveltySelector(FrameClassifier):
         except (NoSourcesError, PSFError):
             if not self.pad:
                 raise
-        # A table is no image: any star will do for one.
+        # A table is not an image, so any star will do.
         psf = _gaussian_psf(min(MIN_SIDE, sources.data.shape[-1]) // 2)
         return Stars(psf, REFERENCE_FWHM, 0.0, 0.0), judge(sources.data, psf, self.half_width)
 
@@ -299,10 +303,10 @@ class NoveltySelector(FrameClassifier):
     def _calibrate(
         self, score: NDArray[np.float64], good: NDArray[np.int_], weight: NDArray[np.float64]
     ) -> None:
-        """Platt's scaling of the score."""
+        """Calibrate the score by Platt scaling."""
         judged = np.isfinite(score)
         if len(np.unique(good[judged])) == 2:
-            # Far scores are sure either way and must not set the slope.
+            # Extreme scores are certain in any case and must not set the slope.
             feature = np.clip(score[judged], -30, 30)[:, None]
             model = LogisticRegression(C=1e3)
             model.fit(feature, good[judged], sample_weight=weight[judged])
@@ -316,7 +320,7 @@ class NoveltySelector(FrameClassifier):
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Sky-subtracted cutouts of peak 1, their noise, and which of them show light at all."""
+    """Sky-subtracted cutouts of peak 1, their noise, and whether they show any light."""
 
     data: NDArray[np.float32]
     noise: NDArray[np.float32]
@@ -339,7 +343,7 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Stars:
-    """What the stars of a frame have in common: PSF, and size and shape by moments."""
+    """Common properties of a frame's stars: PSF, and size and shape from moments."""
 
     psf: EffectivePSF
     fwhm: float
@@ -354,7 +358,7 @@ class Stars:
             raise NoSourcesError(
                 f"None of the {len(m.ok)} cutouts holds a source whose size can be measured."
             )
-        # Peaks are 1: the less noise, the brighter.
+        # All peaks are 1, so lower noise means brighter.
         bright = rows[np.argsort(sources.noise[rows], kind="stable")]
         bright = bright[: min(max(50, len(rows) // 2), _BRIGHT)]
         size = stellar_size(m.fwhm[bright], m.e1[bright], m.e2[bright])
@@ -364,16 +368,16 @@ class Stars:
 
 
 def _figures(sources: Sources, stars: Stars, verdict: Verdict) -> NDArray[np.float64]:
-    """Logarithms of how far each source is from the stars, shape (n, 3), in common units."""
+    """Return the scaled logarithms of each source's distance from the stars, shape (n, 3)."""
     m = gaussian_moments(sources.data)
-    # Errors of moments at S/N 30 and the change over a frame, as in `stellar_size`.
+    # Errors of the moments at S/N 30 and their change over a frame, as in `stellar_size`.
     apart = np.hypot(
         np.log(m.fwhm / stars.fwhm) / 0.035, np.hypot(m.e1 - stars.e1, m.e2 - stars.e2) / 0.08
     )
     with np.errstate(divide="ignore"):
         raw = np.column_stack(
             [
-                np.log(apart + 0.3),  # differences under a third of an error are none
+                np.log(apart + 0.3),  # ignores differences below a third of the error
                 np.log(np.maximum(verdict.peak, 1e-3)),
                 np.log(np.maximum(verdict.variance, 1e-6)),
             ]

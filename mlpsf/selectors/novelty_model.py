@@ -1,4 +1,4 @@
-"""The model of the stars' cluster: scikit-learn's own, fitted to the most star-like sources."""
+"""Model of the stars' cluster: a scikit-learn model fitted to the most star-like sources."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mlpsf.errors import NoSourcesError
 __all__ = ["FEATURES", "METHODS", "NoveltyModel"]
 
 FEATURES = {"shape": [0], "residual": [1, 2], "shape+residual": [0, 1, 2], "embedding": []}
-"""Columns of the figures that each choice of features takes."""
+"""Columns of the figures used by each choice of features."""
 
 METHODS = ("gaussian_mixture", "kmeans", "isolation_forest", "one_class_svm")
 
-# The mixture of two that fits the figures of the validation frames' sources: stars, others. It
-# tells the clusters apart where a frame has too few sources to.
+# Mixture of two components, stars and others, that fits the figures of the validation frames'
+# sources. It separates the clusters where a frame has too few sources.
 _WEIGHTS = np.array([0.55, 0.45])
 _MEANS = np.array([[-0.352, -0.498, -0.611], [1.665, 1.009, 0.901]])
 _COVARIANCES = np.array(
@@ -33,11 +33,11 @@ _COVARIANCES = np.array(
         [[1.871, -0.451, -0.375], [-0.451, 0.871, 0.787], [-0.375, 0.787, 0.779]],
     ]
 )
-_CROWD, _MOST = 0.3, 5000  # share of sources that a one-class model takes for its class, at most
+_CROWD, _MOST = 0.3, 5000  # fraction and largest number of sources in a one-class model
 
 
 class NoveltyModel:
-    """Score how much sources belong to the stars' cluster; parameters as of `NoveltySelector`."""
+    """Score how well sources fit the stars' cluster; parameters as in `NoveltySelector`."""
 
     def __init__(self, method: str, features: str, n_anchors: int, random_state: Any) -> None:
         self.method = method
@@ -46,7 +46,7 @@ class NoveltyModel:
         self.random_state = random_state
 
     def fit(self, values: NDArray[np.float64], figures: NDArray[np.float64]) -> Self:
-        """Find the cluster in features; `figures`, shape (n, 3), tell which one is the stars'."""
+        """Find the clusters; `figures`, shape (n, 3), identify the one of the stars."""
         learnt = self.features == "embedding"
         rows = np.flatnonzero(np.isfinite(figures).all(axis=1))
         figures = figures[rows]
@@ -67,7 +67,7 @@ class NoveltyModel:
         return self
 
     def score(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score of each source, shape (n,): the higher the more a star; -inf where unknown."""
+        """Return the score of each source, shape (n,): higher is more star-like, -inf unknown."""
         out = np.full(len(values), -np.inf)
         known = np.isfinite(values).all(axis=1)
         if known.any():
@@ -86,7 +86,7 @@ class NoveltyModel:
             if not learnt and k == 2:
                 c = self._columns
                 start = {
-                    "init_params": "random_from_data",  # unused: k-means would be run for nothing
+                    "init_params": "random_from_data",  # not used; avoids a needless k-means
                     "weights_init": _WEIGHTS,
                     "means_init": _MEANS[:, c],
                     "precisions_init": np.linalg.inv(_COVARIANCES[:, c][:, :, c]),
@@ -104,14 +104,14 @@ class NoveltyModel:
             ).fit(z)
         self.estimator_: Any = model
         cluster = model.predict(z)
-        # Without members a cluster is not the stars'.
+        # A cluster without members cannot be that of the stars.
         mean = [level[cluster == i].mean() if (cluster == i).any() else np.inf for i in range(k)]
         self._star = int(np.argmin(mean))
 
     def _fit_class(self, z: NDArray[np.float64], level: NDArray[np.float64], learnt: bool) -> None:
         crowd = np.flatnonzero(level <= np.quantile(level, _CROWD))
         crowd = crowd[:: -(-len(crowd) // _MOST)]
-        # Less residual than a typical star's is no novelty.
+        # A smaller residual than that of a typical star is not a novelty.
         self._floor: Any = -np.inf if learnt else np.median(z[crowd], axis=0)
         if self.method == "isolation_forest":
             model = IsolationForest(random_state=self.random_state)
@@ -124,7 +124,7 @@ class NoveltyModel:
         if self.method == "isolation_forest":
             score = model.score_samples(np.maximum(z, self._floor))
         elif self.method == "one_class_svm":
-            # The mean kernel: of one scale whatever the number of sources.
+            # The mean kernel, whose scale does not depend on the number of sources.
             score = model.score_samples(np.maximum(z, self._floor)) / model.dual_coef_.sum()
         elif self.method == "kmeans":
             score = _lead(-model.transform(z), self._star)
@@ -136,14 +136,14 @@ class NoveltyModel:
 
 
 def _lead(merit: NDArray[np.float64], star: int) -> NDArray[np.float64]:
-    """Merit of the stars' cluster above that of the best other, shape (n,)."""
+    """Return the merit of the stars' cluster minus that of the best other, shape (n,)."""
     others = np.delete(merit, star, axis=1)
     lead: NDArray[np.float64] = merit[:, star] - (others.max(axis=1) if others.size else 0.0)
     return lead
 
 
 def _anchors(n: int) -> NDArray[np.float64]:
-    """Draw figures of n simulated sources, always the same, shape (n, 3)."""
+    """Draw the figures of n simulated sources, shape (n, 3); always the same."""
     rng = np.random.default_rng(0)
     kind = (rng.random(n) > _WEIGHTS[0]).astype(int)
     root = np.linalg.cholesky(_COVARIANCES)

@@ -1,4 +1,4 @@
-"""ResidualSelector: the classical method, which keeps what a subtracted PSF leaves least of."""
+"""ResidualSelector: the classical method, which ranks sources by PSF-subtraction residuals."""
 
 from __future__ import annotations
 
@@ -26,69 +26,72 @@ from mlpsf.stacks.values import sky_and_noise
 __all__ = ["ResidualSelector"]
 
 EXCLUSION_RANGE = (-2000.0, 130000.0)
-"""A cutout with a pixel outside is no use at all, in ADU above the sky (ML-PSF study)."""
+"""Cutouts with a pixel outside this range are excluded, in ADU above the sky (ML-PSF study)."""
 
-_FEWEST = 5  # sources of a frame that can make a PSF which tells them apart
-_COMMON_STARS = 50  # that make the PSF of several frames
-_SURE = 500.0  # log-odds are within, and twice below for what is never good: a probability of 0
+_FEWEST = 5  # fewest sources of a frame from which a PSF is made
+_COMMON_STARS = 50  # stars in the common PSF of several frames
+_SURE = 500.0  # limit of the log-odds; sources that are never good get -2 * _SURE: probability 0
 
 
 class ResidualSelector(FrameClassifier):
-    """Rank the sources of a frame by what is left when its PSF is subtracted from them.
+    """Rank the sources of a frame by their residuals after PSF subtraction.
 
-    The labelling rule of the ML-PSF study (Ferreira, Fraser & Kavelaars 2022) as an estimator: a
-    PSF is fitted to every cutout and subtracted; two figures of the residual, each source's
-    variance over the frame's scatter of it and the second-highest pixel over the peak, are added
-    in quadrature; the 25 sources nearest zero, less those outside the brightness range, are good.
+    This is the labelling rule of the ML-PSF study (Ferreira, Fraser & Kavelaars 2022) as an
+    estimator. A PSF is fitted to every cutout and subtracted. Two figures of the residual are
+    added in quadrature: its variance divided by the scatter of the variances in the frame, and
+    its second-highest pixel divided by the peak. The 25 sources nearest zero are good, except
+    those outside the brightness range.
 
-    Nothing but the cutouts is needed: the first PSF is made from the most star-like of them, and
-    made anew from the best ranked.
+    Only the cutouts are needed. The first PSF is made from the most star-like cutouts and then
+    rebuilt from the best-ranked ones.
 
     Parameters
     ----------
     n_best : int
-        How many candidates a frame has.
+        Number of candidates per frame.
     brightness_range : (float, float)
-        No pixel of a good source's cutout lies outside, in ADU above its sky.
+        Range of all pixels in the cutout of a good source, in ADU above its sky.
     exclusion_range : (float, float)
-        A cutout with a pixel outside takes no part at all.
+        A cutout with a pixel outside this range is not used.
     half_width : int
-        Half-width in pixels of the window in which the PSF is fitted.
+        Half-width in pixels of the fit window.
     n_iter : int
-        How often the PSF is made anew from the best.
+        Number of times the PSF is rebuilt from the best sources.
     fitter : {"vectorized", "trippy"}
-        ``"trippy"`` fits source by source with TRIPPy's ``LSfitter``, as the study did: the same
-        result in a hundred times the time.
+        ``"trippy"`` fits source by source with TRIPPy's ``LSfitter``, as the study did. The
+        result is the same, but it takes a hundred times as long.
     pad : bool
-        Take tables of any kind too: rows that are no odd square are centred in zeros, to the next
-        one of 15 pixels a side or more; where none looks like a star, the PSF is a Gaussian.
+        Whether to accept any table. Rows whose length is not an odd square are centred in zeros
+        and padded to the next odd square of 15 pixels a side or more. If none looks like a star,
+        the PSF is a Gaussian.
 
     Attributes
     ----------
     classes_ : ndarray, shape (2,)
         Labels: other, good.
     psf_ : EffectivePSF
-        Of the cutouts fitted; when ``groups`` told them apart, of the best stars of all frames.
+        PSF of the fitted cutouts; with ``groups``, of the best stars of all frames.
     labels_ : ndarray, shape (n,)
-        What the rule itself says of the cutouts fitted.
+        Labels of the fitted cutouts by the rule.
     variance_, peak_, distance_ : ndarray, shape (n,)
         Both figures and their combination.
     intercept_, slope_ : float
-        Probability of good is ``expit(intercept_ - slope_ * log10(distance))``.
+        The probability of good is ``expit(intercept_ - slope_ * log10(distance))``.
     n_features_in_ : int
 
     Notes
     -----
-    ``predict_proba(X)`` judges by the PSF and the scatter that ``fit`` found. Give the frame of
-    each cutout as ``groups`` to have every frame judged by its own. In a frame of under five
-    sources each would help make the PSF that judges it: such are judged by what ``fit`` found.
+    ``predict_proba(X)`` uses the PSF and the scatter found by ``fit``. Pass the frame of each
+    cutout as ``groups`` to judge every frame by its own PSF. Frames with fewer than five sources
+    are judged by the results of ``fit``, because their PSF would be made of the few sources that
+    it judges.
 
     After a fit to several frames, without ``groups``, sources are judged by a PSF common to the
-    frames. The more these differ, the worse it fits and the lower are the probabilities.
+    frames. The more the frames differ, the worse it fits and the lower the probabilities are.
 
     Without labels in ``fit``, probabilities follow a calibration on simulated frames.
 
-    A cutout of weight 0 is left out altogether; other weights count in the calibration only.
+    A cutout of weight 0 is ignored. Other weights are used in the calibration only.
 
     Examples
     --------
@@ -145,11 +148,11 @@ class ResidualSelector(FrameClassifier):
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts in ADU, NaN where masked; a constant sky does not matter.
+            Cutouts in ADU, NaN where masked. A constant sky level does not matter.
         y : array_like, shape (n,), optional
-            Labels: they calibrate the probabilities, and change nothing else.
+            Labels, used only to calibrate the probabilities.
         groups : array_like, shape (n,), optional
-            The frame of each cutout; one frame unless given.
+            Frame of each cutout. Default: all are of one frame.
         sample_weight : array_like, shape (n,), optional
             Weights of the labels in the calibration.
 
@@ -181,25 +184,25 @@ class ResidualSelector(FrameClassifier):
     def decision_function(
         self, X: ArrayLike, groups: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Log-odds of being good.
+        """Return the log-odds of being good.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
         groups : array_like, shape (n,), optional
-            The frame of each cutout: each is then judged by a PSF of its own cutouts.
+            Frame of each cutout. If given, each frame is judged by a PSF of its own cutouts.
 
         Returns
         -------
         ndarray of float64, shape (n,)
-            -1000 where there is no fit.
+            -1000 where the fit failed.
         """
         distance = self.distances(X, groups)
         score = self.intercept_ - self.slope_ * np.log10(np.clip(distance, 1e-6, 1e6))
         return np.where(np.isfinite(distance), np.clip(score, -_SURE, _SURE), -2 * _SURE)
 
     def distances(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Distance by which sources are ranked, shape (n,): the smaller the better."""
+        """Return the distance used for ranking, shape (n,); smaller is better."""
         check_is_fitted(self)
         sources = _Sources.of(self, self._validate_cutouts(X, reset=False))
         n = len(sources.data)
@@ -220,7 +223,7 @@ class ResidualSelector(FrameClassifier):
     def _learn_frames(
         self, sources: _Sources, frames: NDArray[Any]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int_]]:
-        """Judge each frame by its own PSF, learn what all have in common; return the figures."""
+        """Judge each frame by its own PSF, learn the common PSF, and return the figures."""
         n = len(frames)
         variance, peak, distance = np.full((3, n), np.inf)
         good = np.zeros(n, dtype=int)
@@ -229,7 +232,7 @@ class ResidualSelector(FrameClassifier):
             for rows in _rows_of(frames)
             if (verdict := self._judge_frame(sources[rows])) is not None
         ]
-        if not judged:  # no frame can stand alone: together they may
+        if not judged:  # no frame has enough sources: use all together
             judged = [(np.arange(n), self._judge_frame_or_raise(sources))]
         for rows, verdict in judged:
             variance[rows], peak[rows] = verdict.variance, verdict.peak
@@ -254,7 +257,7 @@ class ResidualSelector(FrameClassifier):
         judged: list[tuple[NDArray[np.intp], Verdict]],
         distance: NDArray[np.float64],
     ) -> EffectivePSF:
-        """Stack the best stars of all frames, as many of each."""
+        """Stack the best stars of all frames, the same number of each."""
         if len(judged) == 1:
             return judged[0][1].psf
         share = max(_COMMON_STARS // len(judged), 1)
@@ -265,13 +268,13 @@ class ResidualSelector(FrameClassifier):
             best.append(rows[ranked])
             fits.append(np.array(verdict.fit[:3])[:, ranked])
         stars, (dx, dy, flux) = np.concatenate(best), np.concatenate(fits, axis=1)
-        # Of more frames than stars are wanted, those that have the best.
+        # With more frames than stars needed, keep the best stars.
         kept = np.argsort(distance[stars], kind="stable")[:_COMMON_STARS]
         half = max(verdict.psf.half for _, verdict in judged)
         return stack_stars(sources.data[stars[kept]], dx[kept], dy[kept], flux[kept], half)
 
     def _judge_frame(self, sources: _Sources) -> Verdict | None:
-        """Judge a frame by a PSF of its own, if it has the sources to make one."""
+        """Judge a frame by its own PSF; None if it has too few sources to make one."""
         if sources.eligible.sum() < _FEWEST:
             return None
         try:
@@ -302,7 +305,7 @@ class ResidualSelector(FrameClassifier):
         return verdict
 
     def _learn_scatter(self, variance: NDArray[np.float64]) -> None:
-        """Keep what `residual_distance` would scale and cut such variances by."""
+        """Store the unit and the limit that `residual_distance` would use for these variances."""
         finite = variance[np.isfinite(variance)]
         centre = float(np.median(finite)) if finite.size else 1.0
         unit = 1.4826 * float(np.median(np.abs(finite - centre))) if finite.size else 1.0
@@ -310,15 +313,15 @@ class ResidualSelector(FrameClassifier):
         self._variance_limit = centre + 5.0 * self._variance_unit
 
     def _distance(self, verdict: Verdict) -> NDArray[np.float64]:
-        """Distance in units of the scatter that was learnt."""
+        """Return the distance in units of the learnt scatter."""
         distance = np.hypot(verdict.variance / self._variance_unit, verdict.peak)
         return np.where(verdict.variance <= self._variance_limit, distance, np.inf)
 
     def _calibrate(
         self, distance: NDArray[np.float64], y: NDArray[np.int_], weight: NDArray[np.float64]
     ) -> None:
-        """Platt's scaling on the logarithm of the distance."""
-        # What has no fit is never good, and tells nothing of the others.
+        """Calibrate by Platt scaling on the logarithm of the distance."""
+        # Sources without a fit are never good, so they are not used here.
         fitted = np.isfinite(distance)
         if len(np.unique(y[fitted])) < 2:
             return
@@ -328,14 +331,14 @@ class ResidualSelector(FrameClassifier):
         self.slope_ = max(-float(model.coef_[0, 0]), 0.0)
 
 
-# python -m benchmarks calibrate_residual: 20 simulated frames. No distance makes the rule sure of a
-# star.
+# From python -m benchmarks calibrate_residual, 20 simulated frames. At no distance is the rule
+# certain of a star.
 _DEFAULT_CALIBRATION = (-1.24, 1.42)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sources:
-    """Sky-subtracted cutouts, which of them may be good, and which take part at all."""
+    """Sky-subtracted cutouts, whether each may be good, and whether it is used at all."""
 
     data: NDArray[np.float32]
     eligible: NDArray[np.bool_]
@@ -353,7 +356,7 @@ class _Sources:
 
 
 def _gaussian_psf(half: int) -> EffectivePSF:
-    """Draw a Gaussian of the reference FWHM."""
+    """Return a Gaussian PSF with the reference FWHM."""
     u = np.arange(-half * OVERSAMPLING, half * OVERSAMPLING + 1) / OVERSAMPLING
     width = 2 * (REFERENCE_FWHM / FWHM_PER_SIGMA) ** 2
     grid = np.exp(-(u**2 + u[:, None] ** 2) / width)
@@ -361,5 +364,5 @@ def _gaussian_psf(half: int) -> EffectivePSF:
 
 
 def _rows_of(frames: NDArray[Any]) -> list[NDArray[np.intp]]:
-    """Rows of each frame."""
+    """Return the rows of each frame."""
     return [np.flatnonzero(frames == frame) for frame in np.unique(frames)]

@@ -1,4 +1,4 @@
-"""Selectors in files: a Keras archive with one more entry that says how to use the network."""
+"""Model files: a Keras archive with an extra entry that describes how to use the network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
 
 _ENTRY = "mlpsf.json"
 _FORMAT = 1
-_STAMPS = "standardised"  # as mlpsf.stamps.standard makes them, the frame's own PSF taken out
+_STAMPS = "standardised"  # made by mlpsf.stamps.standard, which removes the frame's own PSF
 Selector = TypeVar("Selector")
 
 
@@ -33,12 +33,12 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def pretrained_path(name: str = "compact") -> Path:
-    """Return the file of a model that ships with mlpsf.
+    """Return the path of a pretrained model shipped with mlpsf.
 
     Raises
     ------
     ModelFileError
-        There is none of that name.
+        There is no model of that name.
     """
     folder = Path(str(resources.files("mlpsf.selectors") / "pretrained"))
     path = folder / f"{name}.keras"
@@ -49,7 +49,7 @@ def pretrained_path(name: str = "compact") -> Path:
 
 
 def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a fitted `PSFStarSelector`; see its ``save``."""
+    """Write a fitted `PSFStarSelector`; see `PSFStarSelector.save`."""
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(selector, "network_")
@@ -61,8 +61,8 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         "format": _FORMAT,
         "mlpsf": __version__,
         "kind": type(selector).__name__,
-        # Callbacks and random states are no plain values, and no use to a trained network; how much
-        # its training said is no one else's business.
+        # Callbacks and random states are not plain values, and a trained network does not need
+        # them. Nor is the verbosity of its training kept.
         "parameters": {
             k: v
             for k, v in parameters.items()
@@ -89,8 +89,8 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
     with whole_file(path) as temporary:
         from mlpsf.selectors.networks import keras
 
-        # Never compiled, so without the optimiser's state, which is twice the size of the network.
-        trained = selector.model_  # once: of a loaded selector, it is loaded anew each time
+        # Not compiled, so without the optimiser state, which is twice the size of the network.
+        trained = selector.model_  # read once: a loaded selector loads it each time
         model = keras.Model(trained.inputs[0], trained.outputs[0])
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
@@ -104,7 +104,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
 def load_selector(
     cls: type[Selector], path: str | os.PathLike[str], engine: str = "auto"
 ) -> Selector:
-    """Read a selector of class `cls`; see its ``load``."""
+    """Read a selector of class `cls`; see `PSFStarSelector.load`."""
     if engine not in ("auto", "keras"):
         raise InputError(f"The 'engine' parameter must be 'auto' or 'keras'. Got {engine!r}.")
     path = Path(path)
@@ -116,7 +116,7 @@ def load_selector(
 
 @contextmanager
 def damage_reported(path: Path) -> Iterator[None]:
-    """Say that a file is damaged when reading it fails."""
+    """Raise `ModelFileError` if reading the file fails."""
     try:
         yield
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
@@ -153,7 +153,7 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
 
 
 def read_state(path: Path, kind: str) -> dict[str, Any]:
-    """Return the description in a file of a selector of this kind and of today's stamps."""
+    """Return the description in a model file; raise if its kind, format or stamps differ."""
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.")
     try:

@@ -1,17 +1,17 @@
-"""Frames with known truth: what a star is, where it is and what the PSF is, to the last pixel.
+"""Simulation of frames with known objects, PSF and defects.
 
-:func:`simulate_frame` draws one exposure, :func:`random_parameters` draws the telescope to take
-it with. The rooms, in the order in which light passes them:
+:func:`simulate_frame` draws one exposure. :func:`random_parameters` draws the parameters of a
+random telescope. The modules, in the order of the light path:
 
 - ``profiles``, ``psf_making``, ``psfs``: the light of a point source, from the profile to its
   image in the pixels;
 - ``objects``: the stars and galaxies of a field, and how they are drawn;
-- ``detector``: sky, noise, and everything that a camera does to an image, a function each;
-- ``frames``: the steps in a row;
+- ``detector``: sky, noise and the effects of a camera, one function each;
+- ``frames``: all steps combined;
 - ``results``: the exposure with its truth, and its file;
 - ``telescopes``: random telescopes, skies and fields, for training.
 
-GalSim is needed (``pip install 'mlpsf[simulation]'``) and is loaded when a frame is drawn.
+GalSim is required (``pip install 'mlpsf[simulation]'``). It is loaded when a frame is drawn.
 
 Examples
 --------

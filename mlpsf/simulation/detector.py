@@ -1,7 +1,7 @@
-"""Sky, noise, and everything that a camera does to an image: one function an effect.
+"""Sky, noise and the effects of a camera on an image, one function per effect.
 
-Functions that change an image do so in place and work in electrons, unless they say otherwise;
-those that leave a defect behind mark it in a plane of :class:`Defect` bits.
+Functions that change an image do so in place and in electrons, unless noted otherwise. Functions
+that cause defects mark them in a plane of :class:`Defect` bits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Plane = NDArray[np.uint8]
 
 
 class Defect(IntFlag):
-    """What is wrong with a pixel of a simulated frame."""
+    """Defects of a pixel in a simulated frame."""
 
     SATURATED = 1
     COSMIC_RAY = 2
@@ -43,14 +43,15 @@ class Defect(IntFlag):
 
 
 def vignetting_map(shape: tuple[int, int], loss: float) -> Image:
-    """Give the share of light that reaches each pixel.
+    """Return the fraction of light that reaches each pixel.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns.
     loss : float
-        Share that is lost in the corners; it falls with the square of the distance.
+        Fraction lost in the corners. The loss grows with the square of the distance from the
+        centre.
 
     Returns
     -------
@@ -67,16 +68,16 @@ def sky_level(
     step: float,
     rng: np.random.Generator,
 ) -> Image:
-    """Make the sky: a level, a tilt in a random direction, and steps between four amplifiers.
+    """Return the sky: a level, a tilt in a random direction, and steps between four amplifiers.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns.
     sky : float
-        The level at the centre, ADU.
+        Level at the centre, ADU.
     gradient : float
-        Change over the diagonal of the frame, as a share of the level.
+        Change over the diagonal of the frame, as a fraction of the level.
     step : float
         Standard deviation of the amplifiers' offsets, ADU.
     rng : numpy.random.Generator
@@ -84,7 +85,7 @@ def sky_level(
     Returns
     -------
     ndarray of float32, shape (ny, nx)
-        In ADU, nowhere below zero.
+        Sky in ADU, never negative.
     """
     angle, offsets = rng.uniform(0, 2 * np.pi), rng.normal(size=4) * step
     v, u = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
@@ -104,26 +105,26 @@ def add_ghosts(
     level: float,
     noticed: float,
 ) -> None:
-    """Add the out-of-focus image of the pupil that a bright star throws across the frame.
+    """Add ghosts: out-of-focus images of the pupil, reflected from bright stars.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
-        In any unit of light.
+        Image in any unit of light.
     defects : ndarray of uint8, shape (ny, nx)
     stars : ndarray, shape (n, 3)
         x, y and flux of the stars that have a ghost.
     radius : float
-        Of the ghost, in pixels.
+        Radius of the ghost in pixels.
     level : float
-        Share of the star's light in its ghost.
+        Fraction of the star's light in its ghost.
     noticed : float
-        Light per pixel from which a ghost is marked.
+        Light per pixel above which a ghost is marked.
     """
     ny, nx = image.shape
     rows, columns = np.ogrid[:ny, :nx]
     for x, y, flux in stars:
-        # The reflection is through the centre of the frame, a little off.
+        # The reflection is through the centre of the frame, slightly off.
         dx, dy = columns - (nx - 1 - 0.95 * x), rows - (ny - 1 - 0.95 * y)
         r2 = dx**2 + dy**2
         ring = (r2 < radius**2) & (r2 > (0.35 * radius) ** 2)
@@ -134,19 +135,19 @@ def add_ghosts(
 
 
 def brighter_fatter(image: Image, strength: float, full_well: float) -> None:
-    """Let charge push later charge into the neighbouring pixels.
+    """Apply the brighter-fatter effect: charge deflects later charge into neighbouring pixels.
 
-    The simplest form of Antilogus et al. (2014, JINST 9, C03048): a boundary between two pixels
-    moves in proportion to the difference of their charge, and takes along the mean of it.
+    This is the simplest form of Antilogus et al. (2014, JINST 9, C03048). The boundary between
+    two pixels moves in proportion to the difference of their charges, and transfers their mean.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
         Expected electrons.
     strength : float
-        Share of a pixel's area that a boundary moves by per electron of difference, about 1e-7.
+        Boundary shift per electron of difference, as a fraction of a pixel's area; about 1e-7.
     full_well : float
-        Electrons above which nothing more is pushed.
+        Electrons above which the effect does not grow further.
     """
     half_square = np.minimum(image, np.float32(full_well)) ** 2 * np.float32(strength / 2)
     for axis in (0, 1):
@@ -158,20 +159,20 @@ def brighter_fatter(image: Image, strength: float, full_well: float) -> None:
 
 
 def add_noise(image: Image, read_noise: float, resampling: float, rng: np.random.Generator) -> None:
-    """Make photon noise and read noise, correlated as in a stack if asked.
+    """Add photon noise and read noise, optionally correlated as in a stack.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
         Expected electrons.
     read_noise : float
-        Electrons.
+        Read noise in electrons.
     resampling : float
-        Shift in pixels, 0 to 0.5, of the bilinear resampling that the noise has been through.
-        The light has not: its PSF stays as it was drawn.
+        Shift in pixels, 0 to 0.5, of a bilinear resampling of the noise. The light is not
+        resampled, so its PSF is unchanged.
     rng : numpy.random.Generator
     """
-    # In bands: numpy draws Poisson numbers as 64-bit integers, twice the size of the image.
+    # In bands, because numpy draws Poisson numbers as 64-bit integers, twice the image size.
     expected = image.copy() if resampling else image
     for top in range(0, len(image), 256):
         band = image[top : top + 256]
@@ -188,16 +189,16 @@ def add_noise(image: Image, read_noise: float, resampling: float, rng: np.random
 def add_cosmic_rays(
     image: Image, defects: Plane, n: int, length: float, rng: np.random.Generator
 ) -> None:
-    """Add tracks of charge: most short, some long, a few that wander as slow electrons do.
+    """Add tracks of cosmic rays: most short, some long, a few curved like slow electrons.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
     defects : ndarray of uint8, shape (ny, nx)
     n : int
-        How many.
+        Number to add.
     length : float
-        Mean length in pixels; lengths are exponential.
+        Mean length in pixels; lengths are exponentially distributed.
     rng : numpy.random.Generator
     """
     ny, nx = image.shape
@@ -207,7 +208,7 @@ def add_cosmic_rays(
         angle = np.full(steps, rng.uniform(0, 2 * np.pi))
         if rng.random() < 0.15:
             angle += np.cumsum(rng.normal(0, 0.12, steps))
-        # Charge diffuses by about a third of a pixel on its way.
+        # Charge diffuses by about a third of a pixel.
         x = rng.uniform(0, nx) + np.cumsum(np.cos(angle)) / 5 + rng.normal(0, 0.3, steps)
         y = rng.uniform(0, ny) + np.cumsum(np.sin(angle)) / 5 + rng.normal(0, 0.3, steps)
         charge = rng.lognormal(np.log(1500), 0.8) / 5 * rng.gamma(2, 0.5, steps)
@@ -220,16 +221,16 @@ def add_cosmic_rays(
 def add_hot_pixels(
     image: Image, defects: Plane, n: int, full_well: float, rng: np.random.Generator
 ) -> None:
-    """Add pixels with a dark current of their own, up to the full well.
+    """Add hot pixels with a charge up to the full well.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
     defects : ndarray of uint8, shape (ny, nx)
     n : int
-        How many.
+        Number to add.
     full_well : float
-        Electrons that a pixel holds.
+        Full well of a pixel in electrons.
     rng : numpy.random.Generator
     """
     row, column = (rng.integers(0, size, n) for size in image.shape)
@@ -238,14 +239,14 @@ def add_hot_pixels(
 
 
 def add_bad_columns(image: Image, defects: Plane, n: int, rng: np.random.Generator) -> None:
-    """Spoil columns from some row on: half of them dead or dim, half of them bright.
+    """Add bad columns from a random row on: half of them dead or dim, half bright.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
     defects : ndarray of uint8, shape (ny, nx)
     n : int
-        How many.
+        Number to add.
     rng : numpy.random.Generator
     """
     ny, nx = image.shape
@@ -260,15 +261,15 @@ def add_bad_columns(image: Image, defects: Plane, n: int, rng: np.random.Generat
 
 
 def bleed(image: Image, defects: Plane, full_well: float) -> None:
-    """Spill the charge above the full well up and down its column, half each way.
+    """Spill the charge above the full well along its column, half in each direction.
 
     Parameters
     ----------
     image : ndarray of float32, shape (ny, nx)
     defects : ndarray of uint8, shape (ny, nx)
-        Pixels that charge was spilt into are marked.
+        Pixels that receive charge are marked.
     full_well : float
-        Electrons that a pixel holds.
+        Full well of a pixel in electrons.
     """
     for column in np.flatnonzero((image > full_well).any(axis=0)):
         pixels = image[:, column].astype(float)
@@ -283,25 +284,25 @@ def bleed(image: Image, defects: Plane, full_well: float) -> None:
 
 
 def _fill(pixels: NDArray[np.float64], marks: Plane, charge: float, full_well: float) -> None:
-    """Fill pixels up one after another until the charge is used up."""
+    """Fill pixels up to the full well, one after another, until the charge is used up."""
     room = np.maximum(full_well - pixels, 0)
     used = np.minimum(np.cumsum(room), charge)
     put = np.diff(used, prepend=0.0)
-    # What is over the full well itself has its turn later and is left alone here.
+    # Pixels above the full well are treated later and left unchanged here.
     pixels += put
     marks[put > 0] |= np.uint8(Defect.BLEED)
 
 
 def cut_out(defects: Plane, edge: int, holes: int, rng: np.random.Generator) -> None:
-    """Mark where a frame has no data: a border, and discs as of masked satellites and stars.
+    """Mark pixels without data: a border, and discs like those of masked stars.
 
     Parameters
     ----------
     defects : ndarray of uint8, shape (ny, nx)
     edge : int
-        Width in pixels of the border.
+        Width of the border in pixels.
     holes : int
-        How many discs.
+        Number of discs.
     rng : numpy.random.Generator
     """
     ny, nx = defects.shape

@@ -1,4 +1,4 @@
-"""One simulated exposure: the steps from a field to pixels, in a row."""
+"""Simulation of one exposure: all steps from a field of objects to pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlpsf.simulation.results import SimulatedFrame, make_header, make_truth
 
 __all__ = ["simulate_frame"]
 
-_CUT_OFF = 0.1  # of the sky noise per pixel: where the light of an object is cut off
+_CUT_OFF = 0.1  # in units of the sky noise per pixel; light of objects below is cut off
 
 
 def simulate_frame(
@@ -71,97 +71,98 @@ def simulate_frame(
 ) -> SimulatedFrame:
     """Draw one exposure with known truth.
 
-    The defaults are about those of one Hyper Suprime-Cam detector. Every part has its random
-    numbers to itself: with one seed, switching cosmic rays off changes nothing but them.
+    The defaults are similar to one Hyper Suprime-Cam detector. Every part has its own random
+    numbers: with the same seed, switching off cosmic rays changes nothing else.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns.
     psf : {'moffat', 'kolmogorov', 'gaussian', 'optical'}
-        Profile of the PSF. 'optical' is a telescope's, with its obstruction and aberrations,
-        convolved with Kolmogorov seeing, and centred on its Gaussian-weighted centroid.
+        Profile of the PSF. 'optical' is that of a telescope with obstruction and aberrations,
+        convolved with Kolmogorov seeing and centred on its Gaussian-weighted centroid.
     fwhm : float
-        FWHM in pixels of a star as seen in the pixels, pixel response, trail and optics included,
-        geometric mean of the axes; good to 0.1 percent. At least 1.3: a pixel alone has 1.13.
+        FWHM of a star in pixels, including pixel response, trail and optics; geometric mean of
+        the axes. Accurate to 0.1 percent. At least 1.3, since a pixel alone has 1.13.
     beta : float
         Exponent of the Moffat profile.
     e1, e2 : float
         Shear of the light before trail and pixel: (a - b) / (a + b) along x and the diagonal.
     trail : float
-        Length in pixels of a trail, as of a telescope that drifts.
+        Length in pixels of a trail, as from a drifting telescope.
     trail_angle : float
-        Its direction in degrees from +x towards +y.
+        Direction of the trail in degrees from +x towards +y.
     psf_variation : float
-        Peak-to-peak change of the FWHM over the frame, as a share of it; e1 and e2 change by half
-        as much.
+        Peak-to-peak change of the FWHM over the frame, as a fraction of it; e1 and e2 change by
+        half as much.
     optics : mapping, optional
-        For 'optical': ``diffraction`` (lambda / D as a share of the seeing), ``obscuration``,
+        For 'optical': ``diffraction`` (lambda / D as a fraction of the seeing), ``obscuration``,
         ``nstruts``, ``strut_thick``, ``strut_angle`` (degrees), and in waves ``defocus``,
         ``astig1``, ``astig2``, ``coma1``, ``coma2``, ``trefoil1``, ``trefoil2``, ``spher``.
     pixel_scale : float
-        Arcseconds per pixel, for the WCS.
+        Pixel scale in arcseconds, for the WCS.
     centre : (float, float)
         Right ascension and declination of the frame's centre, degrees.
     n_stars, n_galaxies : int
-        Objects in the frame.
+        Number of objects in the frame.
     n_pairs : int, optional
-        Stars that get a close companion, which comes in addition. One in 40 if not given.
+        Number of stars that get an additional close companion. Default: one in 40.
     flux_range : (float, float), optional
-        Lowest and highest flux of the stars, ADU. If not given, from five times the noise of a
-        point source to five times what saturates.
+        Lowest and highest flux of the stars, ADU. Default: from five times the noise of a point
+        source to five times the flux that saturates.
     star_slope : float
-        Stars brighter than F number as F**-star_slope.
+        Slope of the counts: the number of stars brighter than F goes as F**-star_slope.
     galaxy_flux_range : (float, float), optional
-        The same of the galaxies. If not given, from five times the noise of a point source to 0.3
-        of what saturates.
+        Lowest and highest flux of the galaxies, ADU. Default: from five times the noise of a
+        point source to 0.3 times the flux that saturates.
     galaxy_slope : float
-        Slope of their counts.
+        Slope of the galaxy counts.
     galaxy_radius : float
         Median half-light radius in pixels of the faintest galaxies, before the PSF.
     clustering : float
-        Share of the stars that belong to one cluster.
+        Fraction of the stars that belong to one cluster.
     cluster_radius : float
-        Its half-number radius in pixels.
+        Half-number radius of the cluster in pixels.
     stars : array_like of shape (n, 3), optional
-        Stars to draw, as x, y, flux, in place of random ones and of pairs.
+        Stars to draw, as x, y, flux, instead of random stars and pairs.
     sky : float
         Level of the sky, ADU.
     sky_gradient : float
-        Its change over the diagonal of the frame, as a share of it.
+        Change of the sky over the diagonal of the frame, as a fraction of the level.
     sky_step : float
         Standard deviation of the offsets of four amplifiers, ADU.
     vignetting : float
-        Share of all light, sky and objects, that is lost in the corners. The truth has the flux
-        that was drawn.
+        Fraction of all light, sky and objects, that is lost in the corners. Fluxes in the truth
+        are those drawn, after this loss.
     subtract_sky : bool
-        Subtract the median sky, and with it lower the saturation level, as in a finished stack.
+        Whether to subtract the median sky, also from the saturation level, as in a finished
+        stack.
     gain : float
         Electrons per ADU.
     read_noise : float
-        Electrons.
+        Read noise in electrons.
     saturation : float
-        ADU, sky included: no pixel is above it.
+        Saturation level in ADU, sky included; no pixel is above it.
     bleeding : bool
         Whether charge above the saturation level spills along the columns.
     brighter_fatter : float
         Boundary shift per electron, about 1e-7; 0 for none.
     resampling : float
-        Shift in pixels, 0 to 0.5, of a bilinear resampling that has correlated the noise.
+        Shift in pixels, 0 to 0.5, of a bilinear resampling that correlates the noise.
     cosmic_rays, bad_columns, hot_pixels : int
-        How many.
+        Number of each.
     cosmic_ray_length : float
-        Mean length of their tracks, pixels.
+        Mean length of the cosmic-ray tracks, pixels.
     ghosts : int
-        How many of the brightest stars have a ghost.
+        Number of the brightest stars that have a ghost.
     edge : int
         Width in pixels of a border without data.
     holes : int
-        Discs without data.
+        Number of discs without data.
     integer : bool
-        Whether pixel values are whole numbers, as from an analogue-to-digital converter.
+        Whether pixel values are integers, as from an analogue-to-digital converter.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
-        The same seed gives the same frame to the bit. The header has the seed.
+        The same seed gives bit-identical frames. The seed is stored in the header.
 
     Returns
     -------
@@ -170,7 +171,7 @@ def simulate_frame(
     Raises
     ------
     InputError
-        A parameter is not what it must be.
+        A parameter is invalid.
     MissingPackageError
         GalSim is not installed.
 
@@ -193,7 +194,7 @@ def simulate_frame(
 
     noise = math.sqrt(sky / gain + (read_noise / gain) ** 2 + 1e-6)
     point_noise = noise * math.sqrt(4 * math.pi) * fwhm / 2.3548
-    peak = 0.7 / fwhm**2  # near enough, to set limits by
+    peak = 0.7 / fwhm**2  # approximate, for the limits only
     saturating = saturation / peak
     star_fluxes = flux_range or (5 * point_noise, max(5 * saturating, 10 * point_noise))
     galaxy_fluxes = galaxy_flux_range or (5 * point_noise, max(0.3 * saturating, 10 * point_noise))
@@ -294,5 +295,5 @@ def simulate_frame(
 
 
 def _at(image: NDArray[np.float32], table: Table) -> NDArray[np.float32]:
-    """Give the pixel under each object, the nearest for those off the frame."""
+    """Return the pixel value at each object, or at the nearest pixel for those off the frame."""
     return np.asarray(image[nearest_pixels(table["x"], table["y"], image.shape)])

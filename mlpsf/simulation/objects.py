@@ -1,7 +1,7 @@
-"""The stars and galaxies of a field, and how they are drawn.
+"""Stars and galaxies of a field, and how they are drawn.
 
-Stars are the PSF itself. Galaxies are Sersic profiles, one or a bulge and a disc, multiplied with
-the PSF in Fourier space, so that they too carry exactly the PSF of their place.
+Stars are images of the PSF. Galaxies are one Sersic profile, or a bulge and a disc, multiplied by
+the PSF in Fourier space, so that they have exactly the PSF at their position.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = [
 ]
 
 SERSIC_INDICES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-_BULGE_SIZE = 0.4  # half-light radius of a bulge, in that of its disc
+_BULGE_SIZE = 0.4  # half-light radius of a bulge, relative to its disc
 _STAMPS = np.array([24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512])
-_MAX_GRID = 1024  # samples a side of the largest Fourier transform
+_MAX_GRID = 1024  # samples per side of the largest Fourier transform
 
 
 def power_law(
     rng: np.random.Generator, n: int, limits: tuple[float, float], slope: float
 ) -> NDArray[np.float64]:
-    """Draw fluxes whose counts above F go as F**-slope.
+    """Draw fluxes from a power law: counts above F go as F**-slope.
 
     Parameters
     ----------
     rng : numpy.random.Generator
     n : int
-        How many.
+        Number of fluxes.
     limits : (float, float)
         Lowest and highest flux.
     slope : float
-        The power; 0.6 * 2.5 = 1.5 is that of a uniform Euclidean space.
+        Slope of the counts; 0.6 * 2.5 = 1.5 for a uniform Euclidean space.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def place_stars(
     clustering: float,
     cluster_radius: float,
 ) -> Table:
-    """Draw the stars of a field, a share of them in one Plummer cluster.
+    """Draw the stars of a field, a fraction of them in one Plummer cluster.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def place_stars(
     limits, slope
         Of their fluxes, as for :func:`power_law`.
     clustering : float
-        Share of the stars that belong to the cluster.
+        Fraction of the stars that belong to the cluster.
     cluster_radius : float
-        Its Plummer radius in pixels: half of its stars are within it, in projection.
+        Plummer radius in pixels; half of the cluster's stars are within it, in projection.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def place_stars(
     u, angle = rng.random(n), rng.uniform(0, 2 * np.pi, n)
     r = cluster_radius * np.sqrt(u / (1 - u))
     member_x, member_y = centre[0] + r * np.cos(angle), centre[1] + r * np.sin(angle)
-    # A member that would be off the frame stays where the field has put it.
+    # A member that would be off the frame keeps its position in the field.
     inside &= (np.abs(member_x - (nx - 1) / 2) < nx / 2) & (
         np.abs(member_y - (ny - 1) / 2) < ny / 2
     )
@@ -104,7 +104,7 @@ def place_stars(
 
 
 def stars_from(stars: ArrayLike) -> Table:
-    """Take stars from rows of x, y, flux.
+    """Make a table of stars from rows of x, y, flux.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def stars_from(stars: ArrayLike) -> Table:
     Raises
     ------
     InputError
-        The array is not that.
+        The array does not have this shape, or has invalid values.
     """
     rows = np.asarray(stars, float)
     if rows.size == 0:
@@ -133,7 +133,7 @@ def stars_from(stars: ArrayLike) -> Table:
 
 
 def add_pairs(rng: np.random.Generator, stars: Table, n: int, psf: TruePSF) -> Table:
-    """Give `n` of the stars a companion, 0.5 to 2.5 FWHM away and 0.05 to 1 times as bright.
+    """Add companions to `n` of the stars, 0.5 to 2.5 FWHM away and 0.05 to 1 times as bright.
 
     Parameters
     ----------
@@ -141,14 +141,14 @@ def add_pairs(rng: np.random.Generator, stars: Table, n: int, psf: TruePSF) -> T
     stars : Table
         The stars.
     n : int
-        How many companions.
+        Number of companions.
     psf : TruePSF
-        Whose FWHM it is.
+        PSF whose FWHM is used.
 
     Returns
     -------
     Table
-        The stars and their companions; both of a pair have its number as ``pair_id``.
+        The stars and their companions. Both members of a pair have the same ``pair_id``.
     """
     if n == 0:
         return stars
@@ -175,8 +175,8 @@ def place_galaxies(
 ) -> Table:
     """Draw the galaxies of a field.
 
-    Half-light radii grow as flux**0.15 with a log-normal scatter of 0.35, about what deep
-    surveys see at fixed band; a third of the galaxies are a bulge and a disc.
+    Half-light radii grow as flux**0.15 with a log-normal scatter of 0.35, similar to deep surveys
+    in a fixed band. A third of the galaxies have a bulge and a disc.
 
     Parameters
     ----------
@@ -188,12 +188,12 @@ def place_galaxies(
     limits, slope
         Of their fluxes, as for :func:`power_law`.
     radius : float
-        Median half-light radius in pixels of the faintest.
+        Median half-light radius in pixels of the faintest galaxies.
 
     Returns
     -------
     Table
-        Columns of the truth, and what draws a galaxy: g1, g2, sersic, bulge.
+        Columns of the truth, and the parameters for drawing: g1, g2, sersic, bulge.
     """
     ny, nx = shape
     flux = power_law(rng, n, limits, slope)
@@ -219,10 +219,10 @@ def draw_stars(image: NDArray[np.float32], stars: Table, psf: TruePSF, level: fl
     image : ndarray of float32, shape (ny, nx)
         Changed in place.
     stars : Table
-        With x, y and the flux to draw.
+        Stars with x, y and the flux to draw.
     psf : TruePSF
     level : float
-        Light per pixel under which a star may be cut off.
+        Light per pixel below which a star may be cut off.
     """
     radii = psf.radius_for(level / np.maximum(np.asarray(stars["flux"]), 1e-30))
     columns = (stars["x"].tolist(), stars["y"].tolist(), stars["flux"].tolist(), radii.tolist())
@@ -239,16 +239,16 @@ def draw_galaxies(image: NDArray[np.float32], galaxies: Table, psf: TruePSF, lev
     image : ndarray of float32, shape (ny, nx)
         Changed in place.
     galaxies : Table
-        As :func:`place_galaxies` gives it.
+        Table from :func:`place_galaxies`.
     psf : TruePSF
     level : float
-        Light per pixel under which a galaxy may be cut off.
+        Light per pixel below which a galaxy may be cut off.
     """
     if not len(galaxies):
         return
     s = psf.oversampling
     sizes = _stamp_sizes(galaxies, psf, level)
-    # By size and then by row: the transforms of the PSF are made once for each size.
+    # By size and then by row, so that the PSF is transformed only once per size.
     for size in np.unique(sizes):
         n = int(size)
         transforms = [psf.transform(n, node) for node in range(psf.n_nodes)]
@@ -267,7 +267,7 @@ def draw_galaxies(image: NDArray[np.float32], galaxies: Table, psf: TruePSF, lev
 def _table(
     x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[np.float64], kind: str
 ) -> Table:
-    """Make rows of the truth, without what is known only once they are drawn."""
+    """Make rows of the truth, without the columns known only after drawing."""
     n = len(x)
     return Table(
         {
@@ -282,7 +282,7 @@ def _table(
 
 
 def _paste(image: NDArray[np.float32], stamp: NDArray[np.float32], row: int, column: int) -> None:
-    """Add a stamp to an image, what of it is on the image."""
+    """Add the part of a stamp that is on the image to the image."""
     ny, nx = image.shape
     height, width = stamp.shape
     top, bottom = max(row, 0), min(row + height, ny)
@@ -294,12 +294,12 @@ def _paste(image: NDArray[np.float32], stamp: NDArray[np.float32], row: int, col
 
 
 def _stamp_sizes(galaxies: Table, psf: TruePSF, level: float) -> NDArray[np.int64]:
-    """Give every galaxy a stamp outside of which its surface brightness is under the level."""
+    """Return stamp sizes outside which a galaxy's surface brightness is below the level."""
     flux, re = np.asarray(galaxies["flux"]), np.asarray(galaxies["half_light_radius"])
     reach = np.zeros(len(galaxies))
     bulge = np.asarray(galaxies["bulge"])
     for share, n in ((1 - bulge, np.asarray(galaxies["sersic"])), (bulge, 4.0)):
-        # Graham & Driver (2005), eq. 4: the light of a Sersic profile, solved for its level.
+        # Graham & Driver (2005), eq. 4: total light of a Sersic profile, solved for its level.
         b = gammaincinv(2 * n, 0.5)
         at_re = flux * share / (2 * np.pi * n * re**2 * np.exp(b) * b ** (-2 * n) * gamma(2 * n))
         steps = np.log(np.maximum(at_re / level, 1e-30)) / b
@@ -316,7 +316,7 @@ def _stamp_sizes(galaxies: Table, psf: TruePSF, level: float) -> NDArray[np.int6
 def _galaxy_transform(
     galaxy: Table.Row, kx: NDArray[np.float32], ky: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Fourier transform of a galaxy of unit flux: real, since the profiles are symmetric."""
+    """Return the Fourier transform of a galaxy of unit flux; real, by symmetry."""
     g1, g2, bulge = float(galaxy["g1"]), float(galaxy["g2"]), float(galaxy["bulge"])
     norm = 1 / math.sqrt(1 - g1 * g1 - g2 * g2)
     k = np.hypot((1 + g1) * kx + g2 * ky, g2 * kx + (1 - g1) * ky) * np.float32(norm)
@@ -328,9 +328,9 @@ def _galaxy_transform(
 
 
 def _sersic(k: NDArray[np.float32], n: float) -> NDArray[np.float32]:
-    """Fourier transform of a Sersic profile at wave numbers times the half-light radius."""
+    """Return the transform of a Sersic profile; k is in units of 1 / half-light radius."""
     if n == 1:
-        # The transform of an exponential disc is known: (1 + k**2 h**2)**-1.5.
+        # Analytic transform of an exponential disc: (1 + k**2 h**2)**-1.5.
         return np.asarray((1 + (k / 1.6783469900166605) ** 2) ** -1.5, np.float32)
     grid, values = _sersic_table(n)
     return np.interp(k, grid, values).astype(np.float32)
@@ -338,7 +338,7 @@ def _sersic(k: NDArray[np.float32], n: float) -> NDArray[np.float32]:
 
 @cache
 def _sersic_table(n: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tabulate GalSim's transform of a Sersic profile of half-light radius one."""
+    """Tabulate GalSim's transform of a Sersic profile with a half-light radius of one."""
     profile = load_galsim().Sersic(n, half_light_radius=1.0)
     k = np.concatenate([[0.0], np.geomspace(1e-3, 3e3, 700)])
     return k, np.array([profile.kValue(float(q), 0.0).real for q in k])
@@ -346,7 +346,7 @@ def _sersic_table(n: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 @cache
 def _half_light_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Tabulate the half-light radius of bulge and disc together, in that of the disc."""
+    """Tabulate the half-light radius of bulge plus disc, relative to that of the disc."""
     shares, r = np.linspace(0, 1, 51), np.geomspace(0.02, 20, 400)
     disc = gammainc(2, gammaincinv(2, 0.5) * r)
     bulge = gammainc(8, gammaincinv(8, 0.5) * (r / _BULGE_SIZE) ** 0.25)

@@ -1,4 +1,4 @@
-"""What a frame is asked to be: the limits of every parameter, and the seed."""
+"""Parameters of a simulated frame: limits of their values, and the seed."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "edge": (0, 10**4),
     "holes": (0, 1000),
 }
-"""Lowest and highest value of every parameter that is a number; whole where the limits are."""
+"""Lowest and highest value of every numerical parameter; integer if the limits are."""
 
 
 def check_parameters(given: Mapping[str, Any]) -> None:
-    """Say which parameter is not what it must be."""
+    """Raise `InputError` if a parameter is invalid."""
     shape = given["shape"]
     if not (len(shape) == 2 and all(isinstance(n, int | np.integer) and n >= 16 for n in shape)):
         raise InputError(f"shape must be two whole numbers >= 16 (rows, columns). Got {shape!r}.")
@@ -95,7 +95,7 @@ def check_parameters(given: Mapping[str, Any]) -> None:
 
 
 def root_of(seed: Seed) -> np.random.SeedSequence:
-    """Make one root for all random numbers; spawning from a copy leaves the caller's as it was."""
+    """Return the root of all random numbers; a copy, so that the caller's seed is unchanged."""
     if isinstance(seed, np.random.Generator):
         return np.random.SeedSequence(seed.integers(2**32, size=4).tolist())
     if isinstance(seed, np.random.SeedSequence):
@@ -109,7 +109,7 @@ def root_of(seed: Seed) -> np.random.SeedSequence:
 
 
 def seed_words(seed: Seed, root: np.random.SeedSequence) -> str:
-    """Say how the random numbers can be had again."""
+    """Return text from which the random numbers can be reproduced."""
     if isinstance(seed, int | np.integer):
         return str(int(seed))
     return f"SeedSequence({root.entropy!r}, spawn_key={root.spawn_key!r})"

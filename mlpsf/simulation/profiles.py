@@ -1,4 +1,4 @@
-"""The light of a point source as GalSim profiles: made, measured, and scaled to a FWHM."""
+"""Light of a point source as GalSim profiles: creation, measurement and scaling to a FWHM."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 PSF_KINDS = ("moffat", "kolmogorov", "gaussian", "optical")
 
 OPTICS = {
-    "diffraction": 0.5,  # lambda / D as a share of the seeing FWHM
+    "diffraction": 0.5,  # lambda / D as a fraction of the seeing FWHM
     "obscuration": 0.3,
     "nstruts": 4,
     "strut_thick": 0.03,
@@ -40,11 +40,11 @@ OPTICS = {
     "trefoil2": 0.0,
     "spher": 0.0,
 }
-"""What `optics` may hold, and what holds where it says nothing."""
+"""Allowed keys of `optics`, with their defaults."""
 
 
 def load_galsim() -> Any:
-    """Import GalSim, or say how to get it.
+    """Import GalSim, or raise an error that explains how to install it.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def load_galsim() -> Any:
 
 
 def base_profile(galsim: Any, kind: str, beta: float, optics: Mapping[str, float] | None) -> Any:
-    """Make the light before trail and pixel, with a FWHM of about one."""
+    """Return the profile before trail and pixel, with a FWHM of about one."""
     if kind == "gaussian":
         return galsim.Gaussian(fwhm=1.0)
     if kind == "moffat":
@@ -82,34 +82,34 @@ def base_profile(galsim: Any, kind: str, beta: float, optics: Mapping[str, float
 
 
 def tabulated(galsim: Any, light: Any) -> Any:
-    """Draw a profile of FWHM one once and for all, out to 20 FWHM.
+    """Return a profile of FWHM one as a table out to 20 FWHM.
 
-    It is then ten times as fast to draw as a pupil, and the same to 1e-6 of the peak.
+    The table is ten times as fast to draw as a pupil, and equal to 1e-6 of the peak.
     """
     image = light.drawImage(nx=321, ny=321, scale=1 / 8, method="no_pixel", dtype=float)
     return galsim.InterpolatedImage(image, scale=1 / 8)
 
 
 def draw(light: Any, side: int, scale: float) -> NDArray[np.float32]:
-    """Draw a profile that has the pixel in it already."""
+    """Draw a profile that already includes the pixel response."""
     image = light.drawImage(nx=side, ny=side, scale=scale, method="no_pixel", dtype=np.float32)
     return np.asarray(image.array, np.float32)
 
 
 def half_maximum_shape(image: NDArray[Any]) -> tuple[float, float, float]:
-    """Measure a well sampled PSF by its contour at half maximum.
+    """Measure FWHM and ellipticity of a well-sampled PSF from its contour at half maximum.
 
     Parameters
     ----------
     image : ndarray, shape (n, n)
-        The PSF, with ten samples or more to the FWHM and its peak near the middle.
+        The PSF, with ten or more samples per FWHM and its peak near the middle.
 
     Returns
     -------
     fwhm : float
-        In samples: ``2 * sqrt(area / pi)`` of the contour.
+        FWHM in samples: ``2 * sqrt(area / pi)`` of the contour.
     e1, e2 : float
-        Reduced shear of the second moments of the area that the contour encloses.
+        Reduced shear from the second moments of the area inside the contour.
     """
     grid = spline_filter(np.asarray(image, float), order=3)
     peak_row, peak_column = np.unravel_index(np.argmax(image), image.shape)
@@ -134,7 +134,7 @@ def half_maximum_shape(image: NDArray[Any]) -> tuple[float, float, float]:
     inner, outer = profile[ray, outside - 1], profile[ray, outside]
     radius = r[outside - 1] + 0.25 * (inner - half) / (inner - outer)
     area = 0.5 * np.mean(radius**2) * 2 * np.pi
-    # Second moments of a star-shaped region about its centroid, in polar coordinates.
+    # Second moments of the region about its centroid, in polar coordinates.
     cx, cy = (np.mean(radius**3 * f(angle)) / 3 * 2 * np.pi / area for f in (np.cos, np.sin))
     m4 = radius**4 / 4 * 2 * np.pi / area
     qxx = np.mean(m4 * np.cos(angle) ** 2) - cx**2
@@ -147,7 +147,7 @@ def half_maximum_shape(image: NDArray[Any]) -> tuple[float, float, float]:
 def match_fwhm(
     profile: Callable[[float], Any], fwhm: float, scale: float
 ) -> tuple[float, tuple[float, float, float]]:
-    """Find the scale of a profile at which its image in the pixels has the FWHM asked for."""
+    """Find the scale at which the image of a profile in the pixels has the requested FWHM."""
     step = fwhm / 12
     square, last = scale**2, None
     for _ in range(25):
@@ -155,7 +155,7 @@ def match_fwhm(
         measured = (in_samples * step) ** 2
         if abs(measured / fwhm**2 - 1) < 3e-4:
             return math.sqrt(square), (in_samples * step, e1, e2)
-        # Pixel and trail add to the width about as squares do: a secant in squares.
+        # Widths of pixel and trail add about in quadrature, so the secant is in squares.
         slope = max(measured - 1, 0.1 * measured) / square
         if last is not None and (measured - last[1]) * (square - last[0]) > 0:
             slope = (measured - last[1]) / (square - last[0])
@@ -170,9 +170,10 @@ def match_fwhm(
 
 
 def centre_of(light: Any, fwhm: float) -> tuple[float, float]:
-    """Give the shift that brings the Gaussian-weighted centroid, which is what a star finder
-    measures, to the origin.
-    """  # noqa: D205
+    """Return the shift that moves the Gaussian-weighted centroid to the origin.
+
+    This is the centroid that a star finder measures.
+    """
     step = fwhm / 12
     image = draw(light, 97, step)
     offset = (np.arange(97) - 48) * step
@@ -185,7 +186,7 @@ def centre_of(light: Any, fwhm: float) -> tuple[float, float]:
             (wy @ image @ (wx * (offset - x))) / total,
             ((wy * (offset - y)) @ image @ wx) / total,
         )
-        # Twice: the window itself pulls the centroid half of the way back.
+        # Twice, because the window moves the centroid half of the way back.
         x, y = x + 2 * dx, y + 2 * dy
         if max(abs(dx), abs(dy)) < 1e-5:
             break

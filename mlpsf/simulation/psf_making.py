@@ -1,4 +1,4 @@
-"""The PSF of a simulated frame, made: fitted to its FWHM at every node, core and wings drawn."""
+"""Creation of the PSF of a simulated frame: scaling to its FWHM at every node, and drawing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mlpsf.simulation.psfs import Node, TruePSF
 
 __all__ = ["make_psf"]
 
-_NODES = 4  # nodes a side of the grid on which a varying PSF is known
-_SAMPLES_PER_FWHM = 6.0  # of the core's grid; the quintic spline then errs by under 1e-4
+_NODES = 4  # nodes per side of the grid of a varying PSF
+_SAMPLES_PER_FWHM = 6.0  # of the core's grid; the error of the quintic spline is then below 1e-4
 _CORE_RADIUS = 8.0  # in FWHM
 _MAX_WING_RADIUS = 700  # pixels
 
@@ -44,7 +44,7 @@ def make_psf(
     contrast: float,
     rng: np.random.Generator,
 ) -> TruePSF:
-    """Make the PSF of a frame; :func:`~mlpsf.simulation.simulate_frame` says what the words mean.
+    """Make the PSF of a frame; see :func:`~mlpsf.simulation.simulate_frame` for the parameters.
 
     Parameters
     ----------
@@ -53,9 +53,9 @@ def make_psf(
     kind, fwhm, beta, e1, e2, trail, trail_angle, variation, optics
         As ``psf``, ``fwhm``, ..., ``psf_variation`` and ``optics`` there.
     contrast : float
-        Light per pixel, as a share of a star's, down to which the wings are wanted.
+        Light per pixel, as a fraction of a star's, down to which the wings are drawn.
     rng : numpy.random.Generator
-        Draws how the PSF varies.
+        Generator for the variation of the PSF.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def make_psf(
     near = tabulated(galsim, base) if kind == "optical" else base
     smear = [galsim.Pixel(1.0)]
     if trail > 0:
-        # A trail has no width of its own; a box needs one, and 0.01 pixels is not seen.
+        # A trail has no width but a box needs one; 0.01 pixels has no visible effect.
         smear.append(galsim.Box(trail, 0.01).rotate(trail_angle * galsim.degrees))
 
     def profile(light: Any, scale: float, g1: float, g2: float) -> Any:
@@ -97,7 +97,7 @@ def make_psf(
     ]
     sums = [float(core.sum(dtype=float)) / oversampling**2 for core in cores]
     wing, share = _draw_wing(galsim, kind, wide[len(wide) // 2], beta, fwhm, contrast, core_radius)
-    # Wings are the same all over the frame; the cores are scaled so that all light is there.
+    # Wings are the same over the whole frame; cores are scaled to a total flux of one.
     middle = 1 - float(np.mean(sums)) if share else 0.0
     cores = [
         core * np.float32((1 - middle) / total) for core, total in zip(cores, sums, strict=True)
@@ -115,7 +115,7 @@ def make_psf(
 def _variation(
     fwhm: float, e1: float, e2: float, variation: float, rng: np.random.Generator
 ) -> list[tuple[float, float, float]]:
-    """Give FWHM and shear at every node: smooth quadratics over the frame."""
+    """Return FWHM and shear at every node: smooth quadratic functions over the frame."""
     if variation == 0:
         return [(fwhm, e1, e2)]
     v, u = np.mgrid[-1 : 1 : _NODES * 1j, -1 : 1 : _NODES * 1j]
@@ -130,7 +130,7 @@ def _variation(
 
 
 def _taper(offset: NDArray[np.float64], core_radius: float) -> NDArray[np.float64]:
-    """Fall smoothly from 1 to 0 over the outer quarter of the core."""
+    """Return a taper that falls smoothly from 1 to 0 over the outer quarter of the core."""
     t = np.clip((offset / core_radius - 0.75) / 0.25, 0, 1)
     return 1 - t * t * (3 - 2 * t)
 
@@ -144,11 +144,11 @@ def _draw_wing(
     contrast: float,
     core_radius: int,
 ) -> tuple[NDArray[np.float32], bool]:
-    """Draw what the core leaves out, whole pixels apart; empty where no star is bright enough."""
+    """Draw the wings outside the core on whole pixels; empty if no star is bright enough."""
     if kind == "gaussian":
         return np.empty((0, 0), np.float32), False
     r = np.geomspace(core_radius, _MAX_WING_RADIUS, 60)
-    # Trail and shear make wings longer one way; the margin below is for them.
+    # Trail and shear make the wings longer in one direction; hence the margin below.
     law = base_profile(galsim, kind if kind == "moffat" else "kolmogorov", beta, None)
     law = law.dilate(fwhm)
     level = np.array([law.xValue(float(q), 0.0) for q in r]) * (3 if kind == "optical" else 1)
@@ -164,7 +164,7 @@ def _draw_wing(
 def _envelope(
     core: NDArray[np.float32], oversampling: int, core_radius: int, wing: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Give the highest value of the PSF at any radius of that many pixels or more."""
+    """Return the highest value of the PSF at or beyond each radius in pixels."""
     length = max(core_radius + 2, len(wing) // 2 + 1)
     highest = np.zeros(length)
     for image, spacing in ((core, 1 / oversampling), (wing, 1.0)):

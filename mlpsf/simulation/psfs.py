@@ -1,10 +1,10 @@
-"""The light of a point source as the pixels see it: drawn, sampled, blended over the frame.
+"""The effective PSF of a simulated frame: drawing, sampling, and variation over the frame.
 
-Everything here is the *effective* PSF: the profile convolved with the square pixel, so that its
-value at an offset is the share of a star's light that a pixel centred there takes. It is kept on
-an oversampled grid as the coefficients of a quintic spline, which makes a star at any sub-pixel
-position a weighted sum of six rows and six columns, good to 1e-4 of the peak. Far out, where
-little changes within a pixel or over the frame, a second grid of whole pixels holds the wings.
+The *effective* PSF is the profile convolved with the square pixel. Its value at an offset is the
+fraction of a star's light in a pixel centred there. It is stored on an oversampled grid as the
+coefficients of a quintic spline. A star at any sub-pixel position is then a weighted sum of six
+rows and six columns, accurate to 1e-4 of the peak. The wings, which change little within a pixel or
+over the frame, are stored on a second grid of whole pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TAPS = np.arange(-2, 4)
 
 @dataclass(frozen=True)
 class Node:
-    """The core of the PSF at one place of the frame."""
+    """Core of the PSF at one position of the frame."""
 
     samples: NDArray[np.float32]
     coefficients: NDArray[np.float32]
@@ -39,16 +39,16 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class TruePSF:
-    """The PSF that a simulated frame was drawn with, pixel response included.
+    """The PSF with which a simulated frame was drawn, including the pixel response.
 
-    Between the nodes of a grid over the frame the PSF is interpolated linearly, and that is
-    no approximation to it but what it is: the stars were drawn so.
+    The PSF is interpolated linearly between the nodes of a grid over the frame. This is not an
+    approximation, because the stars were drawn with the interpolated PSF.
 
     Attributes
     ----------
     fwhm : float
-        FWHM in pixels at the centre of the frame: the diameter of the circle with the area inside
-        the contour at half maximum, which for an ellipse is the geometric mean of its axes.
+        FWHM in pixels at the centre of the frame: the diameter of the circle with the same area
+        as the contour at half maximum. For an ellipse, this is the geometric mean of its axes.
     e1, e2 : float
         Ellipticity of that contour at the centre of the frame, as the reduced shear
         (a - b) / (a + b) along x and along the diagonal (GalSim's g1 and g2).
@@ -72,18 +72,18 @@ class TruePSF:
 
     @property
     def peak(self) -> float:
-        """Share of a star's light in the pixel it is centred on, at the frame's centre."""
+        """Fraction of a star's light in the pixel that it is centred on, at the frame's centre."""
         ny, nx = self._frame_shape
         return float(self.stamp((nx - 1) / 2, (ny - 1) / 2, size=1)[0, 0])
 
     @property
     def oversampling(self) -> int:
-        """Samples per pixel of the grid that the core is kept on."""
+        """Samples per pixel of the grid of the core."""
         return self._oversampling
 
     @property
     def n_nodes(self) -> int:
-        """Number of places at which the PSF was drawn: 1, or a square."""
+        """Number of positions at which the PSF was drawn: 1, or a square number."""
         return len(self._nodes)
 
     @property
@@ -94,7 +94,7 @@ class TruePSF:
     def shape_at(
         self, x: ArrayLike, y: ArrayLike
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Give FWHM (pixels), e1 and e2 at places of the frame.
+        """Return FWHM (pixels), e1 and e2 at positions on the frame.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class TruePSF:
         Returns
         -------
         fwhm, e1, e2 : ndarray
-            Of the shape of `x` and `y`.
+            Arrays with the shape of `x` and `y`.
         """
         table = np.array([(n.fwhm, n.e1, n.e2) for n in self._nodes])
         x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
@@ -125,20 +125,21 @@ class TruePSF:
         Parameters
         ----------
         x, y : float
-            Where on the frame, in pixels, 0-based. Only which PSF it is depends on it, not how
-            the star falls on the pixels: `offset` is for that.
+            Position on the frame in pixels, 0-based. It determines only the PSF, not the
+            sub-pixel position of the star, which is set by `offset`.
         size : int
             Side of the stamp in (oversampled) pixels, odd.
         oversample : int
-            Samples per pixel. The pixel response is that of the frame's pixels all the same.
+            Samples per pixel. The pixel response is always that of the frame's pixels.
         offset : (float, float)
-            Where the star is, in frame pixels from the centre of the middle pixel, as (dx, dy).
+            Position (dx, dy) of the star relative to the centre of the middle pixel, in frame
+            pixels.
 
         Returns
         -------
         ndarray of float64, shape (size, size)
-            The PSF of a star of unit flux out to infinity, divided by ``oversample**2``: the sum
-            is the share of the light within the stamp, whatever the oversampling.
+            PSF of a star of unit flux out to infinity, divided by ``oversample**2``. The sum is
+            the fraction of the light within the stamp, for any oversampling.
         """
         if size < 1 or size % 2 == 0:
             raise InputError(f"size must be odd and positive. Got {size!r} instead.")
@@ -158,20 +159,20 @@ class TruePSF:
         return image / oversample**2
 
     def draw(self, x: float, y: float, radius: int) -> tuple[NDArray[np.float32], int, int]:
-        """Draw a star of unit flux where it falls on the frame's pixels.
+        """Draw a star of unit flux on the pixels of the frame.
 
         Parameters
         ----------
         x, y : float
-            Its centre.
+            Centre of the star.
         radius : int
-            Half the side of the stamp; cut down to `max_radius`.
+            Half-width of the stamp; limited to `max_radius`.
 
         Returns
         -------
         stamp : ndarray of float32, shape (2 * radius + 1, 2 * radius + 1)
         row, column : int
-            The frame pixel that its first pixel falls on.
+            Frame pixel of the stamp's first pixel.
         """
         radius = min(radius, self.max_radius)
         column, row = round(x), round(y)
@@ -189,37 +190,37 @@ class TruePSF:
         return image, row - radius, column - radius
 
     def radius_for(self, contrast: ArrayLike) -> NDArray[np.int64]:
-        """Give the radius beyond which a star of unit flux stays under a level.
+        """Return the radius beyond which a star of unit flux stays below a level.
 
         Parameters
         ----------
         contrast : array_like
-            Light per pixel, as a share of the star's.
+            Light per pixel, as a fraction of the star's.
 
         Returns
         -------
         ndarray of int
             Radius in pixels, at most `max_radius`.
         """
-        # The envelope only falls, so its mirror image is sorted.
+        # The envelope decreases, so its reverse is sorted.
         rank = np.searchsorted(self._envelope[::-1], np.asarray(contrast, float))
         radius = len(self._envelope) - rank + 1
         return np.clip(radius, 3, self.max_radius).astype(np.int64)
 
     def transform(self, size: int, node: int) -> NDArray[np.complex64]:
-        """Fourier transform of one node's PSF on a stamp, scaled to hold all of the light.
+        """Return the Fourier transform of one node's PSF on a stamp, scaled to unit flux.
 
         Parameters
         ----------
         size : int
             Side of the stamp in frame pixels.
         node : int
-            Which node.
+            Index of the node.
 
         Returns
         -------
         ndarray of complex64, shape (size * s, size * s // 2 + 1)
-            With s the oversampling, as ``numpy.fft.rfft2`` orders it.
+            s is the oversampling; the order is that of ``numpy.fft.rfft2``.
         """
         samples = self._nodes[node].samples
         side, middle = size * self._oversampling, len(samples) // 2
@@ -230,14 +231,14 @@ class TruePSF:
         return np.fft.rfft2(np.roll(stamp, (-half, -half), (0, 1))).astype(np.complex64)
 
     def blend(self, x: float, y: float) -> list[tuple[int, float]]:
-        """Give the nodes that make the PSF at one place, with their weights."""
+        """Return the nodes that make the PSF at one position, with their weights."""
         indices, weights = self._blend(np.asarray(x), np.asarray(y))
         return [(i, w) for i, w in zip(indices.tolist(), weights.tolist(), strict=True) if w]
 
     def _blend(
         self, x: NDArray[Any], y: NDArray[Any]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Give the four nodes around each place, and their weights."""
+        """Return the four nodes around each position, and their weights."""
         n = math.isqrt(len(self._nodes))
         if n == 1:
             return np.zeros((*x.shape, 1), np.int64), np.ones((*x.shape, 1))
@@ -255,7 +256,7 @@ class TruePSF:
 def _sample(
     grid: NDArray[np.float32], oversampling: int, dx: float, dy: float, radius: int
 ) -> NDArray[np.float32]:
-    """Evaluate the spline at every pixel of a stamp, all of which share one sub-pixel phase."""
+    """Evaluate the spline at every pixel of a stamp; all share one sub-pixel phase."""
     middle, s = len(grid) // 2, oversampling
 
     def taps(shift: float) -> tuple[int, NDArray[np.float32]]:

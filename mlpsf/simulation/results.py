@@ -1,4 +1,4 @@
-"""What a simulation gives: the exposure, its header, and the truth about it, in one file."""
+"""Result of a simulation: the exposure, its header and its truth, and their file."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class SimulatedFrame:
     Attributes
     ----------
     frame : Frame
-        The exposure, sky included, as a telescope's would be: nothing in it but its header tells
-        that it is simulated. Its mask is true only where there are no data.
+        The exposure, sky included, as from a telescope; only its header tells that it is
+        simulated. Its mask is true only where there are no data.
     truth : Table
-        A row an object: ``id``; ``x``, ``y``, the centre in pixels, 0-based, (0, 0) the centre of
-        the first pixel; ``flux``, ADU out to infinity; ``kind``, 'star' or 'galaxy';
-        ``half_light_radius``, pixels before the PSF, 0 for stars; ``pair_id``, shared by the two
-        stars of a deliberate pair, else -1; ``saturated``, whether a pixel within a FWHM is at
-        the saturation level; ``fwhm``, ``e1``, ``e2``, the effective PSF there.
+        One row per object: ``id``; ``x``, ``y``, the centre in pixels, 0-based, (0, 0) is the
+        centre of the first pixel; ``flux``, in ADU out to infinity; ``kind``, 'star' or 'galaxy';
+        ``half_light_radius``, in pixels before the PSF, 0 for stars; ``pair_id``, shared by the
+        two stars of an added pair, otherwise -1; ``saturated``, whether a pixel within a FWHM is
+        at the saturation level; ``fwhm``, ``e1``, ``e2``, of the effective PSF at the object.
     defects : ndarray of uint8, shape (ny, nx)
         :class:`Defect` bits.
     sky : ndarray of float32, shape (ny, nx)
-        The noiseless background in ADU, ghosts left out.
+        The noiseless background in ADU, without ghosts.
     psf : TruePSF
-        The PSF that the objects were drawn with. Brighter-fatter comes on top of it.
+        The PSF with which the objects were drawn, without the brighter-fatter effect.
     """
 
     frame: Frame
@@ -55,22 +55,22 @@ class SimulatedFrame:
     psf: TruePSF
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Write a FITS file, whole or not at all.
+        """Write a FITS file, completely or not at all.
 
-        The primary unit is the exposure, NaN where there are no data; the extensions are TRUTH
+        The primary HDU is the exposure, NaN where there are no data. The extensions are TRUTH
         (a table), DEFECTS and SKY.
 
         Parameters
         ----------
         path : path-like
-            Where to.
+            Path of the file.
         overwrite : bool
-            Whether to replace a file that is there.
+            Whether to replace an existing file.
 
         Raises
         ------
         OutputError
-            It cannot be written there, or is there and must not be replaced.
+            The file cannot be written, or exists and must not be replaced.
         """
         target = Path(path)
         if target.exists() and not overwrite:
@@ -95,7 +95,7 @@ class SimulatedFrame:
 
 
 def make_truth(stars: Table, galaxies: Table, psf: TruePSF, defects: NDArray[np.uint8]) -> Table:
-    """Put stars and galaxies into one table, with what is known only after drawing."""
+    """Combine stars and galaxies in one table, with the columns known only after drawing."""
     wanted = ["x", "y", "flux", "kind", "half_light_radius", "pair_id"]
     truth = vstack([stars[wanted], galaxies[wanted]], metadata_conflicts="silent")
     truth.add_column(np.arange(len(truth)), name="id", index=0)
@@ -111,7 +111,7 @@ def make_truth(stars: Table, galaxies: Table, psf: TruePSF, defects: NDArray[np.
 def make_header(
     given: Mapping[str, Any], saturation: float, centre: tuple[float, float]
 ) -> tuple[fits.Header, WCS]:
-    """Make the header, which says what made the frame, and its WCS."""
+    """Return the header, with the parameters of the simulation, and the WCS."""
     ny, nx = given["shape"]
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]

@@ -1,4 +1,4 @@
-"""Random telescopes, skies and fields, to train on more than one of each."""
+"""Random telescopes, skies and fields, for varied training frames."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def random_parameters(
     Returns
     -------
     dict
-        What :func:`~mlpsf.simulation.simulate_frame` takes, `shape` included, `seed` not.
+        Parameters of :func:`~mlpsf.simulation.simulate_frame`, with `shape` but without `seed`.
 
     Examples
     --------
@@ -45,15 +45,15 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _sometimes(rng: np.random.Generator, chance: float, value: float) -> float:
-    """Give the value with that chance, else 0; takes the same random numbers either way."""
+    """Return the value with the given probability, else 0; uses one random number either way."""
     return value if rng.random() < chance else 0.0
 
 
 def _psf(rng: np.random.Generator) -> dict[str, Any]:
-    """Seeing, optics and guiding."""
+    """Draw seeing, optics and guiding."""
     kind = str(rng.choice(["moffat", "kolmogorov", "gaussian", "optical"], p=[0.4, 0.2, 0.1, 0.3]))
     fwhm = _log_uniform(rng, 1.5, 12)
-    # Half of the telescopes are round to a few percent, some are as bad as 0.3.
+    # Half of the telescopes have an ellipticity of a few percent, some up to 0.3.
     e = min(rng.exponential(0.04), 0.3) if rng.random() < 0.7 else rng.uniform(0, 0.3)
     angle = rng.uniform(0, 2 * np.pi)
     trail = rng.uniform(0.2, 0.8) * fwhm
@@ -63,10 +63,10 @@ def _psf(rng: np.random.Generator) -> dict[str, Any]:
         "beta": float(rng.uniform(2, 5)),
         "e1": float(e * np.cos(angle)),
         "e2": float(e * np.sin(angle)),
-        # Pixel and trail must leave room for the seeing.
+        # Pixel and trail must be narrower than the FWHM.
         "trail": _sometimes(rng, 0.15, float(trail)) if fwhm > 2 else 0.0,
         "trail_angle": float(rng.uniform(0, 180)),
-        # A FWHM under 1.3 pixels, anywhere on the frame, would be that of the pixel.
+        # The FWHM must be at least 1.3 pixels everywhere, since the pixel has a width too.
         "psf_variation": _sometimes(
             rng, 0.6, min(float(rng.exponential(0.08)), 0.3, fwhm / 1.35 - 1)
         ),
@@ -86,7 +86,7 @@ def _psf(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _detector(rng: np.random.Generator) -> dict[str, Any]:
-    """Camera and sky."""
+    """Draw camera and sky."""
     gain = _log_uniform(rng, 0.5, 10)
     sky = _log_uniform(rng, 20, 5000)
     full_well = _log_uniform(rng, 4e4, 3e5)
@@ -108,7 +108,7 @@ def _detector(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _defects(rng: np.random.Generator, shape: tuple[int, int]) -> dict[str, Any]:
-    """Spoil pixels, in numbers that go with the area of the frame."""
+    """Draw numbers of defects, in proportion to the area of the frame."""
     area = shape[0] * shape[1] / 1024**2
     return {
         "cosmic_rays": int(rng.poisson(_sometimes(rng, 0.7, _log_uniform(rng, 2, 300)) * area)),
@@ -124,14 +124,14 @@ def _defects(rng: np.random.Generator, shape: tuple[int, int]) -> dict[str, Any]
 def _field(
     rng: np.random.Generator, shape: tuple[int, int], fwhm: float, pixel_scale: float
 ) -> dict[str, Any]:
-    """Stars from few to a globular cluster, galaxies from few to many."""
-    # Density counts in areas of FWHM**2: a frame is as crowded as its stars are wide.
+    """Draw the field: from few stars to a globular cluster, from few to many galaxies."""
+    # Density is per area of FWHM**2, since crowding depends on the width of the stars.
     beams = shape[0] * shape[1] / fwhm**2
     few = 40 * math.sqrt(shape[0] * shape[1] / 1024**2)
     n_stars = int(np.clip(_log_uniform(rng, 5e-4, 2e-2) * beams, few, 6000))
     n_galaxies = int(min(_log_uniform(rng, 2e-5, 1e-2) * beams, 3000))
-    # Galaxies that a frame can see are larger, in arcseconds, where its pixels are large: such
-    # frames are shallow. But never so small that all are points.
+    # Frames with large pixels are shallow, so their visible galaxies are larger in arcseconds. The
+    # lower limit keeps galaxies from being points.
     radius = max(0.35 * max(pixel_scale / 0.17, 1) ** 0.3 / pixel_scale, 0.25 * fwhm)
     return {
         "n_stars": n_stars,

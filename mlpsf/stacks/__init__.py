@@ -1,5 +1,5 @@
-"""Arrays of cutouts: their pixel values, their moments, the PSF that they share, fits of it.
+"""Arrays of cutouts: pixel values, moments, the common PSF and fits of it.
 
-Comes in: arrays of shape (n, size, size). Goes out: arrays with a row a cutout, an `EffectivePSF`.
-May import: the ground (`mlpsf.errors`). Knows no frame and no file.
+Input: arrays of shape (n, size, size). Output: arrays with one row per cutout, an `EffectivePSF`.
+Imports only base modules (`mlpsf.errors`). Does not use frames or files.
 """

@@ -1,9 +1,9 @@
-"""The effective PSF: what fraction of a star's light falls into a pixel at any offset from it.
+"""The effective PSF: the fraction of a star's light in a pixel at any offset from the star.
 
-The pixel's response is part of it, so evaluating it at pixel centres gives a star's image without
-any integration (Anderson & King 2000, PASP 112, 1360). It is held on a grid of ten points a pixel
-with its first and second derivatives; a star anywhere is then one look-up of the nearest grid
-points and a Taylor step of at most 0.05 pixel, the same arithmetic for all stars at once.
+It includes the pixel response, so evaluating it at pixel centres gives a star's image without
+integration (Anderson & King 2000, PASP 112, 1360). It is stored on a grid of ten points per pixel
+with its first and second derivatives. A star is drawn by looking up the nearest grid points and a
+Taylor step of at most 0.05 pixel, for all stars at once.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from mlpsf.errors import InputError, PSFError
 __all__ = ["OVERSAMPLING", "EffectivePSF", "stack_stars"]
 
 OVERSAMPLING = 10
-"""Grid points a pixel, TRIPPy's own."""
+"""Grid points per pixel, as in TRIPPy."""
 
 
 class EffectivePSF:
-    """An effective PSF on a grid of ten points a pixel.
+    """An effective PSF on a grid of ten points per pixel.
 
     Parameters
     ----------
     grid : ndarray, shape (10 * 2 * half + 1,) * 2
-        ``grid[c + 10 * j, c + 10 * i]``, c the centre index, is the fraction of the light in the
-        pixel whose centre lies i columns and j rows from the star.
+        ``grid[c + 10 * j, c + 10 * i]``, with c the centre index, is the fraction of the light in
+        the pixel whose centre is i columns and j rows from the star.
 
     Attributes
     ----------
     grid : ndarray of float64
         Read-only.
     half : int
-        The PSF reaches this many pixels to each side, and is 0 beyond.
+        The PSF extends this many pixels to each side and is 0 beyond.
     """
 
     def __init__(self, grid: NDArray[np.floating]) -> None:
@@ -55,7 +55,7 @@ class EffectivePSF:
 
     @cached_property
     def _padded(self) -> NDArray[np.float32]:
-        """The grid, its slopes and curvatures a pixel, with an empty rim; shape (6, m, m)."""
+        """Return the grid, its slopes and curvatures per pixel, padded by 0; shape (6, m, m)."""
         rim = _RIM * OVERSAMPLING
         step = np.float32(1.0 / OVERSAMPLING)
         p = np.pad(self.grid.astype(np.float32), rim)
@@ -72,7 +72,7 @@ class EffectivePSF:
         ----------
         dx, dy : ndarray, shape (n,)
             Offset of each star from the centre of the stamp's centre pixel, in pixels, at most
-            4 either way.
+            4 in either direction.
         size : int
             Side of the stamps, odd.
 
@@ -95,9 +95,9 @@ class EffectivePSF:
     def stamps_and_gradients(
         self, dx: NDArray[np.floating], dy: NDArray[np.floating], size: int
     ) -> NDArray[np.float32]:
-        """Draw stars of flux 1 and the derivatives of their pixels by dx and by dy.
+        """Draw stars of flux 1 and the derivatives of their pixels with respect to dx and dy.
 
-        Parameters and shapes are those of `stamps`; returns shape (3, n, size, size).
+        Parameters are those of `stamps`. Returns an array of shape (3, n, size, size).
         """
         return self._evaluate(dx, dy, size, gradients=True)
 
@@ -111,7 +111,7 @@ class EffectivePSF:
     ) -> NDArray[np.float32]:
         dx, dy = np.asarray(dx, dtype=np.float64), np.asarray(dy, dtype=np.float64)
         half = size // 2
-        inner = min(half, self.half + _MAX_SHIFT)  # beyond, there is nothing to draw
+        inner = min(half, self.half + _MAX_SHIFT)  # the PSF is 0 beyond
         kx, ky = np.rint(-dx * OVERSAMPLING), np.rint(-dy * OVERSAMPLING)
         tx = (-dx - kx / OVERSAMPLING).astype(np.float32)[:, None, None]
         ty = (-dy - ky / OVERSAMPLING).astype(np.float32)[:, None, None]
@@ -134,9 +134,9 @@ class EffectivePSF:
 
     @classmethod
     def from_table(cls, full: NDArray[np.floating]) -> EffectivePSF:
-        """Make it from TRIPPy's full PSF, light on tenths of pixels, shape (10 * size,) * 2.
+        """Create from TRIPPy's full PSF: light on tenths of pixels, shape (10 * size,) * 2.
 
-        Its sum becomes 1.
+        The sum is normalised to 1.
         """
         full = np.asarray(full, dtype=np.float64)
         light = np.cumsum(np.cumsum(np.pad(full / full.sum(), ((1, 0), (1, 0))), 0), 1)
@@ -145,36 +145,36 @@ class EffectivePSF:
         return cls(box)
 
     def to_table(self, n_iter: int = 6) -> NDArray[np.float64]:
-        """Return light on tenths of pixels, shape (10 * (2 * half + 1),) * 2, as TRIPPy holds it.
+        """Return light on tenths of pixels, shape (10 * (2 * half + 1),) * 2, as in TRIPPy.
 
-        The pixel is taken out again by Van Cittert's iteration, so that
-        ``from_table(to_table())`` gives the PSF back.
+        The pixel response is removed by Van Cittert's iteration, so that
+        ``from_table(to_table())`` returns the same PSF.
         """
         wanted = np.pad(self.grid, OVERSAMPLING // 2)
-        # The grid's points lie on the edges of the tenths: half a tenth to either side.
+        # Grid points are on the edges of the tenths of pixels, not at their centres.
         light = _between(wanted)
         for _ in range(n_iter):
             light = light + _between(wanted - _box(light))
         return np.asarray(light / light.sum())
 
 
-_MAX_SHIFT = 4  # pixels that a star may lie off the stamp's centre
-_IN_CACHE = 100_000  # values at work at once
-_RIM = 2 * _MAX_SHIFT + 1  # a stamp wide enough for a shifted star, shifted once more
+_MAX_SHIFT = 4  # pixels, largest offset of a star from the stamp's centre
+_IN_CACHE = 100_000  # values processed at once
+_RIM = 2 * _MAX_SHIFT + 1  # padding: twice the largest offset and one pixel
 
 
 def _between(grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of four neighbouring grid points: shape (m - 1, m - 1)."""
+    """Return the mean of four neighbouring grid points, shape (m - 1, m - 1)."""
     return 0.25 * (grid[1:, 1:] + grid[:-1, 1:] + grid[1:, :-1] + grid[:-1, :-1])
 
 
 def _box(light: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average over a pixel around every edge of tenths: shape (m + 1, m + 1)."""
+    """Average over a pixel around each edge of the tenths, shape (m + 1, m + 1)."""
     from scipy.ndimage import uniform_filter1d
 
     out = np.pad(light, ((0, 1), (0, 1)))
     for axis in (0, 1):
-        # An even window of scipy reaches one more to the left: centred on an edge, as wanted.
+        # SciPy extends an even window by one more to the left, which centres it on an edge.
         out = uniform_filter1d(out, OVERSAMPLING, axis=axis, mode="constant")
     return out
 
@@ -189,11 +189,11 @@ def stack_stars(
     n_iter: int = 3,
     clip: float = 3.0,
 ) -> EffectivePSF:
-    """Make an effective PSF from stars.
+    """Build an effective PSF from stars.
 
-    Each star, divided by its flux, is interpolated onto the grid around its own centre; the
-    clipped mean of all is the PSF. Interpolation blurs, so what the PSF leaves of the stars
-    when it is subtracted is stacked in the same way and added, `n_iter` times in all.
+    Each star is divided by its flux and interpolated onto the grid around its centre. The PSF is
+    the clipped mean of all stars. Interpolation blurs, so the residuals after subtracting the PSF
+    are stacked in the same way and added; there are `n_iter` rounds in all.
 
     Parameters
     ----------
@@ -202,24 +202,24 @@ def stack_stars(
     dx, dy : ndarray, shape (n,)
         Offset of each star from the centre of its centre pixel.
     flux : ndarray, shape (n,)
-        Flux of each star, positive; its weight grows with it, ever less beyond four times the
-        median.
+        Flux of each star, positive. The weight of a star grows with its flux, more slowly beyond
+        four times the median.
     half : int
-        How far the PSF is to reach, in pixels.
+        Half-width of the PSF in pixels.
     n_iter : int
-        Rounds of stacking.
+        Number of rounds of stacking.
     clip : float
-        Points further than this many standard deviations from the stars' median are left out.
+        Values more than this many standard deviations from the stars' median are left out.
 
     Returns
     -------
     EffectivePSF
-        Normalised to a sum of 1 over pixels.
+        Normalised to a sum of 1 over its pixels.
 
     Raises
     ------
     PSFError
-        There is no star, or no light in them.
+        If there are no stars, or no light in them.
     """
     if len(cutouts) == 0:
         raise PSFError("No star to make a PSF of.")
@@ -228,7 +228,7 @@ def stack_stars(
     normalised = (cutouts / flux[:, None, None]).astype(np.float32)
     grid = np.zeros((2 * half * OVERSAMPLING + 1,) * 2)
     wx, wy = _to_grid(dx, half, size), _to_grid(dy, half, size)
-    # A transposed view would keep numpy from handing the product to BLAS.
+    # With a transposed view NumPy would not use BLAS for the product.
     wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
     for _ in range(n_iter):
         residual = normalised - EffectivePSF(grid).stamps(dx, dy, size)
@@ -247,7 +247,7 @@ def stack_stars(
 
 
 def _to_grid(shift: NDArray[np.floating], half: int, size: int) -> NDArray[np.float32]:
-    """Cubic-convolution weights of a cutout's pixels in each grid point, (n, points, size)."""
+    """Return cubic-convolution weights of pixels for each grid point, (n, points, size)."""
     points = np.arange(-half * OVERSAMPLING, half * OVERSAMPLING + 1) / OVERSAMPLING
     u = np.abs(np.arange(size) - size // 2 - (shift[:, None] + points)[:, :, None])
     near, far = u < 1, (u >= 1) & (u < 2)
@@ -262,15 +262,15 @@ def _clipped_mean(
     flux: NDArray[np.floating],
     clip: float,
 ) -> NDArray[np.float64]:
-    """Weighted mean over stars of each grid point, outliers and lost points left out."""
-    # One star far brighter than the rest must not be the whole PSF: it knows one phase only.
+    """Return the weighted mean over stars of each grid point, without outliers and NaN."""
+    # A single very bright star must not dominate the PSF: it samples only one sub-pixel phase.
     share = (flux / (flux + 4 * np.median(flux))).astype(np.float32)
     n, ny, nx = stars.shape
     mean = np.empty((ny, nx))
     step = max(_IN_CACHE // (n * nx), 1)
     for start in range(0, ny, step):
         part = slice(start, start + step)
-        # Points by stars: what is sorted and added up lies together in memory.
+        # Shape (points, stars), so that the values to sort and sum are contiguous in memory.
         values = np.ascontiguousarray(stars[:, part].reshape(n, -1).T)
         keep = ~lost[:, part].reshape(n, -1).T
         if n >= 4:
@@ -284,7 +284,7 @@ def _clipped_mean(
 
 
 def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Median of each row: sorting short rows is several times faster than np.median."""
+    """Return the median of each row. Sorting short rows is much faster than np.median."""
     ordered = np.sort(values, axis=1)
     n = values.shape[1]
     middle: NDArray[np.float32] = np.float32(0.5) * (ordered[:, (n - 1) // 2] + ordered[:, n // 2])

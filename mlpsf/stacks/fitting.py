@@ -1,4 +1,4 @@
-"""PSF fits to many cutouts at once, and the residual figures of the classical method."""
+"""Fit a PSF to many cutouts at once and compute the residual figures of the classical method."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mlpsf.stacks.effective import EffectivePSF
 __all__ = ["FIT_HALF_WIDTH", "PSFFit", "fit_psf", "residual_figures", "subtract_fit"]
 
 FIT_HALF_WIDTH = 7
-"""Half-width in pixels of the window of the fit, as in the ML-PSF study."""
+"""Half-width of the fit window in pixels, as in the ML-PSF study."""
 
-_MAX_OFFSET = 3.0  # a fit that leaves its source by more has failed
+_MAX_OFFSET = 3.0  # pixels; a fit that moves further from its source has failed
 
 
 class PSFFit(NamedTuple):
     """Offsets from the cutouts' centres (pixels) and fluxes of n fits, arrays of shape (n,).
 
-    `ok` is False where the fit ran off, found no light, or had too few pixels; the values there
-    are those of the last step that made sense.
+    `ok` is False where the fit diverged, found no light or had too few pixels. The values there
+    are those of the last valid step.
     """
 
     dx: NDArray[np.float64]
@@ -40,10 +40,10 @@ def fit_psf(
     n_iter: int = 20,
     tolerance: float = 1e-4,
 ) -> PSFFit:
-    """Fit position and flux of a PSF to every cutout: least squares, all pixels of one weight.
+    """Fit position and flux of a PSF to each cutout by least squares with equal pixel weights.
 
-    Damped Gauss-Newton (Levenberg 1944), one 3 x 3 system a source, all sources at once; those
-    that have converged leave the loop.
+    Damped Gauss-Newton (Levenberg 1944) with a 3 x 3 system per source. All sources are fitted at
+    once; converged ones leave the loop.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ def fit_psf(
         Sky-subtracted; NaN marks pixels without data.
     psf : EffectivePSF
     dx, dy : ndarray of shape (n,), optional
-        Where to start, in pixels from the centre; 0 unless given.
+        Initial offsets from the centre in pixels; 0 by default.
     half_width : int
         The window is ``2 * half_width + 1`` pixels wide.
     n_iter : int
-        At most so many steps.
+        Maximum number of steps.
     tolerance : float
-        A source is done when it moves by less than this many pixels.
+        A source has converged when it moves by less than this many pixels.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def fit_psf(
         basis = model.reshape(3, len(todo), -1).swapaxes(0, 1)  # (n, 3, pixels)
         normal = (basis @ basis.swapaxes(1, 2)).astype(np.float64)
         target = (basis @ data[todo].reshape(len(todo), -1, 1)).astype(np.float64)[:, :, 0]
-        # Variable projection: the flux is that of the present position; the step of position
+        # Variable projection: the flux is solved for at the current position. The position step
         # then comes from the 3 x 3 system in (flux, flux * shift x, flux * shift y).
         flux[todo] = target[:, 0] / np.maximum(normal[:, 0, 0], 1e-30)
         normal[:, (1, 2), (1, 2)] *= 1.0 + 1e-3
@@ -114,7 +114,7 @@ def fit_psf(
 def subtract_fit(
     cutouts: NDArray[np.floating], psf: EffectivePSF, fit: PSFFit
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the residual and the model of each fit, both of the cutouts' shape.
+    """Return the residual and the model of each fit, both in the shape of the cutouts.
 
     NaN pixels stay NaN in the residual.
     """
@@ -126,13 +126,13 @@ def subtract_fit(
 def residual_figures(
     cutouts: NDArray[np.floating], residual: NDArray[np.floating], model: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the two figures by which the ML-PSF study judges a source.
+    """Compute the two residual figures with which the ML-PSF study judges a source.
 
     Parameters
     ----------
     cutouts, residual, model : ndarray, shape (n, size, size)
-        Sky-subtracted pixels, what the fit leaves of them, and what it took away. NaN marks
-        pixels without data.
+        Sky-subtracted pixels, residuals of the fit, and the fitted model. NaN marks pixels
+        without data.
 
     Returns
     -------
@@ -140,8 +140,8 @@ def residual_figures(
         `variance`: the weighted mean square of (residual - its mean) with weights
         ``1 / (|model| + 1)``, times the number of pixels, over the model's flux. `peak`: the
         second-highest absolute residual over the highest of the central 3 x 3 pixels. Both are
-        inf where there is no light, no pixel to judge, or a peak twice as high as the model's (a
-        hot pixel or cosmic ray, no star).
+        inf where there is no light, no valid pixel, or a peak twice as high as the model's (a hot
+        pixel or cosmic ray, not a star).
     """
     n, size = residual.shape[0], residual.shape[-1]
     flat = residual.reshape(n, -1)
@@ -159,7 +159,7 @@ def residual_figures(
     top = core.reshape(n, -1).max(axis=1).astype(np.float64)
     second = np.partition(np.abs(values), -2, axis=1)[:, -2].astype(np.float64)
     good = (flux > 0) & (top > 0) & np.isfinite(top) & (count > 1)
-    # The second-highest pixel forgives one hot pixel; not when the source is nothing else.
+    # The second-highest residual tolerates one hot pixel, but not a source that is only that.
     explained = model[:, c - 1 : c + 2, c - 1 : c + 2].reshape(n, -1).max(axis=1)
     good &= explained > 0.5 * top
     variance = np.where(good, mean_square * count / np.where(good, flux, 1.0), np.inf)

@@ -1,10 +1,10 @@
-"""Size, shape and centre of many sources at once, by Gaussian-weighted moments.
+"""Size, shape and centre of many sources at once, from Gaussian-weighted moments.
 
-The weight is a round Gaussian matched to each source, so it factors into a row and a column
-vector and all moments of all cutouts are two batched matrix products. The bias that the weight
-puts on the moments is taken out exactly for a Gaussian source: if ``M`` is the weighted second
-moment matrix and ``W`` that of the weight, the source's own is ``(M^-1 - W^-1)^-1``
-(Bernstein & Jarvis 2002, AJ 123, 583, section 3, for the adaptive-moment idea).
+The weight is a round Gaussian matched to each source. It factors into a row and a column vector,
+so all moments of all cutouts are two batched matrix products. The bias of the weight is corrected,
+exactly for a Gaussian source: if ``M`` is the weighted second moment matrix and ``W`` that of the
+weight, the matrix of the source is ``(M^-1 - W^-1)^-1`` (Bernstein & Jarvis 2002, AJ 123, 583,
+section 3, for the adaptive-moment idea).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 __all__ = ["FWHM_PER_SIGMA", "Moments", "gaussian_moments"]
 
 FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
-"""FWHM of a Gaussian over its standard deviation, 2.3548."""
+"""Ratio of FWHM to standard deviation of a Gaussian, 2.3548."""
 
-_MIN_SIGMA = 0.45  # pixels; nothing that has passed through optics is narrower
+_MIN_SIGMA = 0.45  # pixels; no image formed by the optics is narrower
 _MIN_WEIGHT = 1.2  # pixels; a narrower weight is itself undersampled and aliases
 
 
 class Moments(NamedTuple):
     """Moments of n sources, each an array of shape (n,), lengths in pixels.
 
-    `fwhm` is that of the Gaussian with the source's ``det(C)``; `e1` and `e2` are
-    ``(Cxx - Cyy) / (Cxx + Cyy)`` and ``2 Cxy / (Cxx + Cyy)``; `flux` is that of the matched
-    Gaussian; `ok` is False where the iteration found no source (the other values are NaN there).
+    `fwhm` is that of the Gaussian with the source's ``det(C)``. `e1` and `e2` are
+    ``(Cxx - Cyy) / (Cxx + Cyy)`` and ``2 Cxy / (Cxx + Cyy)``. `flux` is that of the matched
+    Gaussian. `ok` is False where the iteration found no source; the other values are then NaN.
     """
 
     dx: NDArray[np.float64]
@@ -41,7 +41,7 @@ class Moments(NamedTuple):
 
     @property
     def ellipticity(self) -> NDArray[np.float64]:
-        """``1 - b / a`` of each source, shape (n,)."""
+        """Return ``1 - b / a`` of each source, shape (n,)."""
         e = np.minimum(np.hypot(self.e1, self.e2), 0.999)
         return 1.0 - np.sqrt((1.0 - e) / (1.0 + e))
 
@@ -59,13 +59,13 @@ def gaussian_moments(
     Parameters
     ----------
     cutouts : ndarray, shape (n, size, size)
-        Background-subtracted pixels, source near the centre; NaN counts as no light.
+        Background-subtracted pixels, source near the centre; NaN counts as 0.
     fwhm : float or ndarray of shape (n,)
-        First guess, in pixels.
+        Initial FWHM in pixels.
     n_iter : int
-        At most so many rounds of matching the weight.
+        Maximum number of iterations of matching the weight.
     tolerance : float
-        A source is done when its width changes by less than this fraction.
+        A source has converged when its width changes by less than this fraction.
     recentre : bool
         Whether the weight follows the centroid.
 
@@ -111,10 +111,10 @@ def gaussian_moments(
         det_m = mxx * myy - mxy**2
         good &= (det_m > 0) & (mxx > 0)
         det_m = np.where(good, det_m, 1.0)
-        # Undo the weight: inverse matrices subtract.
+        # Remove the weight: subtract the inverse matrices.
         ixx, iyy, ixy = myy / det_m - 1 / s**2, mxx / det_m - 1 / s**2, -mxy / det_m
         det_i = ixx * iyy - ixy**2
-        # A source wider than its weight resolves may go negative in one round: widen and retry.
+        # The result can be negative if the weight is too narrow: widen it and retry.
         wide = good & ((det_i <= 0) | (ixx <= 0))
         det_i = np.where(wide | ~good, 1.0, det_i)
         det_c = np.where(wide, (1.5 * s) ** 4, 1.0 / det_i)
@@ -122,7 +122,7 @@ def gaussian_moments(
         trace = np.where(ixx + iyy > 0, ixx + iyy, 1.0)
         e1[todo] = np.where(wide, 0.0, (iyy - ixx) / trace)
         e2[todo] = np.where(wide, 0.0, -2.0 * ixy / trace)
-        # The weight holds the centroid back: a Gaussian's true shift is (1 + C / W) times as far.
+        # The weight reduces the centroid's shift by a factor of 1 + C / W for a Gaussian.
         if recentre:
             step = 1.0 + new**2 / s**2
             dx[todo] = np.clip(dx[todo] + np.clip(step * cx, -1, 1), -half / 2, half / 2)

@@ -1,4 +1,4 @@
-"""The values of a cutout's pixels: their sky, their noise, and what a network is shown of them."""
+"""Pixel values of cutouts: sky, noise, and scaling for a network."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mlpsf.errors import InputError
 __all__ = ["SOFTENING", "as_cutouts", "row_quantiles", "scaled", "sky_and_noise", "stretched"]
 
 SOFTENING = 0.003
-"""Fraction of the peak at which the stretch turns from linear to logarithmic."""
+"""Fraction of the peak at which the stretch changes from linear to logarithmic."""
 
 
 def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
-    """View (n, size * size) as (n, size, size); 3-D input is returned as it is.
+    """View (n, size * size) as (n, size, size); 3-D input is returned unchanged.
 
     Raises
     ------
     InputError
-        The rows are no squares.
+        If the rows are not square cutouts.
 
     Examples
     --------
@@ -56,9 +56,9 @@ def sky_and_noise(
     Returns
     -------
     sky, noise : ndarray of float32, shape (n,)
-        Median, and 1.4826 times the median absolute deviation, of the outermost tenth (2 pixels
-        at least), each after pixels over 3 such deviations above the median are left out. Where a
-        border has no pixel at all, both are 0.
+        Median, and 1.4826 times the median absolute deviation, of the outermost tenth (at least
+        2 pixels), after rejecting pixels more than 3 such deviations above the median. Both are 0
+        if the border has no valid pixel.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def sky_and_noise(
     rim = max(2, size // 10)
     border = np.ones((size, size), dtype=bool)
     border[rim:-rim, rim:-rim] = False
-    # Half of a large border is plenty for a median and takes half the time.
+    # Half of the pixels of a large border suffice for a median and take half the time.
     picks = np.flatnonzero(border.ravel())[:: 1 if size < 60 else 3]
     values = cutouts.reshape(len(cutouts), size * size)[:, picks].astype(np.float32)
     values[~np.isfinite(values)] = np.nan
@@ -84,20 +84,20 @@ def sky_and_noise(
 def _median_and_mad(
     values: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Row-wise median and scaled MAD of values with NaN, 0 for rows without any value."""
+    """Return row-wise median and scaled MAD, ignoring NaN; 0 for rows without a value."""
     (sky,) = row_quantiles(values, 0.5)
     (deviation,) = row_quantiles(np.abs(values - sky[:, None]), 0.5)
     return sky, np.float32(1.4826) * deviation
 
 
 def row_quantiles(values: NDArray[np.float32], *shares: float) -> list[NDArray[np.float32]]:
-    """Quantiles of each row, NaN left out, all at once; 0 for a row without any value.
+    """Return quantiles of each row, ignoring NaN; 0 for rows without a value.
 
     Parameters
     ----------
     values : ndarray of float32, shape (n, m)
     shares : float
-        0.5 is the median.
+        Quantiles, from 0 to 1; 0.5 is the median.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def row_quantiles(values: NDArray[np.float32], *shares: float) -> list[NDArray[n
     >>> [q.tolist() for q in row_quantiles(np.array([[3.0, 1.0, 2.0, np.nan]]), 0.5, 1.0)]
     [[2.0], [3.0]]
     """
-    ordered = np.sort(values, axis=1)  # NaN goes last
+    ordered = np.sort(values, axis=1)  # NaN sorts last
     count = np.isfinite(values).sum(axis=1)
     last = np.maximum(count - 1, 0)
     rows = np.arange(len(values))
@@ -127,9 +127,9 @@ def stretched(cutouts: NDArray[np.float32], softening: float) -> NDArray[np.floa
     Parameters
     ----------
     cutouts : ndarray of float32, shape (n, size, size)
-        NaN marks pixels without data, and does so in what is returned.
+        NaN marks pixels without data, also in the output.
     softening : float
-        Fraction of the peak at which the stretch turns from linear to logarithmic.
+        Fraction of the peak at which the stretch changes from linear to logarithmic.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def stretched(cutouts: NDArray[np.float32], softening: float) -> NDArray[np.floa
     c = cutouts.shape[-1] // 2
     core = np.nan_to_num(out[:, c - 1 : c + 2, c - 1 : c + 2], nan=-np.inf)
     peak = core.reshape(len(out), -1).max(axis=1)
-    # Without a peak above the noise there is no star to scale by.
+    # A cutout without a peak above the noise has no star to scale by.
     peak = np.where(np.isfinite(peak) & (peak > noise), peak, np.maximum(noise, 1e-20))
     out /= (peak * np.float32(softening))[:, None, None]
     np.arcsinh(out, out=out)
@@ -156,7 +156,7 @@ def scaled(
     mean: float = 0.0,
     scale: float = 1.0,
 ) -> NDArray[np.float32]:
-    """Scale pixel values as `mlpsf.CutoutScaler` with these parameters does; NaN becomes 0."""
+    """Scale pixel values like `mlpsf.CutoutScaler` with these parameters; NaN becomes 0."""
     if method == "standard":
         out = (cutouts - np.float32(mean)) / np.float32(scale)
     elif method == "star":

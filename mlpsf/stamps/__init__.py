@@ -1,6 +1,5 @@
-"""Stamps: what a selector is shown of each source, the same for every telescope.
+"""Stamps: images of the sources that look alike for every telescope, as input of a selector.
 
-Comes in: a `Frame` and its sources. Goes out: stamps in which the PSF of the frame has been
-replaced by a standard star. May import: the ground, `mlpsf.stacks`, `mlpsf.frames` and
-`mlpsf.detection`.
+Input: a `Frame` and its sources. Output: stamps in which the PSF of the frame has been replaced by
+a standard star. Imports only base modules, `mlpsf.stacks`, `mlpsf.frames` and `mlpsf.detection`.
 """

@@ -1,4 +1,4 @@
-"""The image that a frame's bright stars share, and how it changes over the frame."""
+"""Find the common image of a frame's bright stars and its variation over the frame."""
 
 from __future__ import annotations
 
@@ -20,36 +20,35 @@ from mlpsf.stacks.values import sky_and_noise
 __all__ = ["FEWEST", "FITTED", "CommonStar", "brightest", "common_star"]
 
 FEWEST = 3
-"""With fewer stars alike there is no common star."""
+"""Minimum number of similar stars for a common star."""
 
 FITTED = 1.25
-"""Half width in FWHM of the window in which the star is fitted to a source."""
+"""Half-width in FWHM of the window in which the star is fitted to a source."""
 
-_BRIGHTEST = 400  # among so many the common star is looked for
-_STACKED = 30  # more stars in the stack cost time and change little
-_FOLLOWED = 120  # stars to which changes over the frame are fitted
-_ALIKE = (0.08, 0.10)  # most that stars of one place differ in size (relative) and ellipticity
-_POWERS = ((10, 3), (25, 6))  # from so many stars on, so many powers of place
+_BRIGHTEST = 400  # brightest sources among which the common star is searched
+_STACKED = 30  # stars in the stack; more cost time and change little
+_FOLLOWED = 120  # stars to which the variation over the frame is fitted
+_ALIKE = (0.08, 0.10)  # largest difference of nearby stars in size (relative) and ellipticity
+_POWERS = ((10, 3), (25, 6))  # (minimum number of stars, number of polynomial terms)
 
 
 @dataclass(frozen=True, eq=False)
 class CommonStar:
-    """The image that the bright stars of a frame share, and how it changes over the frame.
+    """The common image of the bright stars of a frame, and its variation over the frame.
 
     Attributes
     ----------
     psf : EffectivePSF
-        Of sum 1, on the pixels of stamps.
+        Normalised to a sum of 1, on the pixels of stamps.
     trend : ndarray, shape (k, 3)
-        How much wider, more elongated along x, and along the diagonal, the star is, as a
-        polynomial in place.
+        Coefficients of a polynomial in position for the change of width, elongation along x, and
+        elongation along the diagonal.
     centre, reach : ndarray, shape (2,)
-        Place is ``((x, y) - centre) / reach``.
+        The polynomial is in ``((x, y) - centre) / reach``.
     most : ndarray, shape (3,)
-        Largest of those changes either way among the stars that they were fitted to.
+        Largest absolute value of each change among the fitted stars.
     fwhm : float
-        Of the star in pixels of what it was found on: `REFERENCE_FWHM` for stamps, less for the
-        frame's own pixels.
+        FWHM of the star in pixels: `REFERENCE_FWHM` on stamps, less on the frame's pixels.
     """
 
     psf: EffectivePSF
@@ -67,16 +66,16 @@ class CommonStar:
         y: ArrayLike,
         size: int,
     ) -> NDArray[np.float32]:
-        """Draw stars of flux 1 as they are at places of the frame.
+        """Draw stars of flux 1 as they are at given positions of the frame.
 
         Parameters
         ----------
         dx, dy : ndarray, shape (n,)
-            Offset of each from the centre of its stamp, in pixels.
+            Offset of each star from the centre of its stamp, in pixels.
         x, y : array_like, shape (n,)
-            Where they are, in pixels of the frame.
+            Positions in pixels of the frame.
         size : int
-            Side of the stamps.
+            Side of the stamps in pixels.
 
         Returns
         -------
@@ -90,13 +89,13 @@ class CommonStar:
         return drawn
 
     def change(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
-        """Return how the star at each place differs from the common one, shape (n, 3)."""
+        """Return how the star at each position differs from the common one, shape (n, 3)."""
         place = (np.column_stack([x, y]) - self.centre) / self.reach
         return np.clip(_powers(place, len(self.trend)) @ self.trend, -self.most, self.most)
 
 
 def _powers(place: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Give the first `count` of 1, x, y, x2, xy, y2 at each place, shape (n, count)."""
+    """Return the first `count` of 1, x, y, x2, xy, y2 at each position, shape (n, count)."""
     x, y = place.T
     return np.column_stack([np.ones_like(x), x, y, x * x, x * y, y * y])[:, :count]
 
@@ -104,7 +103,7 @@ def _powers(place: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 def _shape_modes(
     psf: EffectivePSF, dx: NDArray[np.float64], dy: NDArray[np.float64], size: int
 ) -> NDArray[np.float32]:
-    """Draw a star, its slopes, and what a wider and an elongated one would add, (6, n, ...)."""
+    """Draw a star, its slopes, and its changes if wider or elongated, (6, n, ...)."""
     point, gx, gy = psf.stamps_and_gradients(dx, dy, size)
     u = (np.arange(size) - size // 2).astype(np.float32)
     rx = u - dx.astype(np.float32)[:, None, None]
@@ -121,30 +120,31 @@ def common_star(
     y: ArrayLike | None = None,
     fwhm: float = REFERENCE_FWHM,
 ) -> CommonStar | None:
-    """Find the image that the bright stars of a frame share.
+    """Find the common image of the bright stars of a frame.
 
-    Among the brightest sources, the stars are the densest cluster in size, and of one shape; the
-    clipped mean of the brightest of them is taken, then again without those that it explains the
-    worst. Where there are enough, size and shape are followed over the frame by a polynomial.
+    Among the brightest sources, the stars are the densest cluster in size, and have one shape. The
+    common star is the clipped mean of the brightest of them. It is computed again without the
+    stars that it fits worst. If there are enough stars, the variation of size and shape over the
+    frame is fitted with a polynomial.
 
     Parameters
     ----------
     stamps : ndarray, shape (n, size, size)
-        Of one frame; NaN marks pixels without data.
+        Stamps of one frame; NaN marks pixels without data.
     snr : array_like, shape (n,)
-        By which they are ranked.
+        Signal-to-noise ratio of the sources, to rank them.
     flags : array_like of int, shape (n,), optional
-        Of `find_sources`: those that can be no PSF star take no part, but for faint ones and ones
-        at the edge; split ones only where others are few.
+        Flags from `find_sources`. Sources that cannot be PSF stars are not used, except faint ones
+        and ones near the edge. Blended ones are used only if there are few others.
     x, y : array_like, shape (n,), optional
-        Where they are; without, the star is the same everywhere.
+        Positions on the frame. Without them the star is constant over the frame.
     fwhm : float
-        Of their stars, in pixels.
+        FWHM of the stars in pixels of the stamps.
 
     Returns
     -------
     CommonStar or None
-        None where fewer than three sources are alike.
+        None if fewer than three sources are similar.
 
     Examples
     --------
@@ -185,7 +185,7 @@ def common_star(
 def _alike(
     found: Moments, good: NDArray[np.bool_], place: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Which sources are of one size and shape, or of one that changes smoothly over the frame."""
+    """Return which sources share one size and shape, or one that varies smoothly over the frame."""
     values = np.column_stack([np.log(found.fwhm), found.e1, found.e2])
     width = stellar_size(found.fwhm[good], found.e1[good], found.e2[good])
     alike = np.asarray(good & (np.abs(values[:, 0] - np.log(width)) < 1.25 * _ALIKE[0]))
@@ -194,7 +194,7 @@ def _alike(
     usual = np.median(values[alike], axis=0)
     near = alike & (np.hypot(*(values - usual).T[1:]) < 1.2 * _ALIKE[1])
     alike = near if near.sum() >= FEWEST else alike
-    for _ in range(3):  # from the stars of the usual shape outwards
+    for _ in range(3):  # start with the stars of the usual shape
         count = _count(int(alike.sum()))
         trend, centre, reach = _fit_powers(place[alike], values[alike] - usual, count)
         off = np.abs(values - usual - _powers((place - centre) / reach, count) @ trend)
@@ -206,21 +206,21 @@ def _alike(
 
 
 def _count(n: int) -> int:
-    """Powers of place that n stars can tell apart."""
+    """Return the number of polynomial terms that n stars can constrain."""
     return max((k for least, k in _POWERS if n >= least), default=1)
 
 
 def _fit_powers(
     place: NDArray[np.float64], values: NDArray[np.float64], count: int
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
-    """Fit polynomials in place to columns of values; outliers pull ever less."""
+    """Fit polynomials in position to columns of values, with less weight for outliers."""
     centre = np.asarray(0.5 * (place.max(axis=0) + place.min(axis=0)))
     reach = np.maximum(0.5 * np.ptp(place, axis=0), 1.0)
     powers = _powers((place - centre) / reach, count)
     weight = np.ones((len(place), 1))
     for _ in range(6):
         weighted = powers * weight
-        # As if one star more had no change at all: a trend must be seen, not guessed.
+        # Add a virtual star without any change, so that a trend needs evidence.
         trend = np.linalg.solve(weighted.T @ powers + np.eye(count), weighted.T @ values)
         off = np.abs(values - powers @ trend)
         spread = 1.4826 * np.median(off, axis=0) + 1e-6
@@ -231,7 +231,7 @@ def _fit_powers(
 def _followed(
     psf: EffectivePSF, pixels: NDArray[np.floating], place: NDArray[np.float64], fwhm: float
 ) -> CommonStar:
-    """Fit how the image of stars changes with place."""
+    """Fit how the image of the stars changes with position."""
     half = min(round(1.5 * fwhm), pixels.shape[-1] // 2)
     near = slice(pixels.shape[-1] // 2 - half, pixels.shape[-1] // 2 + half + 1)
     pixels = pixels[:, near, near]
@@ -257,13 +257,13 @@ def _followed(
 
 
 def brightest(snr: ArrayLike, flags: ArrayLike | None) -> NDArray[np.intp]:
-    """Return the rows among which stars are looked for, the brightest first.
+    """Return the rows of the sources among which stars are searched, the brightest first.
 
     Parameters are those of `common_star`.
     """
     snr = np.asarray(snr, dtype=np.float64)
     flags = np.zeros(len(snr), dtype=int) if flags is None else np.asarray(flags)
-    harmless = Flag.NEAR_EDGE | Flag.FAINT | Flag.UNEVEN_SKY  # to the image that many share
+    harmless = Flag.NEAR_EDGE | Flag.FAINT | Flag.UNEVEN_SKY  # for the mean of many stars
     usable = (flags & (NEVER_A_PSF_STAR & ~harmless) == 0) & np.isfinite(snr)
     whole = usable & (flags & Flag.BLENDED == 0)
     rows = np.flatnonzero(whole if whole.sum() >= 4 * FEWEST else usable)
@@ -278,9 +278,9 @@ def _stack(
     flux: NDArray[np.float64],
     fwhm: float,
 ) -> EffectivePSF:
-    """Stack stars, then those again that the first stack explains."""
+    """Stack stars, then again only those that the first stack fits."""
     size = pixels.shape[-1]
-    # The wings need not be known to find who has a neighbour.
+    # The wings are not needed to find stars with a neighbour.
     edge = max(size // 2 - round(2.5 * fwhm), 0)
     inner = pixels[:, edge : size - edge, edge : size - edge]
     star = stack_stars(inner, dx, dy, flux, len(inner[0]) // 2, n_iter=1)

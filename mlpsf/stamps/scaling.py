@@ -1,4 +1,4 @@
-"""Estimators of cutouts: what they share, and the one that scales pixel values for a network."""
+"""Base class of the estimators of cutouts, and the one that scales pixel values for a network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError"]
 
 
 class ParameterError(InputError, InvalidParameterError):  # type: ignore[misc]
-    """A parameter of an estimator is not what it takes; scikit-learn's error of that kind too."""
+    """Raised if a parameter of an estimator is invalid; also scikit-learn's error for that."""
 
 
 class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
-    """What the estimators of cutouts share: parameters checked, cutouts in either form.
+    """Base class of estimators of cutouts: checks parameters, accepts 2-D and 3-D cutouts.
 
-    Subclasses say what their parameters may be in ``_parameter_constraints``, as scikit-learn's
-    own do, and put ``_fit_context`` on ``fit``.
+    Subclasses define the allowed parameters in ``_parameter_constraints``, as in scikit-learn, and
+    decorate ``fit`` with ``_fit_context``.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {}
@@ -37,12 +37,12 @@ class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
             raise ParameterError(str(error)) from None
 
     def _validate_pixels(self, X: Any, y: Any = "no_validation", *, reset: bool) -> Any:
-        """Return cutouts as native float32, shape (n, pixels), and y where it was given.
+        """Return cutouts as native float32, shape (n, pixels), and y if it was given.
 
-        Features are counted in pixels whichever form came, so that one can be fitted and the
-        other asked for.
+        The number of features is that of the pixels for both shapes, so that an estimator can be
+        fitted with one shape and used with the other.
         """
-        if isinstance(X, list | tuple) or not hasattr(X, "ndim"):  # Cutouts, too
+        if isinstance(X, list | tuple) or not hasattr(X, "ndim"):  # also Cutouts
             X = np.asarray(X)
         if getattr(X, "ndim", 0) == 3:
             X = as_cutouts(np.asarray(X)).reshape(len(X), X.shape[1] * X.shape[2])
@@ -58,31 +58,31 @@ class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # type: ignore[misc]
-    """Bring the pixel values of cutouts to what a network likes.
+    """Scale the pixel values of cutouts for a network.
 
     Parameters
     ----------
     method : {"star", "standard"}
-        ``"star"``: each cutout by itself. Its sky (median of its border) is subtracted, it is
-        divided by its peak (the highest of the central 3 x 3 pixels) and stretched:
-        ``arcsinh(value / softening) / arcsinh(1 / softening)``, so that a star of any brightness
-        peaks at 1 and a neighbour of one per cent can still be seen. ``"standard"``: one mean and
-        one standard deviation of all the training pixels, as in the ML-PSF study.
+        ``"star"``: scale each cutout separately. The sky (median of the border) is subtracted. The
+        cutout is divided by its peak (the highest of the central 3 x 3 pixels) and stretched:
+        ``arcsinh(value / softening) / arcsinh(1 / softening)``. A star of any brightness then has
+        a peak of 1, and a neighbour of one per cent is still visible. ``"standard"``: use the mean
+        and standard deviation of all training pixels, as in the ML-PSF study.
     softening : float
-        Fraction of the peak at which the stretch turns from linear to logarithmic.
+        Fraction of the peak at which the stretch changes from linear to logarithmic.
 
     Attributes
     ----------
     mean_, scale_ : float
-        What ``"standard"`` subtracts and divides by (0 and 1 for ``"star"``).
+        Value that ``"standard"`` subtracts, and that it divides by (0 and 1 for ``"star"``).
     n_features_in_ : int
-        Pixels of a cutout.
+        Number of pixels of a cutout.
 
     Notes
     -----
     NaN pixels become 0 in the output: the sky, or the mean.
 
-    ``set_output(transform="pandas")`` is for flattened cutouts: a table has two axes.
+    ``set_output(transform="pandas")`` needs flattened cutouts, because a table has two axes.
 
     Examples
     --------
@@ -103,7 +103,7 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
-        """Learn the mean and standard deviation (``"standard"``), or nothing.
+        """Compute the mean and standard deviation for ``"standard"``.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
         Returns
         -------
         ndarray of float32
-            No NaN.
+            Scaled cutouts without NaN.
         """
         check_is_fitted(self)
         X = np.asarray(X) if isinstance(X, list | tuple) else X

@@ -1,10 +1,10 @@
-"""Stamps in which every telescope's stars look the same: the frame's own PSF is taken out.
+"""Cut stamps in which the stars of all telescopes look the same, by replacing the frame's PSF.
 
-Resampling makes stars equally wide; they are still round here, trailed or comatic there, with
-wings and spikes of their own, and a selector would have to know every telescope to tell a strange
-PSF from a strange source. So the image that a frame's bright sources share is found, fitted to
-every source, and replaced by a standard star of the same flux. What is left of a source beyond its
-frame's PSF, a neighbour, a galaxy's width, a cosmic ray, stays where it was.
+Resampling makes stars equally wide. But they can still be round, trailed or comatic, with different
+wings and spikes. A selector would need to know every telescope to distinguish an unusual PSF from
+an unusual source. So the common image of a frame's bright sources is fitted to each source and
+replaced by a standard star of the same flux. The difference of a source from the frame's PSF (a
+neighbour, the width of a galaxy, a cosmic ray) remains in the stamp.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ __all__ = [
 STAMP_SIZE = 41
 """Side of a stamp in pixels: ten FWHM."""
 
-_BETA = 3.0  # of the standard star's Moffat profile: between seeing and optics
-_BLOCK = 512  # sources at once: bounds memory at about 50 MB
-_STEPS = 6  # of the fit: detections are centred to a tenth of a pixel
+_BETA = 3.0  # exponent of the standard star's Moffat profile: between seeing and optics
+_BLOCK = 512  # sources processed at once: limits memory to about 50 MB
+_STEPS = 6  # steps of the fit: detections are centred to a tenth of a pixel
 
 
 def standard_star(size: int) -> NDArray[np.float32]:
@@ -57,7 +57,7 @@ def standard_star(size: int) -> NDArray[np.float32]:
     Returns
     -------
     ndarray of float32, shape (size, size)
-        Of peak 1, at the centre.
+        Peak of 1 at the centre.
 
     Examples
     --------
@@ -82,19 +82,20 @@ def standardise(
     stamps : array_like, shape (n, size, size)
         As for `common_star`.
     star : CommonStar or None
-        What `common_star` returned for stamps; without one, only the sky is subtracted.
+        Common star of the stamps, from `common_star`. If None, only the sky is subtracted.
     x, y : array_like, shape (n,), optional
-        Where they are; without, the star is taken to be the same everywhere.
+        Positions on the frame. Without them the star is taken as constant over the frame.
 
     Returns
     -------
     ndarray of float32, shape (n, size, size)
-        Without sky. Where the star cannot be fitted the stamp is as it was.
+        Stamps without sky. Where the star cannot be fitted, only the sky is subtracted.
 
     Raises
     ------
     InputError
-        Not stamps; the star is on a frame's own pixels (`extract_stamps` takes it); x without y.
+        If the stamps have a wrong shape, the star is on the frame's pixels (use `extract_stamps`),
+        or only one of x and y is given.
 
     Examples
     --------
@@ -138,14 +139,14 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
     ----------
     frame : Frame
     sources : Table
-        As `find_sources` returns.
+        Table from `find_sources`.
     size : int
         Side of the stamps in pixels.
 
     Returns
     -------
     CommonStar or None
-        None where the stars are too few.
+        None if there are too few stars.
     """
     rows = brightest(sources["snr"], sources["flags"])
     fwhm = float(sources.meta["fwhm"])
@@ -169,7 +170,7 @@ def extract_stamps(
     fwhm: float,
     star: CommonStar | None,
 ) -> Cutouts:
-    """Cut stamps as the shipped network takes them: resampled, without sky, standardised.
+    """Cut stamps for the shipped network: resampled, sky-subtracted and standardised.
 
     Parameters
     ----------
@@ -179,9 +180,9 @@ def extract_stamps(
     size : int
         Side of a stamp in pixels, odd.
     fwhm : float
-        Of the frame's stars, in pixels.
+        FWHM of the frame's stars in pixels.
     star : CommonStar or None
-        What `frame_star` found.
+        Common star from `frame_star`.
 
     Returns
     -------
@@ -190,7 +191,7 @@ def extract_stamps(
     Raises
     ------
     InputError
-        As `extract_cutouts`; the star is of a frame of another FWHM.
+        As for `extract_cutouts`, or if the star is from a frame of another FWHM.
 
     Examples
     --------
@@ -243,7 +244,7 @@ def _native_stamps(
     fwhm: float,
     star: CommonStar,
 ) -> Cutouts:
-    """Take the star out before resampling, which would blur a narrow one by its sub-pixel phase."""
+    """Subtract the star before resampling, which blurs a narrow star by its sub-pixel phase."""
     scale = fwhm / REFERENCE_FWHM
     cut = extract_cutouts(
         frame, x, y, 2 * reach_of(size, scale) + 1, background=frame.background.level
@@ -257,7 +258,7 @@ def _native_stamps(
     data[rows] -= flux * star.stamps(fit.dx[rows], fit.dy[rows], *at, data.shape[-1])
     out = resample(data, dx, dy, size, scale)
     standard = standard_star(size)
-    # Resampling keeps surface brightness, not flux.
+    # Resampling conserves surface brightness, not flux.
     out[rows] += flux / np.float32(scale**2) * (standard / standard.sum())
     near_edge = reaches_over(cut.x, cut.y, scale * (size // 2), frame.shape)
     return Cutouts(out, cut.x, cut.y, cut.x, cut.y, scale, near_edge)

@@ -1,5 +1,5 @@
-"""Training: labelled sets of cutouts, their labels, and the selectors that learn from them.
+"""Training: labelled sets of cutouts, checks of their labels, and training of selectors.
 
-Comes in: frames and labels. Goes out: a set in a file, a trained selector, labels that look wrong.
-May import: everything up to `mlpsf.pipeline`.
+Input: frames and labels. Output: a set in a file, a trained selector, labels that seem wrong. May
+import everything up to `mlpsf.pipeline`.
 """

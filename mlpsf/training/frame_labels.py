@@ -1,4 +1,4 @@
-"""From frames to a set of labelled cutouts, as a training wants it."""
+"""Creation of a training set: labelled cutouts of the sources of many frames."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ RULES = {
     "truth": "the truth of frames that mlpsf simulate wrote",
     "list": "the user's own list of good stars",
 }
-"""What labels a source good, by name."""
+"""Labelling rules by name, with a description."""
 
-_FEWEST = 5  # sources that the residual rule can rank
-_LISTED = 2.0  # pixels from a listed position to its source
+_FEWEST = 5  # fewest sources that the residual rule can rank
+_LISTED = 2.0  # pixels, largest distance from a listed position to its source
 
 
 class _Labels(NamedTuple):
-    """What a rule says of a frame's sources: arrays of shape (n,), NaN where it says nothing."""
+    """Labels of a frame's sources by a rule: arrays of shape (n,), NaN where unknown."""
 
     label: NDArray[np.int_]
     flags: NDArray[np.int_]
@@ -70,48 +70,49 @@ def label_frames(
     Parameters
     ----------
     paths : sequence of path-like
-        FITS files; one is in memory at a time.
+        FITS files; only one is in memory at a time.
     out : path-like
-        The set, HDF5; written whole or not at all. Open it with `mlpsf.CutoutSet`.
+        HDF5 file of the set, written completely or not at all. Open it with `mlpsf.CutoutSet`.
     rule : {"residual", "truth", "list"}
         ``"residual"``: the rule of the ML-PSF study, see `mlpsf.ResidualSelector`; sources too
         near the edge for it are ambiguous. ``"truth"``: see `mlpsf.labelling.truth_labels`.
-        ``"list"``: good is the source within 2 pixels of a position of `good`, all else is not.
+        ``"list"``: the source nearest a position in `good`, within 2 pixels, is good; others are
+        not.
     good : sequence of Table or path, optional
-        With ``rule="list"``: lists of good stars, one a frame, or one for all.
+        With ``rule="list"``: lists of good stars, one per frame, or one for all frames.
     size : int, optional
-        Side of the cutouts in pixels: 41, or 111 with `native`, unless given.
+        Side of the cutouts in pixels. Default: 41, or 111 with `native`.
     native : bool
-        Whether cutouts stay at the frame's own scale, as the published network takes them,
-        instead of being resampled to a FWHM of 4 pixels.
+        Whether to keep cutouts at the frame's own scale, for the published network, instead of
+        resampling them to a FWHM of 4 pixels.
     snr_min : float
-        Least signal-to-noise ratio of a source in the set.
+        Lowest signal-to-noise ratio of a source in the set.
     n_best : int
-        Candidates of a frame, with ``rule="residual"``.
+        Number of candidates per frame, with ``rule="residual"``.
     hdu : int, str, optional
-        The image in each file, as in `mlpsf.read_frame`.
+        HDU of the image in each file, as in `mlpsf.read_frame`.
     progress : bool
-        Whether to show a bar on stderr, where that is a terminal.
+        Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns
     -------
     Table
-        A row a frame: ``frame``, ``n``, ``good``, ``other``, ``ambiguous`` (numbers of cutouts)
-        and ``error``, empty where the frame was used.
+        One row per frame: ``frame``, ``n``, ``good``, ``other``, ``ambiguous`` (numbers of
+        cutouts) and ``error``, which is empty if the frame was used.
 
     Raises
     ------
     InputError
-        A parameter makes no sense; a frame is given twice.
+        A parameter is invalid, or a frame is given twice.
     NoSourcesError
-        No frame could be used; nothing is written.
+        No frame could be used. Nothing is written.
     OutputError
         The set cannot be written.
 
     Warns
     -----
     UserWarning
-        A frame could not be used and is left out.
+        A frame could not be used and is skipped.
 
     Examples
     --------
@@ -206,7 +207,7 @@ def _labelled(
     snr_min: float,
     n_best: int,
 ) -> tuple[str, NDArray[np.float32], dict[str, NDArray[Any]]]:
-    """Name, cutouts and columns of one frame."""
+    """Return name, cutouts and columns of one frame."""
     frame = read_frame(path, hdu=hdu)
     sources = find_sources(frame)
     bright = np.asarray(sources["snr"] >= snr_min)
@@ -248,7 +249,7 @@ def _by_residual(frame: Frame, sources: Table, bright: NDArray[np.bool_], n_best
             f"only {rows.size} of its sources are bright, unsaturated and {size // 2} pixels from "
             f"the edge; the residual rule needs {_FEWEST}."
         )
-    # The rule exactly as 'select --selector residual' has it, limits of the frame's own included.
+    # The same rule as 'select --selector residual', including the limits for this frame.
     selector, _ = frame_selector("residual", frame)
     selector.set_params(n_best=n_best)
     inner = cut.data[~cut.near_edge]
@@ -257,7 +258,7 @@ def _by_residual(frame: Frame, sources: Table, bright: NDArray[np.bool_], n_best
     probability, distance = np.full((2, len(sources)), np.nan)
     label[rows], distance[rows] = selector.labels_, selector.distance_
     probability[rows] = selector.predict_proba(inner)[:, 1]
-    # Nothing saves these; the edge alone says nothing of a source.
+    # These flags rule a source out; the edge alone does not make it bad.
     label[flags & (NEVER_A_PSF_STAR & ~Flag.NEAR_EDGE) != 0] = 0
     return _Labels(label, flags, probability, distance)
 

@@ -1,4 +1,4 @@
-"""Which labels are wrong, by a model that has not seen them: confident learning."""
+"""Search for wrong labels by confident learning, with a model that has not seen them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["LabelIssues", "find_label_issues"]
 
 
 class LabelIssues(NamedTuple):
-    """Sources whose labels seem wrong, the surest first.
+    """Sources whose labels seem wrong, the most certain first.
 
-    `indices` are rows of what was given, shape (m,), and `margins` how much less probable the
-    given label is than the other, from -1 (surely wrong) to 1, shape (m,). `probability`, shape
-    (n, 2), is what the model says of all the sources.
+    `indices`, shape (m,), are rows of the input. `margins`, shape (m,), are the probability of the
+    given label minus that of the other, from -1 (certainly wrong) to 1. `probability`, shape
+    (n, 2), are the model's probabilities for all sources.
     """
 
     indices: NDArray[np.intp]
@@ -36,27 +36,27 @@ def find_label_issues(
     groups: ArrayLike | None = None,
     cv: Any = 5,
 ) -> LabelIssues:
-    """Find the sources whose label a model believes to be wrong.
+    """Find the sources whose label is wrong according to a model.
 
-    Confident learning (Northcutt, Jiang & Chuang 2021, J. Artif. Intell. Res. 70, 1373): a source
-    is confidently of a class when its probability, out of fold, reaches the mean of the sources
-    that carry that label; a source confidently of another class than its label's is an issue.
-    Issues are ranked by the margin of its label's probability over the other's.
+    This is confident learning (Northcutt, Jiang & Chuang 2021, J. Artif. Intell. Res. 70, 1373).
+    A source belongs confidently to a class if its out-of-fold probability reaches the mean of the
+    sources with that label. A source that belongs confidently to another class than its label is
+    an issue. Issues are ranked by the probability of the label minus that of the other class.
 
     Parameters
     ----------
     X : array_like, shape (n, size, size) or (n, size * size)
-        Cutouts; or whatever the estimator takes.
+        Cutouts, or any input that the estimator takes.
     y : array_like, shape (n,)
         Labels of two classes, some of them wrong.
     estimator : classifier, optional
-        `mlpsf.NoveltySelector` unless given, whose clusters no label can mislead.
+        Default: `mlpsf.NoveltySelector`, whose clusters do not depend on labels.
     groups : array_like, shape (n,), optional
-        The frame of each source: no frame is in a fold that judges it, and estimators whose
-        methods take ``groups`` get them.
+        Frame of each source. The sources of a frame are never both trained on and judged in one
+        fold. Estimators whose methods take ``groups`` receive them.
     cv : int, splitter or "prefit"
-        Folds, by frame where `groups` are given. ``"prefit"``: the estimator is fitted already,
-        to other sources, and is taken at its word.
+        Folds, split by frame if `groups` is given. ``"prefit"``: the estimator is already fitted
+        to other sources and is used as it is.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def find_label_issues(
     Raises
     ------
     InputError
-        Not two classes; fewer frames than folds; groups or labels of another length.
+        There are not two classes, fewer frames than folds, or groups or labels of another length.
 
     Examples
     --------
@@ -98,7 +98,7 @@ def find_label_issues(
         probability = _out_of_fold(estimator, X, y, frames, classes, cv)
     own = probability[np.arange(len(y)), label]
     margin = 2.0 * own - 1.0
-    # The mean of those that carry a label is what "confident" means for that class.
+    # The mean probability of the sources with a label is the threshold for "confident".
     threshold = np.array([probability[label == k, k].mean() for k in (0, 1)])
     other = 1 - label
     confident = 1.0 - own >= threshold[other]
@@ -116,8 +116,8 @@ def _out_of_fold(
     classes: NDArray[Any],
     cv: Any,
 ) -> NDArray[np.float64]:
-    """Probabilities of each source by an estimator that was fitted without it."""
-    # scikit-learn's cross_val_predict hands groups to the splitter or to fit, never to
+    """Return the probabilities of each source from an estimator fitted without it."""
+    # scikit-learn's cross_val_predict passes groups to the splitter or to fit, but not to
     # predict_proba, where the selectors need them.
     splitter = cv
     if isinstance(cv, int | np.integer):
@@ -146,7 +146,7 @@ def _probability(
 
 
 def _groups(method: Any, frames: NDArray[Any] | None, rows: Any) -> dict[str, NDArray[Any]]:
-    """Return the frames as an argument, where a method takes them."""
+    """Return the frames as a keyword argument, if the method takes it."""
     if frames is None or "groups" not in signature(method).parameters:
         return {}
     return {"groups": frames[rows]}

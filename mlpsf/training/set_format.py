@@ -1,17 +1,17 @@
-"""Labelled cutouts of many frames in one HDF5 file, larger than memory.
+"""File format of labelled cutouts of many frames: one HDF5 file, possibly larger than memory.
 
-The file, for whoever reads it without mlpsf; n cutouts of m frames:
+The datasets of a file with n cutouts of m frames, for reading it without mlpsf:
 
 =================  ==================  ===========================================================
 ``cutouts``        float32 (n, s, s)   ADU above the sky, the source at the centre, NaN: no data
-``label``          int8 (n,)           1 a good PSF star, 0 any other source, -1 ambiguous
+``label``          int8 (n,)           1: good PSF star, 0: other source, -1: ambiguous
 ``frame``          int32 (n,)          row of ``frame_name``
 ``x``, ``y``       float64 (n,)        position on the frame, 0-based pixels
 ``fwhm``           float32 (n,)        FWHM of the source, pixels
 ``snr``            float32 (n,)        signal-to-noise ratio
 ``flags``          int32 (n,)          bits of `mlpsf.Flag`
-``probability``    float32 (n,)        of being good, from whatever labelled it; NaN: unknown
-``distance``       float32 (n,)        residual distance that ranked it; NaN: unknown
+``probability``    float32 (n,)        of being good, from the labelling; NaN: unknown
+``distance``       float32 (n,)        residual distance used for ranking; NaN: unknown
 ``frame_name``     text (m,)           names of the frames
 =================  ==================  ===========================================================
 
@@ -38,11 +38,11 @@ __all__ = ["COLUMNS", "FORMAT", "VERSION", "CutoutWriter", "chunk_rows", "lay_ou
 FORMAT = "mlpsf cutouts"
 VERSION = 2
 
-_CHUNK_BYTES = 2**20  # one read of a disk; small enough that shuffled chunks mix well
+_CHUNK_BYTES = 2**20  # one disk read; small enough that shuffled chunks mix well
 
 COLUMNS: dict[str, tuple[str, Any]] = {
     "label": ("i1", None),
-    "frame": ("i4", 0),  # the writer counts
+    "frame": ("i4", 0),  # set by the writer
     "x": ("f8", None),
     "y": ("f8", None),
     "fwhm": ("f4", np.nan),
@@ -51,11 +51,11 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "probability": ("f4", np.nan),
     "distance": ("f4", np.nan),
 }
-"""One value a cutout: dtype, and what stands where it is not known; None: it must be given."""
+"""Columns with one value per cutout: dtype and fill value; None: the column is required."""
 
 
 def chunk_rows(size: int) -> int:
-    """Cutouts stored, compressed and read as one piece."""
+    """Return the number of cutouts stored, compressed and read as one chunk."""
     return max(1, _CHUNK_BYTES // (size * size * 4))
 
 
@@ -66,7 +66,7 @@ def lay_out(
     label_source: str,
     parameters: Mapping[str, Any],
 ) -> None:
-    """Give a new HDF5 file the datasets and attributes of an empty set."""
+    """Create the datasets and attributes of an empty set in a new HDF5 file."""
     file.attrs.update(
         {
             "format": FORMAT,
@@ -84,7 +84,7 @@ def lay_out(
         "f4",
         maxshape=(None, size, size),
         chunks=(chunk_rows(size), size, size),
-        compression="gzip",  # of the filters that every HDF5 library has
+        compression="gzip",  # available in every HDF5 library
         compression_opts=1,
         shuffle=True,
     )
@@ -95,7 +95,7 @@ def lay_out(
 
 
 class CutoutWriter:
-    """A set in the making, as `CutoutSet.create` and `CutoutSet.extend` give it."""
+    """Writer of a set, as returned by `CutoutSet.create` and `CutoutSet.extend`."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -109,17 +109,17 @@ class CutoutWriter:
         Parameters
         ----------
         name : str
-            Of the frame.
+            Name of the frame.
         cutouts : array_like, shape (n, size, size)
             ADU above the sky; NaN marks pixels without data.
         **columns : array_like, shape (n,) or ()
-            ``label``, ``x``, ``y``, and where known ``fwhm``, ``snr``, ``flags``, ``probability``,
+            ``label``, ``x``, ``y``, and if known ``fwhm``, ``snr``, ``flags``, ``probability``,
             ``distance``.
 
         Raises
         ------
         InputError
-            Shapes do not match, a column is missing or unknown, a label is not -1, 0 or 1.
+            Shapes do not match, a column is missing or unknown, or a label is not -1, 0 or 1.
         """
         pixels = np.asarray(cutouts, dtype=np.float32)
         size = int(self._file.attrs["size"])

@@ -1,6 +1,6 @@
-"""Labelled cutouts of many frames in one file, larger than memory: read, shuffled, written.
+"""Sets of labelled cutouts that may be larger than memory: reading, shuffling, writing.
 
-What the file holds is said in `mlpsf.training.set_format`.
+The file format is described in `mlpsf.training.set_format`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from mlpsf.training.set_format import COLUMNS, FORMAT, VERSION, CutoutWriter, ch
 __all__ = ["Batch", "CutoutSet", "CutoutWriter"]
 
 MEMORY = 64 * 2**20
-"""Bytes of cutouts held at once in shuffling, unless told otherwise."""
+"""Default number of bytes of cutouts held in memory for shuffling."""
 
 
 class Batch(NamedTuple):
-    """Some cutouts of a set: their rows in it, shape (n,), and pixels, shape (n, size, size)."""
+    """Cutouts of a set: their rows, shape (n,), and their pixels, shape (n, size, size)."""
 
     rows: NDArray[np.intp]
     cutouts: NDArray[np.float32]
 
 
 class CutoutSet:
-    """A file of labelled cutouts, opened for reading; cutouts stay on disk until asked for.
+    """A file of labelled cutouts, opened for reading; cutouts are read from disk when needed.
 
     Parameters
     ----------
     path : path-like
-        As `CutoutSet.create` or ``mlpsf label`` wrote it.
+        File written by `CutoutSet.create` or ``mlpsf label``.
 
     Attributes
     ----------
@@ -50,11 +50,11 @@ class CutoutSet:
     size : int
         Side of the cutouts in pixels.
     reference_fwhm : float or None
-        FWHM in pixels to which the cutouts are resampled; None at the frames' own scale.
+        FWHM in pixels to which the cutouts are resampled; None for the frames' own scale.
     label_source : str
-        Where the labels are from.
+        Origin of the labels.
     parameters : dict
-        What the set was made with.
+        Parameters with which the set was made.
     frames : list of str
         Names of the frames.
     label, frame, x, y, fwhm, snr, flags, probability, distance : ndarray, shape (n,)
@@ -63,7 +63,7 @@ class CutoutSet:
     Raises
     ------
     InputError
-        There is no such file, it holds no set, or it is damaged.
+        The file does not exist, does not hold a set, or is damaged.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class CutoutSet:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # Closing waits for a read: a training reads ahead in a thread of its own.
+        # Closing waits for a running read, because training reads ahead in another thread.
         self._lock = threading.Lock()
         if not self.path.is_file():
             raise InputError(f"There is no set of cutouts {self.path}.")
@@ -117,7 +117,7 @@ class CutoutSet:
                 f"{name} is an HDF5 file but no set of cutouts. "
                 "Make one with 'mlpsf label' or CutoutSet.create."
             )
-        # Version 1 differs in its stamps alone, which still held their frames' own PSFs.
+        # Version 1 differs only in its stamps, which still contained their frames' own PSFs.
         native = meta.get("format_version") == 1 and not meta.get("reference_fwhm", 0.0)
         if meta.get("format_version") != VERSION and not native:
             raise InputError(
@@ -153,20 +153,20 @@ class CutoutSet:
         label_source: str = "",
         parameters: Mapping[str, Any] | None = None,
     ) -> Iterator[CutoutWriter]:
-        """Write a set frame by frame; the file is there, whole, when the block ends well.
+        """Write a set frame by frame; the file appears, complete, when the block succeeds.
 
         Parameters
         ----------
         path : path-like
-            What is there is replaced.
+            An existing file is replaced.
         size : int
             Side of the cutouts in pixels, odd.
         reference_fwhm : float, optional
-            FWHM in pixels to which they are resampled; the frames' own scale unless given.
+            FWHM in pixels to which they are resampled. Default: the frames' own scale.
         label_source : str
-            Where the labels are from, in words.
+            Origin of the labels, as text.
         parameters : mapping, optional
-            What the set is made with: anything JSON holds.
+            Parameters with which the set is made; must be representable as JSON.
 
         Yields
         ------
@@ -175,9 +175,9 @@ class CutoutSet:
         Raises
         ------
         InputError
-            An even size.
+            The size is even, or less than 3.
         OutputError
-            It cannot be written there.
+            The file cannot be written.
         """
         if size < 3 or size % 2 == 0:
             raise InputError(f"The 'size' of cutouts must be odd and 3 or more. Got {size}.")
@@ -188,12 +188,12 @@ class CutoutSet:
     @classmethod
     @contextmanager
     def extend(cls, path: str | os.PathLike[str]) -> Iterator[CutoutWriter]:
-        """Add frames to a set; the file stays as it is unless the block ends well.
+        """Add frames to a set; the file is unchanged unless the block succeeds.
 
         Parameters
         ----------
         path : path-like
-            A set that is there; the disk needs room for a copy of it.
+            An existing set. The disk needs space for a copy of it.
 
         Yields
         ------
@@ -202,11 +202,11 @@ class CutoutSet:
         Raises
         ------
         InputError
-            There is no such set.
+            The set does not exist.
         OutputError
-            It cannot be written there.
+            The file cannot be written.
         """
-        cls(path).close()  # raises where it is no set
+        cls(path).close()  # raises if it is not a set
         with whole_file(path) as temporary:
             shutil.copyfile(path, temporary)
             with h5py.File(temporary, "r+") as file:
@@ -223,7 +223,7 @@ class CutoutSet:
         )
 
     def __getitem__(self, rows: slice | ArrayLike) -> NDArray[np.float32]:
-        """Read cutouts, shape (n, size, size): a slice, or indices in any order."""
+        """Read cutouts by a slice or by indices in any order, shape (n, size, size)."""
         index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
         order = np.argsort(np.atleast_1d(index), kind="stable")
         out = np.empty((order.size, self.size, self.size), dtype=np.float32)
@@ -241,20 +241,20 @@ class CutoutSet:
         random_state: Any = None,
         memory: int = MEMORY,
     ) -> Iterator[Batch]:
-        """Go through the set once, batch by batch, in bounded memory.
+        """Iterate over the set once, batch by batch, in bounded memory.
 
         Parameters
         ----------
         batch_size : int
-            The last batch may be smaller.
+            Number of cutouts per batch; the last batch may be smaller.
         rows : array_like of int, optional
-            Only these rows, none twice; all unless given.
+            Rows to use, each once. Default: all.
         shuffle : bool
-            Whether to shuffle: the chunks of the file first, then the rows of as many chunks as
-            `memory` holds. Otherwise in the order of the file.
+            Whether to shuffle: first the chunks of the file, then the rows of as many chunks as
+            fit in `memory`. Otherwise rows are in the order of the file.
         random_state : int, RandomState or None
         memory : int
-            Bytes of cutouts read at once.
+            Number of bytes of cutouts read at once.
 
         Yields
         ------
@@ -287,7 +287,7 @@ class CutoutSet:
             yield left
 
     def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
-        """Read ascending rows, chunk by chunk: HDF5 is slow at reading them one by one."""
+        """Read ascending rows chunk by chunk, because HDF5 is slow at reading single rows."""
         ends = np.append(np.flatnonzero(np.diff(rows // self._chunk)) + 1, rows.size)
         start = 0
         for end in ends if rows.size else []:
@@ -303,7 +303,7 @@ class CutoutSet:
             start = end
 
     def close(self) -> None:
-        """Close the file; labels and the other columns stay."""
+        """Close the file; labels and the other columns stay available."""
         with self._lock:
             self._file.close()
 

@@ -1,4 +1,4 @@
-"""Training on a set of cutouts that is larger than memory: from nothing, or a model further."""
+"""Training on a set of cutouts larger than memory, from scratch or starting from a model."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ from mlpsf.training.sets import CutoutSet
 
 __all__ = ["HeldOutScores", "train_on_set"]
 
-_STRICT = 0.9  # the probability from which mlpsf takes a star, unless told otherwise
-_BLOCK = 256  # cutouts looked at together, outside of training
+_STRICT = 0.9  # default threshold for choosing a star
+_BLOCK = 256  # cutouts per batch, outside of training
 
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """How a selector does on frames that it was not trained on.
+    """Scores of a selector on frames that it was not trained on.
 
     Attributes
     ----------
     n, n_good : int
-        Sources judged, and the good among them.
+        Number of sources judged, and number of good ones.
     balanced_accuracy, roc_auc : float
-        NaN where all are of one class.
+        NaN if all sources are of one class.
     precision, recall : float
-        Of the sources at a probability of 0.9 or more; NaN where there are none.
+        For a probability threshold of 0.9. Precision is NaN if no source reaches it, recall if
+        none is good.
     """
 
     n: int
@@ -55,7 +56,7 @@ class HeldOutScores:
 
     @classmethod
     def of(cls, good: NDArray[np.bool_], probability: NDArray[np.float64]) -> HeldOutScores:
-        """Score probabilities of being good by what is good."""
+        """Score probabilities of being good against the truth."""
         n_good, nan = int(good.sum()), float("nan")
         both = 0 < n_good < len(good)
         strict = probability >= _STRICT
@@ -78,38 +79,38 @@ def train_on_set(
 ) -> PSFStarSelector:
     """Train a selector on a set of labelled cutouts, read from disk batch by batch.
 
-    What `PSFStarSelector.fit` does in memory, with the selector's own parameters: a share
-    ``validation_fraction`` of the frames is held out, for early stopping, for the calibration of
-    the probabilities and for the scores. Ambiguous cutouts take no part. Held-out sources with a
-    flag that keeps them from selection are not calibrated on nor scored.
+    This is what `PSFStarSelector.fit` does in memory, with the selector's own parameters. A
+    fraction ``validation_fraction`` of the frames is held out for early stopping, calibration of
+    the probabilities and the scores. Ambiguous cutouts are not used. Held-out sources with a flag
+    that excludes them from selection are not used for calibration or scores.
 
     Parameters
     ----------
     cutouts : CutoutSet or path
     selector : PSFStarSelector, optional
-        One that is not fitted is trained from nothing; one that is, is trained further with its
-        network and scaling as they are, and its calibration where no frames are held out to make
-        one of. It is left as it was. Unless given: a compact network, classes
-        balanced, early stopping on a fifth of the frames.
+        An unfitted selector is trained from scratch. A fitted one is trained further: it keeps
+        its scaling, starts from its network, and keeps its calibration if no frames are held out
+        for a new one. The given selector is not changed. Default: a compact network with balanced
+        classes and early stopping on a fifth of the frames.
     undersample : bool
-        Whether to train on as many other sources as good ones of every frame, drawn at random.
-        ``class_weight="balanced"`` gives both classes the same weight and uses all.
+        Whether to train on equal numbers of good and other sources of every frame, drawn at
+        random. In contrast, ``class_weight="balanced"`` uses all sources and gives both classes
+        the same weight.
     progress : bool
-        Whether to show a bar on stderr, where that is a terminal.
+        Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns
     -------
     PSFStarSelector
-        A new one. Beside the attributes of a fitted selector: ``held_out_``, the rows of the set
-        held out, and ``scores_``, a dict of `HeldOutScores` on them: ``"after"``; ``"before"``
-        when trained further; ``"shipped"`` for the model that ships, when trained from nothing
-        on cutouts that it takes.
+        A new selector. Besides the attributes of a fitted selector, it has ``held_out_``, the
+        held-out rows of the set, and ``scores_``, a dict of `HeldOutScores` on these rows:
+        ``"after"``; ``"before"`` when trained further; ``"shipped"`` for the pretrained model,
+        when trained from scratch on cutouts that the pretrained model takes.
 
     Raises
     ------
     InputError
-        The set has too few frames or classes, or its cutouts are not what a fitted selector
-        takes.
+        The set has too few frames or classes, or its cutouts do not match a fitted selector.
 
     Examples
     --------
@@ -167,7 +168,7 @@ def train_on_set(
 
 
 def _check_fit(data: CutoutSet, made: PSFStarSelector, start: PSFStarSelector | None) -> None:
-    """Raise where parameters, the start and the set do not go together."""
+    """Raise if the parameters, the start and the set do not match."""
     if made.early_stopping and made.validation_fraction == 0:
         raise InputError("early_stopping needs a validation_fraction above 0, say 0.1.")
     if start is None:
@@ -189,7 +190,7 @@ def _kind(size: int, reference: float | None) -> str:
 def _split(
     data: CutoutSet, selector: PSFStarSelector, random: Any
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows to train on and rows held out: labelled ones, no frame on both sides."""
+    """Return labelled rows to train on and to hold out; no frame is in both."""
     rows = np.flatnonzero(data.label >= 0)
     frames = data.frame[rows]
     n = len(np.unique(frames))
@@ -203,7 +204,7 @@ def _split(
 
 
 def _judged(data: CutoutSet, held: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Held-out rows that the selector has the last word on; all where that leaves one class."""
+    """Return held-out rows that may be selected; all held-out rows if these are of one class."""
     judged = held[data.flags[held] & NEVER_A_PSF_STAR == 0]
     return judged if len(np.unique(data.label[judged])) == 2 else held
 
@@ -214,7 +215,7 @@ def _prepare(
     train: NDArray[np.intp],
     start: PSFStarSelector | None,
 ) -> None:
-    """Give the selector all that it has when fitted, but the network."""
+    """Set all attributes of a fitted selector except the network."""
     made._validate_cutouts(data[:1], reset=True)
     made.cutout_size_, made.reference_fwhm_ = data.size, data.reference_fwhm
     made.calibration_ = (1.0, 0.0)
@@ -235,7 +236,7 @@ def _fit_scaler(method: str, data: CutoutSet, rows: NDArray[np.intp]) -> CutoutS
             finite = batch.cutouts[np.isfinite(batch.cutouts)].astype(np.float64)
             if finite.size == 0:
                 continue
-            # Chan, Golub & LeVeque 1983, Am. Stat. 37, 242: exact where sums of squares are not.
+            # Chan, Golub & LeVeque 1983, Am. Stat. 37, 242; more exact than sums of squares.
             shift, total = float(finite.mean()) - mean, n + finite.size
             square += float(finite.var()) * finite.size + shift**2 * n * finite.size / total
             mean += shift * finite.size / total
@@ -254,7 +255,7 @@ def _fit(
     start: PSFStarSelector | None,
     progress: bool,
 ) -> None:
-    """Build or take over the network, and train it."""
+    """Build or copy the network, and train it."""
     estimator = made._make_estimator(data.size, seed)
 
     import keras
@@ -268,7 +269,7 @@ def _fit(
         total=made.epochs * steps, unit="batch", disable=None if progress else True, leave=False
     )
 
-    def advance(_: int, logs: Any = None) -> None:  # noqa: ARG001 - Keras names them
+    def advance(_: int, logs: Any = None) -> None:  # noqa: ARG001 - named by Keras
         bar.update()
 
     def epoch_end(epoch: int, logs: Any = None) -> None:
@@ -285,7 +286,7 @@ def _fit(
         if start is not None:
             estimator.model_ = _copy(start.model_)
         model = estimator.model_
-        model.compile(  # scikeras does so in its fit, which takes arrays only
+        model.compile(  # scikeras compiles only in fit, which takes only arrays
             keras.optimizers.Adam(made.learning_rate),
             loss=estimator.loss,
             metrics=estimator.metrics,
@@ -299,7 +300,7 @@ def _fit(
                 steps_per_epoch=steps,
                 epochs=made.epochs,
                 callbacks=callbacks,
-                shuffle=False,  # the stream is
+                shuffle=False,  # the stream shuffles
                 verbose=made.verbose,
                 **extra,
             )
@@ -311,7 +312,7 @@ def _fit(
 
 
 def _copy(model: Any) -> Any:
-    """Copy a trained network, which may be none of those that this mlpsf builds."""
+    """Copy a trained network, which may differ from those built by this version of mlpsf."""
     import keras
 
     copy = keras.models.clone_model(model)
@@ -327,9 +328,9 @@ def _stream(
     done: threading.Event,
     random: Any = None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]]:
-    """Images, labels and weights, batch by batch, epoch after epoch; shuffled by `random`.
+    """Yield images, labels and weights in batches, epoch after epoch; shuffled by `random`.
 
-    Keras reads ahead in a thread of its own; `done` tells it that nobody waits any more.
+    Keras reads ahead in another thread. `done` ends the stream.
     """
     while not done.is_set():
         batches = data.batches(
@@ -350,19 +351,19 @@ def _stream(
 def _log_odds(
     selector: PSFStarSelector, data: CutoutSet, rows: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Log-odds of being good, ascending rows."""
+    """Return the log-odds of being good of ascending rows."""
     parts = [selector.decision_function(batch.cutouts) for batch in data.batches(_BLOCK, rows=rows)]
     return np.concatenate(parts)
 
 
 def _platt(log_odds: NDArray[np.float64], good: NDArray[np.bool_]) -> tuple[float, float]:
-    """Slope and intercept of Platt's scaling, as in `PSFStarSelector.calibrate`."""
+    """Return slope and intercept of Platt scaling, as in `PSFStarSelector.calibrate`."""
     model = LogisticRegression(C=10.0).fit(log_odds[:, None], good)
     return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])
 
 
 def _yardstick(data: CutoutSet, start: PSFStarSelector | None) -> dict[str, PSFStarSelector]:
-    """Give what to compare with: the start, or the shipped model where it takes these cutouts."""
+    """Return the selector to compare with: the start, or the pretrained model if it fits."""
     if start is not None:
         return {"before": start}
     try:

@@ -1,4 +1,4 @@
-"""How good a PSF is: judged by stars of the frame, or by the truth of a simulation."""
+"""Judge a PSF by stars of the frame or by the truth of a simulation."""
 
 from mlpsf.psf.quality.figures import ELLIPTICITY_LIMIT, SIZE_LIMIT, PSFQuality
 from mlpsf.psf.quality.judge import against_truth, psf_quality

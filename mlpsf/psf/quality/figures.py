@@ -1,4 +1,4 @@
-"""The figures of a PSF's quality, and the score that a pipeline can be gated on."""
+"""Quality figures of a PSF, and a score for a pass or fail decision in a pipeline."""
 
 from __future__ import annotations
 
@@ -15,53 +15,52 @@ __all__ = ["ELLIPTICITY_LIMIT", "SIZE_LIMIT", "PSFQuality"]
 FloatArray = NDArray[np.float64]
 
 SIZE_LIMIT = 0.004
-"""Largest absolute dT/T that passes: what the HSC survey requires of a PSF's fractional size
-(Mandelbaum et al. 2018, PASJ 70, S25), taken of T, which is the stricter reading."""
+"""Largest absolute dT/T that passes: the HSC survey's requirement on a PSF's fractional size
+(Mandelbaum et al. 2018, PASJ 70, S25), applied to T, which is stricter."""
 
 ELLIPTICITY_LIMIT = 0.007
-"""Largest ellipticity residual that passes: the gate on exposures of LSST's pipelines
+"""Largest ellipticity residual that passes: the limit for exposures in LSST's pipelines
 (``pipe_tasks``, ``maxEllipResidual``)."""
 
-_FLUX_UNIT = 2.5 / np.log(10)  # magnitudes of a small relative change
+_FLUX_UNIT = 2.5 / np.log(10)  # magnitudes per small relative change
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PSFQuality:
-    """How a PSF agrees with stars, or with the truth.
+    """Agreement of a PSF with stars, or with the truth.
 
     Attributes
     ----------
     n_stars : int
-        Stars that judged it; 0 for the truth.
+        Number of stars used to judge the PSF; 0 for the truth.
     reserved : bool
-        Whether they were kept out of the PSF. Otherwise the figures flatter it.
+        Whether these stars were kept out of the PSF. If not, the figures are too good.
     size_residual, size_error : float
         Median dT/T and its standard error.
     e1_residual, e2_residual, e_error : float
         Median residuals of the distortion, and the standard error of each.
     flux_residual, flux_error : float
         Relative residual of the light within 1.5 FWHM, for the same total within the largest of
-        `radii`: about 3 FWHM, for the truth the stamp.
+        `radii`: about 3 FWHM, or the stamp for the truth.
     chi_square : float
         Median over stars of the reduced chi-square within 2 FWHM; NaN for the truth.
     residual_image : ndarray, shape (size, size)
-        PSF minus star, median of all stars, over the peak of the PSF. Each on its own pixels: no
-        star is shifted.
+        Median over stars of PSF minus star, over the peak of the PSF. No star is shifted.
     residual_peak : float
-        Largest absolute value in it, within 2 FWHM.
+        Largest absolute value of `residual_image` within 2 FWHM.
     radii : ndarray, shape (m,)
-        Of apertures, pixels.
+        Radii of apertures in pixels.
     growth, measured_growth, growth_error : ndarray, shape (m,)
-        Share of the light in the PSF's box that falls in each: of the PSF; of the stars, which
-        are taken to agree with it at the largest radius; standard error of the latter.
+        Fraction of the light in the PSF's box within each radius: of the PSF; of the stars,
+        normalised to the PSF at the largest radius; standard error of the latter.
     stars : Table
-        A row a star: ``x``, ``y``, ``flux``, ``snr``, ``size_residual``, ``e1_residual``,
+        One row per star: ``x``, ``y``, ``flux``, ``snr``, ``size_residual``, ``e1_residual``,
         ``e2_residual``, ``flux_residual``, ``chi_square``, ``fwhm``, ``e1``, ``e2``.
     map_x, map_y : ndarray, shape (k,)
-        Columns and rows of the maps, pixels.
+        Columns and rows of the maps in pixels.
     fwhm_map, ellipticity_map : ndarray, shape (k, k)
-        FWHM in pixels and 1 - b/a over the frame: a surface through the stars, a constant
-        from fewer than 6, a plane from fewer than 15, else a quadratic.
+        FWHM in pixels and 1 - b/a over the frame, from a surface fitted to the stars: a constant
+        for fewer than 6 stars, a plane for fewer than 15, else a quadratic.
     """
 
     n_stars: int
@@ -93,12 +92,12 @@ class PSFQuality:
 
     @property
     def score(self) -> float:
-        """One number to gate a pipeline on; 1 is the most that weak-lensing surveys accept.
+        """Score for a pass or fail decision; 1 is the limit of weak-lensing surveys.
 
-        The larger of the absolute dT/T over `SIZE_LIMIT` and the ellipticity residual over
-        `ELLIPTICITY_LIMIT`, each with the square of its standard error taken off its square: noise
-        alone gives about 0. Against the truth nothing is taken off. At 1, the fluxes of PSF fits
-        are good to about 0.2 percent, and a shape measured with the PSF to 0.007.
+        It is the larger of the absolute dT/T over `SIZE_LIMIT` and the ellipticity residual over
+        `ELLIPTICITY_LIMIT`. The standard error of each is subtracted in quadrature, so that noise
+        alone gives about 0; against the truth nothing is subtracted. At a score of 1, fluxes of PSF
+        fits are accurate to about 0.2 percent, and a shape measured with the PSF to 0.007.
         """
         size = np.sqrt(max(self.size_residual**2 - self.size_error**2, 0.0))
         e = np.sqrt(max(self.ellipticity_residual**2 - 2 * self.e_error**2, 0.0))
@@ -106,40 +105,41 @@ class PSFQuality:
 
     @property
     def score_error(self) -> float:
-        """What noise alone does to the score: above 1, these stars cannot tell good from bad."""
+        """Error of the score from noise; above 1, these stars cannot tell a good PSF from a bad."""
         return float(max(self.size_error / SIZE_LIMIT, self.e_error / ELLIPTICITY_LIMIT))
 
     def passes(self, limit: float = 1.0, *, strict: bool = False) -> bool:
-        """Whether the score is within a limit.
+        """Return whether the score is within a limit.
 
         Parameters
         ----------
         limit : float
             Highest score that passes.
         strict : bool
-            Whether stars that could not have shown a failure (`score_error` above `limit`) fail.
+            Whether the PSF fails if `score_error` is above `limit`, so that the stars could not
+            have shown a failure.
         """
         return bool(self.score <= limit and (not strict or self.score_error <= limit))
 
     def aperture_correction(self, radius: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Magnitudes to add to those of an aperture, to make them those of the PSF's box.
+        """Return the correction from aperture magnitudes to those of the PSF's box.
 
         Parameters
         ----------
         radius : float or ndarray
-            Pixels, within `radii`.
+            In pixels, within the range of `radii`.
 
         Returns
         -------
         correction, error : ndarray
-            ``2.5 log10`` of the PSF's curve of growth, not above 0 but for a PSF with negative
-            wings; the standard error of the stars' curve and its distance from the PSF's, in
-            quadrature.
+            `correction`, to be added, is ``2.5 log10`` of the PSF's curve of growth. It is above 0
+            only for a PSF with negative wings. `error` is the standard error of the stars' curve
+            and its difference from the PSF's, added in quadrature.
 
         Raises
         ------
         InputError
-            A radius is out of range.
+            If a radius is out of range.
         """
         at = np.asarray(radius, dtype=np.float64)
         if not ((at >= self.radii[0]) & (at <= self.radii[-1])).all():
@@ -152,7 +152,7 @@ class PSFQuality:
         return 2.5 * np.log10(share), error
 
     def to_table(self) -> Table:
-        """One row: every figure that is a number."""
+        """Return all scalar figures as a table with one row."""
         names = (
             "n_stars reserved size_residual size_error e1_residual e2_residual "
             "ellipticity_residual e_error flux_residual flux_error chi_square residual_peak "

@@ -1,9 +1,9 @@
-"""How good a PSF is: what it leaves of stars that did not make it, or how far it is from the truth.
+"""Judge a PSF by its residuals on stars that are not in it, or by its difference from the truth.
 
-Sizes and shapes are adaptive moments (Bernstein & Jarvis 2002, AJ 123, 583, section 3.1): those
-under an elliptical Gaussian weight of the source's own size and shape. T is the trace of the
-second moments, e1 and e2 the distortion. All residuals are PSF minus star: positive dT/T means
-that the PSF is too wide.
+Sizes and shapes are from adaptive moments (Bernstein & Jarvis 2002, AJ 123, 583, section 3.1), with
+an elliptical Gaussian weight of the size and shape of the source. T is the trace of the second
+moments; e1 and e2 are the distortion. All residuals are PSF minus star: positive dT/T means that
+the PSF is too wide.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-_FITTED = 3.0  # FWHM, radius of what is fitted
-_SKY = 4.5  # FWHM, outer radius of the ring of sky, which begins where the fit ends
+_FITTED = 3.0  # FWHM, radius of the fit
+_SKY = 4.5  # FWHM, outer radius of the sky ring, which starts where the fit ends
 _JUDGED = 2.0  # FWHM, radius of chi-square and residual image
 _INNER = 1.5  # FWHM, radius of the aperture of `flux_residual`
 
@@ -50,19 +50,19 @@ _INNER = 1.5  # FWHM, radius of the aperture of `flux_residual`
 def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQuality:
     """Judge a PSF by stars of a frame.
 
-    Place and flux of the PSF are fitted to each star within 3 FWHM, weighted by the noise of sky
-    and star; the local sky is the median of a ring beyond. Then star and fit are measured alike,
-    on the same pixels.
+    Position and flux of the PSF are fitted to each star within 3 FWHM, weighted by the noise of sky
+    and star. The local sky is the median of a ring outside. Then star and fit are measured in the
+    same way on the same pixels.
 
     Parameters
     ----------
     frame : Frame, path, or (ny, nx) array
-    psf : PSFModel, or anything that draws stars as its ``stamps`` does
+    psf : PSFModel, or an object with the same ``stamps`` method
     stars : Table or (n, 2) array
-        Columns x and y, 0-based. With a column ``reserved`` that is somewhere True, those rows
-        judge; otherwise all do, or all that are ``selected``. The maps are of all of them.
+        Columns x and y, 0-based. Rows that are ``reserved`` judge the PSF. If there are none, all
+        rows do, or all that are ``selected``. The maps use all of these stars.
     grid : int
-        Points of the maps along each axis.
+        Number of points of the maps along each axis.
 
     Returns
     -------
@@ -71,9 +71,9 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
     Raises
     ------
     InputError
-        A parameter is wrong, or a star's place is not finite.
+        If a parameter is invalid, or a star's position is not finite.
     PSFError
-        No star is given, or none can be measured: masked, off the frame, or without light.
+        If no star is given, or none can be measured: masked, off the frame, or without light.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
     data = cut.data.astype(np.float64)
     dx, dy = cut.x - cut.x0, cut.y - cut.y0
     noise = extract_cutouts(frame.background.rms, x, y, size).data.astype(np.float64)
-    # A variance plane holds the stars' own noise already.
+    # A variance plane already includes the photon noise of the stars.
     gain = frame.gain if frame.variance is None and frame.gain > 0 else np.inf
     saturated = extract_cutouts(frame.saturated.astype(np.float32), x, y, size).data > 0
     seen = np.isfinite(data) & ~saturated
@@ -116,14 +116,14 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
     near = seen & inside(size, fx, fy, _JUDGED * fwhm)
     chi = np.where(near, (star - model) ** 2 / variance, 0.0)
     signal = np.sqrt(np.where(near, model**2 / variance, 0.0).sum(axis=(1, 2)))
-    # Beyond the fit, and under masks, star and PSF are the same: the PSF.
+    # Outside the fit, and in masked pixels, the star is replaced by the PSF.
     star = np.where(seen & inside(size, fx, fy, radius), star, model)
     t, e1, e2 = adaptive_moments(star, fwhm / 2.3548)[:, 2:].T
     t0, f1, f2 = adaptive_moments(model, fwhm / 2.3548)[:, 2:].T
     radii = np.arange(0.5, radius + 0.01, 0.5)
     light, drawn = (growth_of(v, fx, fy, radii) for v in (star, model))
-    # Over the PSF at the star's own place in its pixel, on which small apertures depend; the flux
-    # fitted is that of the core, the star's own is what the largest circle holds.
+    # Relative to the PSF at the star's sub-pixel position, on which small apertures depend. The
+    # fitted flux is that of the core; the star's flux is that in the largest circle.
     good = (flux > 0) & np.isfinite(t) & np.isfinite(t0) & (light[:, -1] > 0)
     good &= (drawn > 0).all(axis=1)
     light, drawn = (np.where(good[:, None], v, 1.0) for v in (light, drawn))
@@ -199,24 +199,24 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
 
 
 def against_truth(psf: DrawnPSF, truth_stamp: ArrayLike) -> PSFQuality:
-    """Judge a PSF by the true one, exactly.
+    """Judge a PSF by the true PSF.
 
     Parameters
     ----------
-    psf : PSFModel, or anything that draws stars as its ``stamps`` does
+    psf : PSFModel, or an object with the same ``stamps`` method
     truth_stamp : array_like, shape (size, size)
-        The true PSF with the star at the centre of the middle pixel, on any scale. Both are
-        normalised to a sum of 1 over it.
+        True PSF with the star at the centre of the middle pixel, in any normalisation. Both PSFs
+        are normalised to a sum of 1 over the stamp.
 
     Returns
     -------
     PSFQuality
-        Errors are 0; there are no stars, and the maps are of one value.
+        Errors are 0, there are no stars, and the maps have a single value.
 
     Raises
     ------
     InputError
-        The stamp is not square with an odd side, or holds no light.
+        If the stamp is not square with an odd side, or contains no light.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The fit of a PSF to the stars of a frame that judge it."""
+"""Fit a PSF to the stars of a frame that judge it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FloatArray = NDArray[np.float64]
 
 
 def judging_places(stars: Any) -> tuple[FloatArray, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return x and y of all chosen stars (n, 2), which of them judge, whether those are reserved.
+    """Return positions of all chosen stars (n, 2), which judge, and whether those are reserved.
 
-    Without a reserved star all judge.
+    All stars judge if none is reserved.
     """
     names = getattr(stars, "colnames", None)
     if names is None:
@@ -44,14 +44,14 @@ def judging_places(stars: Any) -> tuple[FloatArray, NDArray[np.bool_], NDArray[n
 
 
 def inside(size: int, x: FloatArray, y: FloatArray, radius: float) -> NDArray[np.bool_]:
-    """Pixels within a radius of each of n places, from the middle of a stamp; (n, size, size)."""
+    """Return pixels within a radius of n positions, from the middle of a stamp; (n, size, size)."""
     u = np.arange(size) - size // 2
     square = (u - x[:, None])[:, None, :] ** 2 + (u - y[:, None])[:, :, None] ** 2
     return np.asarray(square <= radius**2)
 
 
 class FitScale(NamedTuple):
-    """Radius of the fit in pixels, and electrons per ADU of the stars' own noise."""
+    """Radius of the fit in pixels, and gain in electrons per ADU for the stars' photon noise."""
 
     fitted: float
     gain: float
@@ -60,17 +60,17 @@ class FitScale(NamedTuple):
 def fit_stars(
     psf: DrawnPSF, data: FloatArray, seen: NDArray[np.bool_], noise: FloatArray, scale: FitScale
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Fit place and flux of the PSF to each star, by Gauss-Newton steps of least squares.
+    """Fit position and flux of the PSF to each star, by Gauss-Newton steps of least squares.
 
-    The sky is the clipped median of a ring, the PSF's light there taken off: were it fitted with
-    the rest, a PSF too wide would pass for a darker sky. The weights come from the model, for those
-    from the pixels would favour the ones that fell low.
+    The sky is the clipped median of a ring after subtracting the PSF there. It is not a free
+    parameter, because a darker sky could then hide a PSF that is too wide. The weights are computed
+    from the model; weights from the pixels would favour low ones.
 
     Returns
     -------
     x, y, flux : ndarray, shape (3, n)
     star, model, variance : ndarray, shape (n, size, size)
-        Pixels without the sky; what the PSF takes of them; variance.
+        Sky-subtracted pixels, fitted PSF, and variance.
     """
     n, size = len(data), data.shape[-1]
     nothing = np.zeros(n)

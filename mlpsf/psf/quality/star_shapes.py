@@ -1,4 +1,4 @@
-"""Sizes, shapes and curves of growth of stars' images, and what many stars say together."""
+"""Sizes, shapes and curves of growth of stars, and their medians and trends over many stars."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-_MEDIAN = 1.2533 * 1.4826  # error of a median, in median absolute deviations over sqrt(n)
+_MEDIAN = 1.2533 * 1.4826  # error of a median, in units of MAD / sqrt(n)
 
 
 class DrawnPSF(Protocol):
-    """What can be judged: a `PSFModel`, or anything that draws stars as its `stamps` does."""
+    """A PSF that can be judged: a `PSFModel`, or an object with the same `stamps` method."""
 
     @property
     def stamps(self) -> Any:
-        """Function of x_offset, y_offset (n,) and size that gives (n, size, size)."""
+        """Function of x_offset, y_offset (n,) and size that returns (n, size, size)."""
 
 
 def adaptive_moments(images: ArrayLike, sigma: float) -> FloatArray:
@@ -40,7 +40,7 @@ def adaptive_moments(images: ArrayLike, sigma: float) -> FloatArray:
     images : array_like, shape (n, size, size)
         Sky-subtracted and finite, each with a source within a few pixels of its middle.
     sigma : float
-        First guess of the sources' width, pixels.
+        Initial width of the sources in pixels.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def adaptive_moments(images: ArrayLike, sigma: float) -> FloatArray:
         ok &= total > 0
         total = np.where(ok, total, 1.0)
         mx, my = ((light * v).sum(axis=(1, 2)) / total for v in (dx, dy))
-        # A Gaussian seen through its own weight has half the variance.
+        # A Gaussian weighted by itself has half the variance.
         new = [2 * (light * v).sum(axis=(1, 2)) / total for v in (dx**2, dy**2, dx * dy)]
         ok &= (new[0] > 0) & (new[1] > 0) & (new[0] * new[1] > new[2] ** 2)
         ok &= (np.hypot(cx, cy) < size / 4) & (new[0] + new[1] < size**2)
@@ -87,7 +87,7 @@ def adaptive_moments(images: ArrayLike, sigma: float) -> FloatArray:
 
 
 def own_moments(psf: DrawnPSF) -> tuple[float, FloatArray]:
-    """FWHM of a Gaussian of the PSF's size, and its moments, from a stamp at a pixel's centre."""
+    """Return the FWHM of a Gaussian of the PSF's size, and its moments, at a pixel's centre."""
     size = int(getattr(psf, "size", 51))
     moments = adaptive_moments(np.asarray(psf.stamps([0.0], [0.0], size)), size / 16)[0]
     if not np.isfinite(moments).all():
@@ -98,7 +98,7 @@ def own_moments(psf: DrawnPSF) -> tuple[float, FloatArray]:
 
 
 def growth_of(images: FloatArray, x: FloatArray, y: FloatArray, radii: FloatArray) -> FloatArray:
-    """Light of each image within each radius, pixels cut by the circle exactly; (n, m)."""
+    """Return the light of each image within each radius, with exact partial pixels; (n, m)."""
     middle = images.shape[-1] // 2
     return np.array(
         [
@@ -114,7 +114,7 @@ def growth_of(images: FloatArray, x: FloatArray, y: FloatArray, radii: FloatArra
 
 
 def median_and_error(values: FloatArray, expected: FloatArray) -> tuple[float, float]:
-    """Median and its error: by the scatter, or, of fewer than 5 values, by the noise expected."""
+    """Return the median and its error, from the scatter or, below 5 values, the expected noise."""
     middle, n = float(np.median(values)), len(values)
     if n < 5:
         return middle, float(1.2533 * np.sqrt(np.mean(expected**2) / n))
@@ -124,7 +124,7 @@ def median_and_error(values: FloatArray, expected: FloatArray) -> tuple[float, f
 def fit_surface(
     x: FloatArray, y: FloatArray, value: FloatArray, at: tuple[FloatArray, FloatArray]
 ) -> FloatArray:
-    """Clipped least-squares surface through n values, at the places of a grid."""
+    """Fit a clipped least-squares surface to n values; return it at the points of a grid."""
     order = 0 if len(x) < 6 else 1 if len(x) < 15 else 2
     powers = [(i, j) for i in range(order + 1) for j in range(order + 1 - i)]
     here = np.column_stack([x**i * y**j for i, j in powers])

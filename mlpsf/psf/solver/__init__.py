@@ -1,1 +1,1 @@
-"""The solver: stars' pixels in, a smooth PSF out, and how it varies over the frame."""
+"""Solve for a smooth PSF, and its variation over the frame, from the pixels of stars."""

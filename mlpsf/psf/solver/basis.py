@@ -1,13 +1,13 @@
 """A smooth PSF as a sum of few functions: radial splines times waves around the star.
 
-The light at (x, y) from the star, in coordinates in which an elliptical Moffat profile is round,
-is that profile M(r) times a sum over ``c[m, k] B_k(t) (r / sqrt(r^2 + alpha^2))^m cos(m theta)``,
-and the same with sines. The B_k are cubic B-splines in a coordinate t that runs as r^2 within the
-core and ever more slowly beyond, so that knots lie close where the light is and far apart in the
-wings. Every coefficient is a *relative* correction of the profile: one prior fits a core of 30,000
-ADU and a wing of 3.
+Coordinates are scaled so that an elliptical Moffat profile is round. The light at (x, y) from the
+star is that profile M(r) times a sum over
+``c[m, k] B_k(t) (r / sqrt(r^2 + alpha^2))^m cos(m theta)``, and the same with sines. The B_k are
+cubic B-splines in a coordinate t. It grows as r^2 in the core and more slowly beyond, so that knots
+are dense in the core and sparse in the wings. Every coefficient is a *relative* correction of the
+profile, so that the same prior applies to a core of 30,000 ADU and a wing of 3.
 
-Pixels are integrated by Gauss-Legendre quadrature of the light, never by interpolation.
+Pixels are integrated by Gauss-Legendre quadrature of the light, without interpolation.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["Moffat", "PolarBasis", "Quadrature", "centroid", "gradient"]
 
 FloatArray = NDArray[np.float64]
 
-_BEND = 3.0  # of the radial coordinate: ln(1 + r^2 / alpha^2) is stretched up to here, then bent
-_KNOT = 0.25  # between knots, in that coordinate: 0.5 alpha at the centre, r / 5 in the wings
-_FLOOR = 0.02  # a new radial profile stays over this share of the last: its logarithm is taken
+_BEND = 3.0  # of the radial coordinate: it grows as ln(1 + r^2 / alpha^2) up to here, then slower
+_KNOT = 0.25  # distance of knots in that coordinate: 0.5 alpha at the centre, r / 5 in the wings
+_FLOOR = 0.02  # lower limit of a new radial profile over the last one, for the logarithm
 
 
 @dataclass(frozen=True)
 class Moffat:
-    """An elliptical Moffat profile of unit light.
+    """An elliptical Moffat profile with a total light of 1.
 
     Attributes
     ----------
     alpha, beta : float
-        Its radius, pixels, and exponent.
+        Radius in pixels, and exponent.
     g1, g2 : float
         Reduced shear, (a - b) / (a + b) along x and along the diagonal.
     """
@@ -46,13 +46,13 @@ class Moffat:
 
     @property
     def unshear(self) -> FloatArray:
-        """Matrix that makes the profile round, of determinant 1."""
+        """Matrix of determinant 1 that makes the profile round."""
         g1, g2 = self.g1, self.g2
         matrix = np.array([[1 - g1, -g2], [-g2, 1 + g1]])
         return np.asarray(matrix / np.sqrt(1 - g1**2 - g2**2))
 
     def __call__(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Light a square pixel at points (x, y) from the centre."""
+        """Return the light per square pixel at points (x, y) from the centre."""
         m = self.unshear
         square = (m[0, 0] * x + m[0, 1] * y) ** 2 + (m[1, 0] * x + m[1, 1] * y) ** 2
         norm = (self.beta - 1) / np.pi / self.alpha**2
@@ -61,12 +61,12 @@ class Moffat:
 
 @dataclass(frozen=True)
 class Quadrature:
-    """How pixels are integrated: with ever fewer points away from the star.
+    """Integration over pixels, with fewer points further from the star.
 
     Attributes
     ----------
     rings : tuple of (int, float)
-        Points along each axis of a pixel, and the radius in pixels up to which they hold.
+        Points along each axis of a pixel, and the radius in pixels up to which they are used.
 
     Examples
     --------
@@ -82,7 +82,7 @@ class Quadrature:
 
     @classmethod
     def for_fwhm(cls, fwhm: float) -> Quadrature:
-        """Points enough for 1e-4 of the peak."""
+        """Create a quadrature accurate to 1e-4 of the peak."""
         near = 5 if fwhm < 2.2 else 3 if fwhm < 4 else 2
         return cls(((near, 1.5 * fwhm + 1), (2, max(4 * fwhm, 12.0)), (1, np.inf)))
 
@@ -94,13 +94,13 @@ class Quadrature:
         Parameters
         ----------
         function : callable
-            Of two arrays of shape (n,); returns (n,) or (n, k).
+            Function of two arrays of shape (n,) that returns (n,) or (n, k).
         x, y : (n,) arrays
 
         Returns
         -------
         array
-            As `function` returns it.
+            Same shape as returned by `function`.
         """
         out, inner, radius = None, -1.0, np.hypot(x, y)
         for points, outer in self.rings:
@@ -118,7 +118,7 @@ class Quadrature:
 
 
 def _nodes(points: int) -> Iterator[tuple[float, float, float]]:
-    """Give the offsets in x and y of the points in a pixel, and their weights."""
+    """Yield the x and y offsets of the points in a pixel, and their weights."""
     at, weight = np.polynomial.legendre.leggauss(points)
     for j, wj in zip(at / 2, weight / 2, strict=True):
         for i, wi in zip(at / 2, weight / 2, strict=True):
@@ -126,24 +126,24 @@ def _nodes(points: int) -> Iterator[tuple[float, float, float]]:
 
 
 class PolarBasis:
-    """The functions described above; see the module.
+    """The basis functions described in the module docstring.
 
     Parameters
     ----------
     start : Moffat
-        The profile that the first coefficients correct.
+        Profile that the first coefficients correct.
     reach : float
-        How far along x and y the light is wanted, pixels.
+        Extent of the light along x and y, in pixels.
     waves : int
         Highest m.
 
     Attributes
     ----------
     n_radial : int
-        Splines.
+        Number of splines.
     shape : (int, int)
-        Of a set of coefficients: ``(1 + 2 * waves, n_radial)``; first the round part, then cosine
-        and sine of m = 1, 2 and so on.
+        Shape of a set of coefficients: ``(1 + 2 * waves, n_radial)``; first the round part, then
+        cosine and sine of m = 1, 2 and so on.
     """
 
     def __init__(self, start: Moffat, reach: float, waves: int = 4) -> None:
@@ -157,17 +157,17 @@ class PolarBasis:
         self.shape = (1 + 2 * waves, self.n_radial)
         self._t = np.linspace(0.0, last, 800)
         norm = (start.beta - 1) / np.pi / start.alpha**2
-        # The radial profile that is corrected, as its logarithm: `adopt` changes it.
+        # Logarithm of the radial profile that is corrected. `adopt` changes it.
         self._log = np.log(norm) - start.beta * _BEND * np.expm1(self._t / _BEND)
 
     def unit(self) -> FloatArray:
-        """Coefficients of the profile itself."""
+        """Return the coefficients of the uncorrected profile."""
         out = np.zeros(self.shape)
         out[0] = 1.0
         return out
 
     def _place(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, NDArray]:  # type: ignore[type-arg]
-        """Radial coordinate, the profile's light, and the unit wave's complex value."""
+        """Return the radial coordinate, the light of the profile, and the complex m = 1 wave."""
         m = self._unshear
         u, v = m[0, 0] * x + m[0, 1] * y, m[1, 0] * x + m[1, 1] * y
         q = 1 + (u * u + v * v) / self._alpha**2
@@ -179,7 +179,7 @@ class PolarBasis:
         )
 
     def _splines(self, t: FloatArray) -> tuple[NDArray[np.intp], tuple[FloatArray, ...]]:
-        """First of the four splines that live at t, and the value of each."""
+        """Return the index of the first of four nonzero splines at t, and the value of each."""
         s = t / self._step
         first = np.clip(s.astype(np.intp), 0, self.n_radial - 4)
         s = s - first
@@ -191,7 +191,7 @@ class PolarBasis:
         )
 
     def design(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Value of every function at points (x, y) from the star; shape (n, coefficients)."""
+        """Return all functions at points (x, y) from the star, shape (n, coefficients)."""
         t, light, wave = self._place(x, y)
         first, values = self._splines(t)
         round_ = np.zeros((len(x), self.n_radial))
@@ -208,7 +208,7 @@ class PolarBasis:
         return out.reshape(len(x), -1)
 
     def light(self, coefficients: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Light a square pixel at points (x, y) from the star: ``design(x, y) @ c``, faster."""
+        """Return ``design(x, y) @ c``, but faster: the light per square pixel at points (x, y)."""
         t, light, wave = self._place(x, y)
         first, values = self._splines(t)
         rows = coefficients.reshape(self.shape)
@@ -224,12 +224,12 @@ class PolarBasis:
         return np.asarray(out * light)
 
     def adopt(self, coefficients: FloatArray) -> FloatArray:
-        """Make the round part of a PSF the profile that is corrected from now on.
+        """Use the round part of a PSF as the new profile to correct.
 
         Returns
         -------
         array
-            Nearly the same PSF in the new functions.
+            Coefficients of nearly the same PSF in the new functions.
         """
         rows = coefficients.reshape(self.shape)
         first, values = self._splines(self._t)
@@ -240,15 +240,15 @@ class PolarBasis:
         return np.asarray(out)
 
     def stiffness(self, bend: float, size: float) -> FloatArray:
-        """Matrix of the prior: coefficients are small and change smoothly with radius.
+        """Return the matrix of the prior: coefficients are small and change smoothly with radius.
 
         Parameters
         ----------
         bend : float
-            Standard deviation of a second difference along the radius; 1 / m of it for wave m.
+            Standard deviation of a second difference along the radius; ``bend / m`` for wave m.
         size : float
-            Standard deviation of the waves' coefficients, 1 / m of it for wave m. The round
-            part's level is left free.
+            Standard deviation of the waves' coefficients; ``size / m`` for wave m. The level of
+            the round part is free.
 
         Returns
         -------
@@ -267,14 +267,14 @@ class PolarBasis:
 
 
 def centroid(basis: PolarBasis, c: FloatArray, fwhm: float) -> FloatArray:
-    """Gaussian-weighted centroid of the light, pixels from the origin."""
+    """Return the Gaussian-weighted centroid of the light in pixels from the origin."""
     offset = np.arange(-12, 13) * max(fwhm / 8, 0.1)
     x, y = (v.ravel() for v in np.meshgrid(offset, offset))
     light = basis.light(c, x, y)
     at = np.zeros(2)
     for _ in range(15):
         weight = light * np.exp(-0.5 * ((x - at[0]) ** 2 + (y - at[1]) ** 2) / (fwhm / 2.355) ** 2)
-        # Seen through a weight of its own width, a shift is half of what it is.
+        # A weight of the width of the source reduces a shift by half.
         at = at + 2 * (np.array([weight @ x, weight @ y]) / weight.sum() - at)
     return at
 
@@ -282,7 +282,7 @@ def centroid(basis: PolarBasis, c: FloatArray, fwhm: float) -> FloatArray:
 def gradient(
     basis: PolarBasis, c: FloatArray, x: FloatArray, y: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Change of pixels per pixel that the star moves: the light that enters at their edges."""
+    """Return the change of pixels per pixel of star motion, from the light at their edges."""
     at = 0.5 / np.sqrt(3.0)
     across = sum(basis.light(c, x - 0.5, y + j) - basis.light(c, x + 0.5, y + j) for j in (-at, at))
     along = sum(basis.light(c, x + i, y - 0.5) - basis.light(c, x + i, y + 0.5) for i in (-at, at))

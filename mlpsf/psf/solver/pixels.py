@@ -1,4 +1,4 @@
-"""The pixels of the stars that a PSF is solved from, and the profile that is its start."""
+"""Pixels of the stars that a PSF is solved from, and its initial profile."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class StarPixels:
     Attributes
     ----------
     data : (n, side, side) array
-        Less the background.
+        Background-subtracted pixels.
     bad : (n, side, side) array of bool
         Pixels without data.
     x, y : (n,) arrays
         Centres, from the centre of the lower left pixel.
     noise : (n,) array
-        Of a pixel of sky.
+        Noise of a sky pixel.
     gain : float
         Electrons per unit of data; infinite if unknown.
     fwhm : float
-        About, pixels.
+        Approximate FWHM in pixels.
     """
 
     data: FloatArray
@@ -54,7 +54,7 @@ def first_profile(stars: StarPixels) -> Moffat:
     Raises
     ------
     PSFError
-        When no star has light.
+        If no star has light.
     """
     side = stars.data.shape[1]
     offset = np.arange(side)
@@ -69,7 +69,7 @@ def first_profile(stars: StarPixels) -> Moffat:
     if not parts:
         raise PSFError("no star has light above the background at its position")
     u, v, light = (np.concatenate(p) for p in zip(*parts, strict=True))
-    if len(u) > 4000:  # plenty for five numbers
+    if len(u) > 4000:  # enough for five parameters
         some = np.random.default_rng(0).choice(len(u), 4000, replace=False)
         u, v, light = u[some], v[some], light[some]
     top = float(np.percentile(light, 99.8))
@@ -96,8 +96,8 @@ def first_profile(stars: StarPixels) -> Moffat:
 
 
 def median_of(images: FloatArray) -> FloatArray:
-    """Median over the first axis of those that are finite; 0 where none is."""
-    ordered = np.sort(np.moveaxis(images, 0, -1), axis=-1)  # NaN goes last
+    """Return the median of finite values over the first axis; 0 where there are none."""
+    ordered = np.sort(np.moveaxis(images, 0, -1), axis=-1)  # NaN sorts last
     count = np.isfinite(ordered).sum(axis=-1, keepdims=True)
     low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, ordered.shape[-1] - 1)
     middle = 0.5 * (

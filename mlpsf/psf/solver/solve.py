@@ -1,11 +1,11 @@
-"""The PSF solved for: one smooth PSF, and every star's place, flux and sky, from all pixels.
+"""Solve for one smooth PSF and the position, flux and sky of each star, from all pixels.
 
-Weighted least squares on the stars' pixels as they are: nothing is resampled, so nothing is blurred
-or rounded. What is fitted together cannot bias each other: a local sky that swallows wings shows as
-a sky that rises with the flux, and the fit knows how much of it is wing. Each star's flux, place
-and sky are eliminated exactly from its own equations (a Schur complement), which leaves those of
-the PSF's hundred coefficients. What varies over the frame is a polynomial in each coefficient; with
-the stars' equations in hand that costs next to nothing more.
+Weighted least squares on the original pixels of the stars. Nothing is resampled, so nothing is
+blurred or rounded. A joint fit avoids bias between the parameters: if the local sky absorbs light
+of the wings, the sky rises with the flux, and the fit corrects for it. The flux and sky of each
+star are eliminated exactly from its equations (a Schur complement), which leaves about a hundred
+coefficients of the PSF. The variation over the frame is a polynomial in each coefficient, at little
+extra cost.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ __all__ = ["MISFIT", "ROUNDS", "Solution", "StarPixels", "first_profile", "solve
 FloatArray = NDArray[np.float64]
 
 ROUNDS = 4
-"""How often everything is fitted: the second time changes 1 % of the peak, the fourth 0.05 %."""
+"""Rounds of fitting. The second changes the PSF by 1 % of its peak, the fourth by 0.05 %."""
 
 MISFIT = 1.5
-"""Of a solution: beyond, the stars are not what a smooth PSF can describe."""
+"""Largest misfit of a solution. Above it, a smooth PSF does not describe the stars."""
 
-_WAVES = 4  # trefoil and the four struts of a secondary mirror; six change nothing measurable
-_BEND, _FIRST_BEND, _SIZE = 0.5, 1.0, 0.3  # the prior's widths, relative to the local light
-_VARIES = 0.1  # of the coefficients of what varies, likewise, from the frame's centre to its edge
-_FLUX, _PLACE = 0.1, 0.3  # prior widths of a step in flux (relative) and place (pixels)
-_LEVEL = 1e7  # weight of the PSF's light as it is: it stays, and the fluxes follow
-_SKY = 0.0125  # of a star's sky around the frame's, over the noise of a pixel
-_SKY_LIGHT = 0.04  # scatter of the same that faint galaxies give any frame
-_MODEL_ERROR = 0.005  # of the light: how well any model can describe the brightest star's
-_OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light of a FWHM's square
-_EXCESS = 2.0  # times the usual misfit of a core, from where a star counts for less
+_WAVES = 4  # for trefoil and four struts of a secondary mirror; six waves make no difference
+_BEND, _FIRST_BEND, _SIZE = 0.5, 1.0, 0.3  # widths of the prior, relative to the local light
+_VARIES = 0.1  # the same for the variation from the centre of the frame to its edge
+_FLUX, _PLACE = 0.1, 0.3  # prior widths of a step in flux (relative) and position (pixels)
+_LEVEL = 1e7  # weight that fixes the light of the PSF, so that the fluxes adjust
+_SKY = 0.0125  # scatter of the stars' skies around the frame's, over the noise of a pixel
+_SKY_LIGHT = 0.04  # the same scatter from faint galaxies, in any frame
+_MODEL_ERROR = 0.005  # of the light: limit on how well a model describes the brightest star
+_OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light in a square of one FWHM
+_EXCESS = 2.0  # times the usual misfit of a core, above which a star has less weight
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A PSF and the stars on it.
+    """A PSF and the stars fitted with it.
 
     Attributes
     ----------
     basis : PolarBasis
     coefficients : (n_terms, k) array
-        A row for every term of the polynomial over the frame; the first is the constant.
+        One row per term of the polynomial over the frame; the first is the constant.
     moffat : Moffat
-        The first profile.
+        Initial profile.
     x, y, flux, sky : (n,) arrays
-        Of the stars, places in their cutouts.
+        Positions of the stars in their cutouts, fluxes and skies.
     use : (n, side, side) array of bool
-        The pixels that count: with data, and not struck.
+        Pixels that are used: with data and not struck.
     misfit : float
-        Median over the stars of the rms residual of their cores over its error, 1 at least.
+        Median over stars of the rms residual of the core over its error, at least 1.
     """
 
     basis: PolarBasis
@@ -75,31 +75,31 @@ class Solution:
     misfit: float
 
     def draw(self, c: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Draw the pixels at (x, y) from a star of flux 1, of a PSF with these coefficients."""
+        """Draw a star of flux 1 at pixels (x, y) from it, for a PSF with these coefficients."""
         return self.quadrature.sum(lambda a, b: self.basis.light(c, a, b), x, y)
 
     def table(self, size: int, rep_fact: int, terms: FloatArray) -> FloatArray:
-        """Light on sub-pixels at one place, for TRIPPy's table.
+        """Return the light on sub-pixels at one position, for TRIPPy's table.
 
         Parameters
         ----------
         size, rep_fact : int
-            Pixels along the box, sub-pixels to a pixel.
+            Side of the box in pixels, sub-pixels per pixel.
         terms : (n_terms,) array
-            The polynomial's at that place.
+            Terms of the polynomial at that position.
 
         Returns
         -------
         ((size + 1) * rep_fact,) * 2 array
-            Mean light of each sub-pixel; the star at the middle, which is where its centroid is
-            (Gaussian-weighted, by the FWHM).
+            Mean light of each sub-pixel, with the centroid of the star (Gaussian-weighted by the
+            FWHM) in the middle.
         """
         c = terms @ self.coefficients
         dx, dy = centroid(self.basis, c, self.fwhm)
         n = (size + 1) * rep_fact
         edge = (np.arange(n) + 0.5 - n / 2) / rep_fact
         x, y = (v.ravel() for v in np.meshgrid(edge + dx, edge + dy))
-        # A tenth of a pixel needs one point; a third, of an undersampled PSF, three.
+        # A tenth of a pixel needs one point; a third of an undersampled one needs three.
         points = 1 if rep_fact == 10 else 2 if rep_fact == 5 else 3
         at = (np.arange(points) + 0.5) / points - 0.5
         out = sum(self.basis.light(c, x + i / rep_fact, y + j / rep_fact) for j in at for i in at)
@@ -120,7 +120,7 @@ class _Fit:
         n = len(stars)
         self.x, self.y = stars.x.copy(), stars.y.copy()
         self.flux, self.weight = np.full(n, np.nan), np.ones(n)
-        # Of the rim: only what is struck before the first fit depends on it.
+        # Sky of the border. It only affects which pixels are struck before the first fit.
         rim = sky_and_noise(np.where(stars.bad, np.nan, stars.data))[0]
         self.sky = rim.astype(np.float64)
         self.sky_width = _SKY * stars.noise
@@ -136,7 +136,7 @@ class _Fit:
         return self.quadrature.sum(lambda a, b: self.basis.light(c, a, b), x, y)
 
     def round(self, first: bool) -> float:
-        """Fit everything once; return by how much of its peak the PSF changed."""
+        """Fit everything once; return the change of the PSF over its peak."""
         stars, n, k = self.stars, len(self.stars), self.c.shape[1]
         local = self.terms @ self.c
         models, square = np.empty_like(stars.data), np.empty_like(stars.data)
@@ -164,7 +164,7 @@ class _Fit:
             normal[-1, :-1] += np.kron(t, matrix[:-1, -1])
             normal[-1, -1] += matrix[-1, -1]
             target += np.append(np.kron(t, vector[:-1]), vector[-1])
-        # A brighter PSF of fainter stars is the same light: left free, the prior would choose.
+        # A brighter PSF with fainter stars fits equally well, so the light of the PSF is fixed.
         level /= level @ self.c[0]
         for term in range(p):
             block = slice(term * k, (term + 1) * k)
@@ -180,17 +180,17 @@ class _Fit:
             self.flux[i] *= 1 + np.clip(step[0], -0.5, 0.5)
             self.sky[i], spread[i] = step[1], inverse[1, 1]
             self._place(i, local[i])
-        # Skies that scatter more than galaxies explain are no frame's common sky.
+        # If skies scatter more than galaxies explain, the frame has no common sky: widen the prior.
         scatter = np.median((self.sky - answer[-1]) ** 2 / stars.noise**2) / 0.455
         scatter += np.median(spread / stars.noise**2) - _SKY_LIGHT**2
         self.sky_width = np.sqrt(max(scatter, _SKY**2)) * stars.noise
         return self._normalise()
 
     def _strike(self, models: FloatArray, square: FloatArray, error: float) -> None:
-        """Leave out what is not the star: struck pixels, and other sources' light.
+        """Leave out struck pixels and the light of other sources.
 
-        Stars share what the model gets wrong, and that must not be struck: their common residual
-        is taken off first.
+        The common residual of the stars is subtracted first, because errors of the model must not
+        be struck.
         """
         stars = self.stars
         flux = np.maximum(self.flux, 1e-30)[:, None, None]
@@ -228,11 +228,11 @@ class _Fit:
     def _equations(
         self, i: int, c: FloatArray, model: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Equations of one star: its own four unknowns, and what they leave for the PSF.
+        """Return the equations of one star, with its own unknowns and after eliminating them.
 
-        Unknowns of its own are the step in flux (relative) and the sky; those shared are the PSF's
-        coefficients where it is, and the frame's sky. Its place is not among them: fitted with the
-        PSF, all places could drift together.
+        Its own unknowns are the step in flux (relative) and the sky. The shared unknowns are the
+        PSF's coefficients at the star and the frame's sky. The position is not included: in a joint
+        fit with the PSF all positions could drift together.
         """
         stars, f = self.stars, self.flux[i]
         rows = np.flatnonzero(self.use[i])
@@ -258,7 +258,7 @@ class _Fit:
         return normal, cross, side, matrix - cross @ gone[:, :-1], vector - cross @ gone[:, -1]
 
     def _place(self, i: int, c: FloatArray) -> None:
-        """Move one star to where the PSF fits it best."""
+        """Move one star to the position where the PSF fits best."""
         stars, f = self.stars, self.flux[i]
         x, y = self._grid(i)
         rows = np.flatnonzero(self.use[i].ravel() & (x * x + y * y < (2 * stars.fwhm) ** 2))
@@ -277,7 +277,7 @@ class _Fit:
         self.y[i] += np.clip(step[1], -0.5, 0.5)
 
     def _normalise(self) -> float:
-        """Give the PSF a sum of 1 in its box, its centroid the origin, its round part the base."""
+        """Normalise the PSF to a sum of 1 in its box and shift the stars to its centroid."""
         offset = np.arange(self.size) - self.size // 2
         x, y = (v.ravel().astype(float) for v in np.meshgrid(offset, offset))
         image = self._draw(self.c[0], x, y)
@@ -297,7 +297,7 @@ class _Fit:
         return float(change)
 
     def rebase(self) -> None:
-        """Correct, from now on, the round part of the PSF as it is."""
+        """Use the round part of the current PSF as the new profile to correct."""
         gain = np.maximum(self.c[0][: self.basis.n_radial], 0.02)
         self.c /= np.tile(gain, self.basis.shape[0])
         self.c[0] = self.basis.adopt(self.c[0] * np.tile(gain, self.basis.shape[0])).ravel()
@@ -310,13 +310,13 @@ def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS)
     ----------
     stars : StarPixels
     size : int
-        Box of the PSF, pixels, odd: the light in it is 1.
+        Side of the PSF's box in pixels, odd. The light in it is 1.
     terms : (n, n_terms) array
-        The polynomial over the frame at each star; the first column is 1. A single column of ones
-        is a PSF that does not vary.
+        Terms of the polynomial over the frame at each star; the first column is 1. With a single
+        column of ones the PSF is constant.
     rounds : int
-        At most so many fits after the first; it ends when one changes nothing, or the PSF cannot be
-        described (see `MISFIT`).
+        Maximum number of fits after the first. Stops when a fit changes nothing, or no smooth PSF
+        describes the stars (see `MISFIT`).
 
     Returns
     -------
@@ -325,12 +325,12 @@ def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS)
     Raises
     ------
     PSFError
-        When the stars hold no light.
+        If the stars have no light.
     """
     fit = _Fit(stars, size, terms)
     for number in range(rounds + 1):
         change = fit.round(first=number == 0)
-        # The misfit is that of the PSF before this fit: the first two are no fits yet.
+        # The misfit is that of the PSF before this fit, so it is not valid in the first two rounds.
         if number == rounds or change < 3e-4 or (number >= 2 and fit.misfit > MISFIT):
             break
         fit.rebase()

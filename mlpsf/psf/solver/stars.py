@@ -1,4 +1,4 @@
-"""The stars that a PSF is made from: read, checked, cut out of the frame."""
+"""Read, check and cut out the stars that a PSF is built from."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ CHOSEN_BY = (
     "n_outliers_kept",
     "relaxed",
 )
-"""What a PSF repeats of the metadata of the table that its stars are from."""
+"""Metadata that a PSF takes from the table of its stars."""
 
 
 @dataclass
 class _Places:
-    """Stars in hand, and why others no longer are."""
+    """Positions of the stars that are kept, and why others were left out."""
 
     x: FloatArray
     y: FloatArray
@@ -64,15 +64,15 @@ class Stars:
     Attributes
     ----------
     x, y : (n,) arrays
-        On the frame.
+        Positions on the frame.
     pixels : StarPixels
     size : int
-        Of the PSF that their cutouts have room for, with 3 pixels to spare on each side.
+        Side of the PSF. The cutouts have a margin of 3 pixels on each side.
     frame_shape : (int, int)
     left_out : dict
-        How many of the stars given are not here, by reason.
+        Number of given stars that were left out, by reason.
     meta : dict
-        What the PSF is to repeat of the frame, the list and the background.
+        Metadata of the frame, the star table and the background for the PSF.
     """
 
     x: FloatArray
@@ -91,13 +91,13 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
     if isinstance(frame, str | Path):
         frame = read_frame(frame)
     if isinstance(frame, Frame):
-        # A saturated core is no star's image: such stars fall out as masked.
+        # Saturated pixels are masked, so stars with a saturated core are left out.
         pixels, mask = frame.data, frame.mask | frame.saturated
         gain = frame.gain if np.isfinite(frame.gain) and frame.gain > 0 else np.inf
         meta = {"frame": frame.name, "frame_sha256": frame.sha256}
     else:
         pixels, mask = np.ma.getdata(frame), np.ma.getmaskarray(frame)
-    # A frame's float32 halves the work of what is done to all of it; integers are not kept.
+    # Keep float32, which halves the work on the full frame; convert integers to float64.
     pixels = np.array(pixels, dtype=np.float32 if pixels.dtype == np.float32 else np.float64)
     if pixels.ndim != 2 or mask.shape != pixels.shape:
         raise InputError(f"a frame is a 2-D image with a mask of its shape; got {pixels.shape}")
@@ -107,7 +107,7 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
 
 
 def _truth(column: Any) -> NDArray[np.bool_]:
-    """Read yes or no, also as a CSV file gives it back."""
+    """Convert a column to bool, also text as read from a CSV file."""
     values = np.ma.filled(column, False)
     return np.asarray(values == "True" if values.dtype.kind == "U" else values, dtype=bool)
 
@@ -147,7 +147,7 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
 
 
 def _background(pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) -> Any:
-    """Return what to take off the frame, and how that was found."""
+    """Return the background to subtract from the frame, and a description of it."""
     if isinstance(background, str):
         if background != "mesh":
             raise InputError(f"background must be 'mesh', a number or an array; got {background!r}")
@@ -166,7 +166,7 @@ def _background(pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) 
 def _cut(
     pixels: NDArray[Any], stars: _Places, half: int
 ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-    """Cut (n, 2 half + 1, 2 half + 1) around the stars, zero or True off the frame."""
+    """Cut out (n, 2 half + 1, 2 half + 1) around the stars; zero or True off the frame."""
     fill = pixels.dtype.type(pixels.dtype == bool)
     padded = np.pad(pixels, half, constant_values=fill)
     column, row = (np.floor(v + 0.5).astype(int) for v in (stars.x, stars.y))
@@ -178,7 +178,7 @@ def _cut(
 
 
 def _guess_fwhm(cutouts: FloatArray) -> float:
-    """Median width of the connected pixels above half of each star's peak."""
+    """Return the median width of the connected pixels above half of each star's peak."""
     centre = cutouts.shape[1] // 2
     core = slice(centre - 2, centre + 3)
     areas = []
@@ -235,7 +235,7 @@ def cut_stars(
     column, row = (np.floor(v + 0.5) for v in (hand.x, hand.y))
     inside = (column >= margin) & (column < nx - margin) & (row >= margin) & (row < ny - margin)
     hand.keep(inside, f"within {margin} pixels of the edge of the frame")
-    # A pixel off the frame lies in the spare rim of a cutout only.
+    # Pixels off the frame are only in the margin of a cutout.
     bad, x, y = _cut(mask, hand, half)
     square = _square(x, y, 2 * half + 1)
     core = (bad & (square < max(fwhm, 1.5) ** 2)).any(axis=(1, 2))
@@ -248,7 +248,7 @@ def cut_stars(
     hand.keep(lit, "without light above the background")
     cutouts, bad, x, y = cutouts[lit], bad[lit], x[lit], y[lit]
     noise = sky_and_noise(np.where(bad, np.nan, cutouts))[1].astype(np.float64)
-    # A noiseless image has infinite weight nowhere.
+    # Avoid infinite weights in a noiseless image.
     noise = np.maximum(noise, 1e-4 * light[lit].max(axis=(1, 2)))
     meta |= {key: chosen_by[key] for key in CHOSEN_BY if key in chosen_by}
     meta |= {"background": how, "n_left_out": sum(hand.left_out.values())}
@@ -264,7 +264,7 @@ def cut_stars(
 
 
 def _square(x: FloatArray, y: FloatArray, side: int) -> FloatArray:
-    """Squared distance of every pixel of a cutout from its star, (n, side, side)."""
+    """Return the squared distance of each pixel of a cutout from its star, (n, side, side)."""
     offset = np.arange(side)
     return np.asarray(
         (offset - x[:, None])[:, None, :] ** 2 + (offset - y[:, None])[:, :, None] ** 2
@@ -272,7 +272,7 @@ def _square(x: FloatArray, y: FloatArray, side: int) -> FloatArray:
 
 
 def say_left_out(stars: Stars) -> None:
-    """Warn the caller's caller of stars that were given and are not used."""
+    """Warn, at the level of the caller's caller, of given stars that are not used."""
     if stars.left_out:
         lost = sum(stars.left_out.values())
         why = "; ".join(f"{n} {text}" for text, n in stars.left_out.items())

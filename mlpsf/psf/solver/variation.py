@@ -1,4 +1,4 @@
-"""How the PSF changes over the frame: size and shape of the chosen stars, mapped and judged."""
+"""Measure how the PSF varies over the frame, from the size and shape of the chosen stars."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["PSFVariation", "fit_variation", "measure_variation", "order_for", "p
 
 FloatArray = NDArray[np.float64]
 
-_STEP = 0.02  # of the stretches whose effect on the pixels is computed
-_CHANCE = 1e-3  # that a PSF that is the same everywhere is called varying
+_STEP = 0.02  # stretch whose effect on the pixels is computed
+_CHANCE = 1e-3  # probability that a constant PSF is called varying
 _MATTERS = (0.01, 0.005, 0.005)  # rms of dT/T, e1, e2: three times the error of a good PSF
-_SEEN = 0.75  # of what noise alone would give: less may be the noise of few stars
-_CLIP = 5.0  # robust standard deviations from the map: no star of this frame's PSF
+_SEEN = 0.75  # of the rms from noise alone; less may be noise of few stars
+_CLIP = 5.0  # robust standard deviations from the map; stars further off are not used
 
 
 def order_for(n_stars: int) -> int:
-    """Give the order of the polynomial over the frame that so many stars can carry.
+    """Return the order of the polynomial over the frame that a number of stars can constrain.
 
     Examples
     --------
@@ -36,12 +36,12 @@ def order_for(n_stars: int) -> int:
 
 
 def polynomial(x: ArrayLike, y: ArrayLike, frame_shape: tuple[int, int], order: int) -> FloatArray:
-    """Evaluate the terms of a polynomial over the frame, each but the first of mean 0 over it.
+    """Evaluate the terms of a polynomial over the frame; all but the first have a mean of 0.
 
     Parameters
     ----------
     x, y : (n,) arrays
-        Places on the frame, 0-based pixels.
+        Positions on the frame, 0-based pixels.
     frame_shape : (int, int)
         Rows and columns.
     order : {0, 1, 2}
@@ -66,29 +66,29 @@ def polynomial(x: ArrayLike, y: ArrayLike, frame_shape: tuple[int, int], order: 
 
 @dataclass(frozen=True, eq=False)
 class PSFVariation:
-    """Size and shape of stars over a frame, and a low polynomial through them.
+    """Size and shape of stars over a frame, and a low-order polynomial fit.
 
-    All are relative to the frame's mean PSF: the size as ``dT/T``, T the sum of the second moments
-    (twice the relative change of the FWHM); the shape as the distortions ``e1``, ``e2``,
-    (a^2 - b^2) / (a^2 + b^2) along x and along the diagonal.
+    All values are relative to the frame's mean PSF. The size is ``dT/T``, with T the sum of the
+    second moments (twice the relative change of the FWHM). The shape is the distortion ``e1``,
+    ``e2``: (a^2 - b^2) / (a^2 + b^2) along x and along the diagonal.
 
     Attributes
     ----------
     x, y : (n,) arrays
-        Of the stars, 0-based pixels.
+        Positions of the stars, 0-based pixels.
     values, errors : (n, 3) arrays
         dT/T, e1, e2 of each star and their standard deviations.
     used : (n,) array of bool
-        False for stars far from the map.
+        False for outliers from the map.
     order : int
-        Of the polynomial.
+        Order of the polynomial.
     coefficients : (n_terms, 3) array
-        See :func:`polynomial`.
+        Coefficients of the terms of :func:`polynomial`.
     rms, rms_error : (3,) arrays
-        Root mean square of the map over the frame, and what noise alone would give it.
+        Root mean square of the map over the frame, and its value for noise alone.
     chance : float
-        Probability of such a map if the PSF were the same everywhere (F-test of the polynomial
-        against a constant, errors scaled to the scatter about the map). NaN with too few stars.
+        Probability of such a map if the PSF is constant (F-test of the polynomial against a
+        constant, with errors scaled to the scatter about the map). NaN with too few stars.
     frame_shape : (int, int)
     """
 
@@ -106,10 +106,10 @@ class PSFVariation:
 
     @property
     def significant(self) -> bool:
-        """Whether the PSF varies by more than its error allows.
+        """Whether the PSF varies significantly.
 
-        Less than 1 in 1000 that it is chance, and an rms, noise taken off, of over 0.01 in dT/T
-        or 0.005 in e1 or e2, and over three quarters of the noise.
+        The probability of chance must be below 1 in 1000. The rms after subtracting noise must be
+        above 0.01 in dT/T or 0.005 in e1 or e2, and above three quarters of the noise.
         """
         real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
         return bool(
@@ -118,7 +118,7 @@ class PSFVariation:
 
     @property
     def verdict(self) -> str:
-        """The same in words."""
+        """Description of the variation in words."""
         if not np.isfinite(self.chance):
             return f"{self.used.sum()} stars are too few to tell whether the PSF varies"
         size, shape = self.rms[0], np.hypot(*self.rms[1:])
@@ -130,28 +130,28 @@ class PSFVariation:
         )
 
     def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
-        """Give dT/T, e1 and e2, relative to the mean PSF, at places; shape (n, 3)."""
+        """Return dT/T, e1 and e2 relative to the mean PSF at positions, shape (n, 3)."""
         return polynomial(x, y, self.frame_shape, self.order) @ self.coefficients
 
 
 def _stretches() -> FloatArray:
-    """Matrices that a star's pixels are seen through, for 2 * _STEP more size, e1 and e2."""
+    """Return matrices that transform a star's pixels, for 2 * _STEP more size, e1 and e2."""
     unit = np.eye(2)
     e1, e2 = np.diag([1.0, -1.0]), np.array([[0.0, 1.0], [1.0, 0.0]])
-    # A stretch by s changes T by 2 s of it, a shear g the distortion by 2 g.
+    # A stretch by s changes dT/T by 2 s; a shear g changes the distortion by 2 g.
     return np.array([[unit + s * d * _STEP for s in (-1, 1)] for d in (unit, e1, e2)])
 
 
 def star_shapes(solution: Solution, stars: StarPixels, c: FloatArray) -> tuple[FloatArray, ...]:
-    """Measure each star's size and shape against a PSF.
+    """Measure each star's size and shape relative to a PSF.
 
-    The PSF, pixel included, is stretched and sheared a little; how much of each change is in the
-    star's pixels is a weighted least-squares fit, flux, place and sky with it.
+    The PSF, pixel included, is slightly stretched and sheared. The amount of each change is fitted
+    to the star's pixels by weighted least squares, together with flux, position and sky.
 
     Parameters
     ----------
     solution : Solution
-        Places, fluxes and skies, and which pixels count.
+        Positions, fluxes and skies, and the pixels to use.
     stars : StarPixels
     c : array
         Coefficients of the PSF to compare with.
@@ -188,7 +188,7 @@ def star_shapes(solution: Solution, stars: StarPixels, c: FloatArray) -> tuple[F
         scale = np.maximum(np.abs(design).max(axis=0), 1e-30)
         design *= weight[:, None] / scale
         normal = design.T @ design + 1e-12 * np.trace(design.T @ design) * np.eye(len(scale))
-        # The sky is known from all around the star: as good as from a box of 25 pixels' side.
+        # The sky is known from around the star, about as well as from a box of 25 x 25 pixels.
         normal[-1, -1] += (25.0 / stars.noise[i]) ** 2
         residual = (stars.data[i][near] - solution.sky[i] - light) * weight
         covariance = np.linalg.inv(normal)
@@ -205,17 +205,17 @@ def fit_variation(
     frame_shape: tuple[int, int],
     order: int | None = None,
 ) -> PSFVariation:
-    """Fit a polynomial over the frame to sizes and shapes of stars, and judge it.
+    """Fit a polynomial over the frame to sizes and shapes of stars, and test its significance.
 
     Parameters
     ----------
     x, y : (n,) arrays
-        Places, 0-based pixels.
+        Positions, 0-based pixels.
     values, errors : (n, 3) arrays
-        dT/T, e1, e2 and their standard deviations; infinite for a star without.
+        dT/T, e1, e2 and their standard deviations; infinite for a star without a measurement.
     frame_shape : (int, int)
     order : {0, 1, 2}, optional
-        By default what the number of stars can carry: 1 from 5 stars, 2 from 12.
+        By default from the number of stars: 1 from 5 stars, 2 from 12.
 
     Returns
     -------
@@ -243,7 +243,7 @@ def fit_variation(
         if free < 1:
             break
         for k in range(3):
-            # Beyond the noise, stars scatter by what lies beneath them: the brightest is not all.
+            # Stars scatter by more than noise (faint sources), so the brightest must not dominate.
             weight = used / (np.where(used, errors[:, k], 1.0) ** 2 + 2e-3**2)
             normal = (terms * weight[:, None]).T @ terms + 1e-9 * np.eye(n_terms)
             spread[k] = np.linalg.inv(normal)
@@ -277,7 +277,7 @@ def fit_variation(
 
 def variation_of(solution: Solution, stars: StarPixels, x: FloatArray, y: FloatArray,
                  frame_shape: tuple[int, int]) -> PSFVariation:  # fmt: skip
-    """Map the variation of stars that a PSF that does not vary was solved from."""
+    """Map the variation of the stars that a constant PSF was solved from."""
     values, errors = star_shapes(solution, stars, solution.coefficients[0])
     return fit_variation(x, y, values, errors, frame_shape)
 

@@ -1,6 +1,6 @@
-"""TRIPPy's side: the one part that imports TRIPPy, and the arithmetic of its lookup tables.
+"""All code that imports TRIPPy, and the arithmetic of its lookup tables.
 
-Coordinates that count from 1, or from half a pixel, exist in here only.
+Only this folder uses coordinates with an origin of 1 or half a pixel.
 """
 
 from mlpsf.psf.trippy.border import (

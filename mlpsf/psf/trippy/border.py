@@ -1,11 +1,11 @@
-"""The border to TRIPPy (Fraser et al. 2016, AJ 151, 158): the one module that uses it.
+"""Interface to TRIPPy (Fraser et al. 2016, AJ 151, 158); no other module uses it.
 
-On this side coordinates count from 0, the centre of the first pixel is (0, 0), and everything is
-float64. TRIPPy mixes two other origins (its fits count from 1; its ``plant``, ``remove`` and
-``LSfitter`` want the 0-based centre plus 0.5); they exist in this file only.
+Coordinates of this interface are 0-based, the centre of the first pixel is (0, 0), and all numbers
+are float64. TRIPPy mixes two other origins: its fits are 1-based, and its ``plant``, ``remove`` and
+``LSfitter`` take the 0-based centre plus 0.5. These are used only in this file.
 
-TRIPPy 1.1.1 is used as released, but for what :func:`load_trippy` and :func:`new_psf` say. Nothing
-here prints, draws, or opens a display.
+TRIPPy 1.1.1 is used as released, except for the changes in :func:`load_trippy` and :func:`new_psf`.
+Nothing here prints, draws or opens a display.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-#: Moffat parameters that every fit starts from: a fit that starts from the last star's result
-#: drags one bad star's profile through all that follow.
+#: Initial Moffat parameters of every fit. Starting from the result of the last star would carry
+#: the profile of a bad star to all that follow.
 START_ALPHA, START_BETA = 5.0, 3.0
 
-#: Sub-pixels of all the stars that one call of genLookupTable may hold (it keeps about five
-#: copies of them): 160 MB a copy.
+#: Maximum number of sub-pixels of all stars in one call of genLookupTable. It keeps about five
+#: copies of 160 MB.
 _BATCH_CELLS = 20_000_000
 
 
@@ -60,23 +60,23 @@ def fit_moffat(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Fit a round Moffat profile to each star with TRIPPy's fitMoffat.
 
-    Every fit starts from `start`, whatever star came before.
+    Every fit starts from `start`, not from the result of the star before.
 
     Parameters
     ----------
     cutouts : (n, k, k) array
-        One star each.
+        One star per cutout.
     x, y : (n,) arrays
-        Where it is in its cutout, from the centre of the lower left pixel.
+        Position of the star in its cutout, from the centre of the lower left pixel.
     radius : int, optional
-        Half width of the box that is fitted, pixels; as far as the cutout reaches if None.
+        Half-width of the fitted box in pixels; the whole cutout by default.
     rep_fact : {3, 5, 10}
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
     background : float or None
-        What to take off every cutout. None for TRIPPy's own estimate at each star, from the
-        rim of the box; it needs cutouts whose mean is well above zero.
+        Background to subtract from every cutout. If None, TRIPPy estimates it at each star from
+        the rim of the box, which needs cutouts with a mean well above zero.
     start : (float, float)
-        alpha and beta to start from.
+        Initial alpha and beta.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def fit_moffat(
     Raises
     ------
     InputError
-        When shapes disagree, a value is not finite, or a star is too near its cutout's edge.
+        If shapes do not match, a value is not finite, or a star is too near its cutout's edge.
 
     Examples
     --------
@@ -104,14 +104,14 @@ def fit_moffat(
     check_room(images, xs, ys, radius)
     psf = new_psf(2 * radius + 1, *start, rep_fact)
     psf.sky = background
-    # TRIPPy takes the profile at the lower left corner of each sub-pixel: asked for a star half a
-    # sub-pixel lower, it fits one that is centred.
+    # TRIPPy evaluates the profile at the lower left corner of each sub-pixel, so the position is
+    # shifted by half a sub-pixel.
     origin = 1.0 - 0.5 / rep_fact
     out = np.full((3, xs.size), np.nan)
     for i, image in enumerate(images):
         psf.alpha, psf.beta = start
         with np.errstate(all="ignore"), warnings.catch_warnings():
-            # leastsq steps to negative widths and TRIPPy answers with infinities, as intended.
+            # leastsq tries negative widths, for which TRIPPy returns infinity as intended.
             warnings.simplefilter("ignore")
             psf.fitMoffat(
                 image,
@@ -137,34 +137,33 @@ def build_table(
     rep_fact: int = 10,
     background: float | None = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
-    """Build the lookup table with TRIPPy's genLookupTable, from cutouts alone.
+    """Build the lookup table with TRIPPy's genLookupTable from cutouts.
 
-    The cutouts go side by side into one small image, never the frame. Many stars go in several
-    calls, whose tables are averaged, so that memory stays bounded.
+    The cutouts are placed side by side in one small image instead of the frame. Many stars are
+    split over several calls to limit memory, and the tables are averaged.
 
     Parameters
     ----------
     cutouts, x, y, rep_fact, background
         As for :func:`fit_moffat`; a star needs ``size // 2 + 2`` pixels on every side.
     alpha, beta : float
-        The Moffat profile under the table.
+        Parameters of the Moffat profile that the table corrects.
     size : int
-        Of the PSF, odd, pixels.
+        Side of the PSF in pixels, odd.
 
     Returns
     -------
     table : (size * rep_fact, size * rep_fact) array
-        Light that the Moffat profile lacks, for an amplitude of 1.
+        Light missing in the Moffat profile, for an amplitude of 1.
     amplitude : (n,) array
-        TRIPPy's amplitude of each star; NaN for a star that was not used because it is not
-        positive.
+        TRIPPy's amplitude of each star; NaN if the star was not used because it is not positive.
 
     Raises
     ------
     InputError
-        When shapes disagree, a value is not finite, or a star is too near its cutout's edge.
+        If shapes do not match, a value is not finite, or a star is too near its cutout's edge.
     PSFError
-        When no star has a positive amplitude.
+        If no star has a positive amplitude.
 
     Examples
     --------
@@ -200,7 +199,7 @@ def build_table(
                 f"none of the {xs.size} stars has a positive flux at its position; are x and y "
                 "0-based, and was the background taken off?"
             )
-        # Its 1 / amplitude has already spoilt the mean: once more without it.
+        # Its 1 / amplitude is already in the mean, so repeat without the star.
         table, rest = build_table(
             images[good],
             xs[good],
@@ -226,18 +225,18 @@ def plant(
     *,
     trailed: bool = False,
 ) -> FloatArray:
-    """Add sources to an image with TRIPPy's own plant, which rounds positions to a sub-pixel.
+    """Add sources to an image with TRIPPy's plant, which rounds positions to a sub-pixel.
 
     Parameters
     ----------
     psf : trippy.psf.modelPSF
         From :func:`new_psf`, or the `trippy` attribute of a PSFModel.
     image : (ny, nx) array
-        Is not changed.
+        Not changed.
     x, y, flux : float or (n,) arrays
-        Centres, 0-based, on the image, and fluxes in the image's unit.
+        Centres on the image, 0-based, and fluxes in the unit of the image.
     trailed : bool
-        Plant the trail that ``psf.line`` made.
+        Whether to plant the trail made by ``psf.line``.
 
     Returns
     -------
@@ -247,7 +246,7 @@ def plant(
     Raises
     ------
     InputError
-        When a source is off the image.
+        If a source is off the image.
 
     Examples
     --------
@@ -289,33 +288,33 @@ def lsfit(
     fit_width: int = 7,
     use_trail: bool = False,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Fit position and flux source by source with TRIPPy's LSfitter: the classical method.
+    """Fit position and flux of each source with TRIPPy's LSfitter: the classical method.
 
-    Slow, on purpose: it is what faster fits are compared with. Wrap it in
-    :func:`release_downsample` for the speed of the release.
+    It is slow and serves as a reference for faster fits. Use it within :func:`release_downsample`
+    for the speed of the release.
 
     Parameters
     ----------
     psf : trippy.psf.modelPSF
         From :func:`new_psf`, or the `trippy` attribute of a PSFModel.
     cutouts : (n, k, k) array
-        Background taken off.
+        Background-subtracted.
     x, y, flux : (n,) arrays
-        Where to start: centres in the cutout, 0-based, and fluxes.
+        Initial centres in the cutout, 0-based, and fluxes.
     fit_width : int
-        Half width of the box that is fitted, pixels.
+        Half-width of the fitted box in pixels.
     use_trail : bool
-        Fit the trail that ``psf.line`` made.
+        Whether to fit the trail made by ``psf.line``.
 
     Returns
     -------
     x, y, flux : (n,) arrays
-        NaN for a source whose fit ran out of its cutout.
+        NaN for a source whose fit left its cutout.
 
     Raises
     ------
     InputError
-        When shapes disagree, a value is not finite, or `fit_width` exceeds the PSF or cutout.
+        If shapes do not match, a value is not finite, or `fit_width` exceeds the PSF or cutout.
 
     Examples
     --------
@@ -334,7 +333,7 @@ def lsfit(
     check_room(images, xs, ys, fit_width)
     fitter: Any = load_trippy().MCMCfit.MCMCfit.LSfitter
     unit = float(psf.fullpsf.sum())
-    # Every plant copies imData, which genLookupTable leaves behind.
+    # genLookupTable leaves imData behind, and every plant would copy it.
     psf.imData = None
     out = np.full((3, xs.size), np.nan)
     for i, image in enumerate(images):
@@ -350,24 +349,24 @@ def lsfit(
                     useLinePSF=use_trail,
                 )
         except (ValueError, OverflowError, IndexError):
-            # The trial position left the cutout and TRIPPy's slices no longer match.
+            # The trial position is off the cutout, and TRIPPy's slices do not match.
             continue
         out[:, i] = fit[0] - 0.5, fit[1] - 0.5, fit[2] * unit
     return out[0], out[1], out[2]
 
 
 def fit_one_by_one(data: NDArray[np.floating], psf: EffectivePSF, half_width: int) -> PSFFit:
-    """Fit an effective PSF source by source with TRIPPy's LSfitter.
+    """Fit an effective PSF to each source with TRIPPy's LSfitter.
 
     Parameters
     ----------
     data : (n, k, k) array
-        Sky-subtracted cutouts, sources at their centres. TRIPPy knows no missing pixels: NaN
-        counts as sky.
+        Sky-subtracted cutouts with sources at their centres. TRIPPy does not support missing
+        pixels, so NaN is replaced by sky.
     psf : EffectivePSF
-        Becomes the lookup table of a TRIPPy PSF.
+        Converted to the lookup table of a TRIPPy PSF.
     half_width : int
-        Of the window of the fit, pixels; at most the reach of the PSF and of the cutouts.
+        Half-width of the fit window in pixels, at most that of the PSF and of the cutouts.
 
     Returns
     -------
@@ -385,8 +384,8 @@ def fit_one_by_one(data: NDArray[np.floating], psf: EffectivePSF, half_width: in
     """
     light = psf.to_table()
     rep, size = 10, light.shape[0] // 10
-    # The table makes up for what the profile lacks, but TRIPPy shifts it by whole tenths of a
-    # pixel: what tells the fitter which way to go is the profile alone.
+    # The table corrects the profile, but TRIPPy shifts it by whole tenths of a pixel. So only the
+    # profile gives the fitter a gradient.
     alpha, beta = _nearest_moffat(psf)
     moffat = centre_on_pixel(profile(alpha, beta, np.zeros_like(light), rep), rep)[0] / rep**2
     table = np.roll(light * moffat.sum() - moffat, (-rep // 2, -rep // 2), axis=(0, 1))

@@ -1,6 +1,6 @@
-"""TRIPPy, imported, mended and made live.
+"""Import TRIPPy, fix its defects, and create its PSF objects.
 
-What TRIPPy is then used for is in :mod:`mlpsf.psf.trippy.border`, which is the module to import.
+Other modules should import :mod:`mlpsf.psf.trippy.border` instead.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["REP_FACTS", "downsample", "load_trippy", "new_psf", "release_downsam
 
 FloatArray = NDArray[np.float64]
 
-#: What TRIPPy's author tested; its constructor raises for any other value.
+#: Values supported by TRIPPy; its constructor raises for any other.
 REP_FACTS = (3, 5, 10)
 
 _LOCK = threading.RLock()
 
 
 class _LazyPylab(ModuleType):
-    """Stands for pylab until TRIPPy first draws, so that importing it loads no matplotlib."""
+    """Placeholder for pylab until TRIPPy first draws, so that the import loads no matplotlib."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -43,7 +43,7 @@ class _LazyPylab(ModuleType):
 
 
 def _stand_in_imp() -> ModuleType:
-    """Make the one function of the module imp (gone in Python 3.12) that TRIPPy calls."""
+    """Return a replacement of module imp (removed in Python 3.12) with the function TRIPPy uses."""
     module = ModuleType("imp")
 
     def find_module(name: str) -> None:
@@ -56,7 +56,7 @@ def _stand_in_imp() -> ModuleType:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Put stand-ins where TRIPPy's import statements look, and take them away again."""
+    """Install stand-ins for modules that TRIPPy imports, and remove them afterwards."""
     added = {}
     for name, module in (("imp", _stand_in_imp()), ("pylab", _LazyPylab("pylab"))):
         if name not in sys.modules:
@@ -70,7 +70,7 @@ def _stand_ins() -> Iterator[None]:
 
 
 def downsample(a: FloatArray, factor: int) -> FloatArray:
-    """TRIPPy's downSample2d, the mean over blocks, as one reshape: 8 times faster fits."""
+    """Return the mean over blocks, as TRIPPy's downSample2d; one reshape, fits 8 times faster."""
     rows, columns = a.shape[0] // factor, a.shape[1] // factor
     blocks = a[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
     return np.asarray(blocks.mean(axis=(1, 3)))
@@ -79,9 +79,9 @@ def downsample(a: FloatArray, factor: int) -> FloatArray:
 def load_trippy() -> Any:
     """Import TRIPPy, on any supported Python, without matplotlib and without a display.
 
-    For the moment of the import, the module ``imp`` (gone in Python 3.12) and ``pylab`` are
-    stand-ins; the second loads the real one if TRIPPy is ever asked to draw. A user's matplotlib
-    backend is not touched. Then ``trippy.psf.downSample2d`` becomes the same sum as one reshape.
+    During the import, the modules ``imp`` (removed in Python 3.12) and ``pylab`` are replaced by
+    stand-ins. The second loads the real pylab if TRIPPy draws. A user's matplotlib backend is not
+    changed. Then ``trippy.psf.downSample2d`` is replaced by the same sum as one reshape.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def load_trippy() -> Any:
     Raises
     ------
     MissingPackageError
-        When TRIPPy, or emcee which its fitter imports, is not installed.
+        If TRIPPy is not installed, or emcee, which its fitter imports.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def load_trippy() -> Any:
     with _LOCK:
         try:
             with _stand_ins(), warnings.catch_warnings():
-                # Old spellings in TRIPPy's source; nothing that a user could act on.
+                # TRIPPy's source uses outdated syntax; users cannot change that.
                 warnings.simplefilter("ignore", SyntaxWarning)
                 warnings.simplefilter("ignore", DeprecationWarning)
                 package = importlib.import_module("trippy")
@@ -120,7 +120,7 @@ def load_trippy() -> Any:
 
 @contextmanager
 def release_downsample() -> Iterator[None]:
-    """Give TRIPPy its own downSample2d back for a while, to time it as it was released.
+    """Restore TRIPPy's own downSample2d temporarily, to time it as released.
 
     Not for use from several threads at once.
 
@@ -140,11 +140,11 @@ def release_downsample() -> Iterator[None]:
 
 @cache
 def _model_class() -> Any:
-    """Make the subclass of trippy.psf.modelPSF that mends what cannot be worked around."""
+    """Return a subclass of trippy.psf.modelPSF that fixes its defects."""
     base: Any = load_trippy().psf.modelPSF
 
     class ModelPSF(base):  # type: ignore[misc]
-        """TRIPPy's modelPSF with a sky that can be given, an aligned PSF, unbroken trails."""
+        """TRIPPy's modelPSF with an optional fixed sky, an aligned PSF and unbroken trails."""
 
         sky: float | None = None
 
@@ -158,7 +158,7 @@ def _model_class() -> Any:
 
         def fitMoffat(self, *args: Any, **kwargs: Any) -> Any:
             if self.sky is not None:
-                # The cheapest estimate of a value that the setter of bg drops.
+                # The fastest estimate, because the setter of bg ignores its value.
                 kwargs.update(mode="median", bgRadius=-1.0)
             return super().fitMoffat(*args, **kwargs)
 
@@ -183,7 +183,7 @@ def _model_class() -> Any:
             length = abs(rate * dt / pixScale)
             self.line2d = line_kernel(length * self.repFact, angle)
             table = self.lookupTable if useLookupTable else np.zeros_like(self.lookupTable)
-            # Light from outside the box trails into it; without the margin its edge is dark.
+            # Light from outside the box trails into it; without the margin its edge would be dark.
             margin = int(np.ceil(length / 2)) + 1
             light = profile(self.alpha, self.beta, table, self.repFact, margin)
             light = fftconvolve(light, self.line2d, mode="same")
@@ -193,8 +193,8 @@ def _model_class() -> Any:
             inside = centre_on_pixel(light, self.repFact)[0].sum()
             light *= centre_on_pixel(full, self.repFact)[0].sum() / inside
             self.trailed = light
-            # plant shifts this from the lower left corner of the middle pixel, as it does the
-            # lookup table, so both kinds of source take the same coordinates.
+            # plant shifts this from the lower left corner of the middle pixel, like the lookup
+            # table, so both kinds of source use the same coordinates.
             self.longPSF = light[self.repFact :, self.repFact :].copy()
             self.longpsf = downsample(self.longPSF, self.repFact)
 
@@ -204,22 +204,22 @@ def _model_class() -> Any:
 def new_psf(
     size: int, alpha: float, beta: float, rep_fact: int = 10, table: ArrayLike | None = None
 ) -> Any:
-    """Make a live TRIPPy PSF.
+    """Create a TRIPPy PSF object.
 
-    It is a ``trippy.psf.modelPSF`` with three things mended: `sky` fixes the background and turns
-    TRIPPy's estimator off; ``fullPSF`` and ``fullpsf`` are aligned, so that ``fullpsf.sum()`` is
-    the flux of amplitude 1; ``line`` draws trails without gaps at any angle.
+    It is a ``trippy.psf.modelPSF`` with three fixes: `sky` sets the background and disables
+    TRIPPy's estimator; ``fullPSF`` and ``fullpsf`` are aligned, so that ``fullpsf.sum()`` is the
+    flux of amplitude 1; ``line`` draws trails without gaps at any angle.
 
     Parameters
     ----------
     size : int
-        Odd, pixels.
+        Side in pixels, odd.
     alpha, beta : float
-        Moffat profile; alpha in pixels.
+        Parameters of the Moffat profile; alpha in pixels.
     rep_fact : {3, 5, 10}
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
     table : (size * rep_fact, size * rep_fact) array, optional
-        A finished lookup table: the PSF is then ready for plant, remove, line and psfStore.
+        Finished lookup table. The PSF is then ready for plant, remove, line and psfStore.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def new_psf(
     Raises
     ------
     InputError
-        When a number is not one of those above.
+        If a parameter is invalid.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What callers hand in, checked once: coordinates, cutouts, and the motion of a target."""
+"""Check the input of callers: coordinates, cutouts, and the motion of a target."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def as_numbers(**values: ArrayLike) -> list[FloatArray]:
 
 
 def _quantity(name: str, value: Any, *accepted: units.UnitBase) -> float:
-    """Read a number in the first of the units, or a Quantity in any of them."""
+    """Convert a number in the first of the units, or a Quantity in any of them."""
     for unit in accepted:
         try:
             number = float(units.Quantity(value, unit).to_value(unit))
@@ -49,7 +49,7 @@ def _quantity(name: str, value: Any, *accepted: units.UnitBase) -> float:
 def read_motion(
     rate: Any, angle: Any, exposure: Any, pixel_scale: Any
 ) -> tuple[float, float, float, float]:
-    """Read a motion as arcsec / hour, degrees, hours and arcsec / pixel."""
+    """Return a motion in arcsec / hour, degrees, hours and arcsec / pixel."""
     hourly = _quantity("rate", rate, units.arcsec / units.hour)
     degrees = _quantity("angle", angle, units.deg)
     hours = _quantity("exposure", exposure, units.s) / 3600.0
@@ -65,7 +65,7 @@ def read_motion(
 def as_cutouts(
     cutouts: ArrayLike, x: ArrayLike, y: ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Check cutouts and the places of the sources in them; all native float64."""
+    """Check cutouts and the positions of their sources; return them as native float64."""
     images = np.asarray(cutouts, dtype=np.float64)
     xs, ys = (np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in (x, y))
     if images.ndim != 3 or images.shape[1] != images.shape[2]:
@@ -81,7 +81,7 @@ def as_cutouts(
 
 
 def check_room(images: FloatArray, x: FloatArray, y: FloatArray, reach: int) -> None:
-    """Raise when a source is too near its cutout's edge, where TRIPPy would drop it silently."""
+    """Raise if a source is too near its cutout's edge, where TRIPPy would silently drop it."""
     limit = images.shape[1] - reach
     close = [(np.floor(v + 0.5) < reach) | (np.floor(v + 0.5) + 1 > limit) for v in (x, y)]
     bad = np.flatnonzero(close[0] | close[1])

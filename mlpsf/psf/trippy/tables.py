@@ -1,8 +1,8 @@
 """Arithmetic on oversampled PSF tables: pixel integrals, trails, shape and size.
 
-A table is a square array of sub-pixels, `oversampling` of them to a pixel along each axis, with
-the star at its middle. Each sub-pixel is a small square of even brightness, so the light that
-falls in a detector pixel is an exact sum of overlaps and needs no interpolation scheme.
+A table is a square array of sub-pixels, `oversampling` per pixel along each axis, with the star in
+the middle. Each sub-pixel is a small square of uniform brightness, so the light in a detector pixel
+is an exact sum of overlaps, without interpolation.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-#: Floats in one block of stamps: bounds the memory of many sources at once to some 100 MB.
+#: Floats in one block of stamps: limits memory to about 100 MB.
 _BLOCK = 2_000_000
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Size and shape of the image that a PSF leaves on the detector, pixel included.
+    """Size and shape of the image of a PSF on the detector, pixel included.
 
     Attributes
     ----------
     fwhm : float
-        Geometric mean of the full widths at half maximum of the long and short axes, pixels.
+        Geometric mean of the full widths at half maximum of the long and short axes, in pixels.
     ellipticity : float
         1 - b/a.
     position_angle : float
-        Of the long axis, degrees from +x towards +y, in (-90, 90].
+        Position angle of the long axis in degrees from +x towards +y, in (-90, 90].
     e1, e2 : float
         Distortion, (Mxx - Myy) / (Mxx + Myy) and 2 Mxy / (Mxx + Myy).
     sigma : float
-        det(M) ** 1/4 of the adaptive moments, pixels; the size that shear surveys quote.
+        det(M) ** 1/4 of the adaptive moments in pixels; the size used by shear surveys.
     x, y : float
-        Centroid from the middle of the table, pixels.
+        Centroid from the middle of the table in pixels.
     """
 
     fwhm: float
@@ -62,28 +62,29 @@ class Shape:
 def profile(
     alpha: float, beta: float, table: FloatArray, rep_fact: int, margin: int = 0
 ) -> FloatArray:
-    """Lay Moffat profile and lookup table over each other exactly as ``plant`` does.
+    """Combine Moffat profile and lookup table exactly as ``plant`` does.
 
-    ``plant`` puts the star at the lower left corner of a table's middle pixel, takes the Moffat
-    profile at the lower left corner of each sub-pixel, and wraps the table round. TRIPPy's own
-    ``fullPSF`` lays the two half a pixel apart and 4 % too bright; it is not used.
+    ``plant`` puts the star at the lower left corner of the middle pixel of the table. It evaluates
+    the Moffat profile at the lower left corner of each sub-pixel, and the table wraps around.
+    TRIPPy's ``fullPSF`` is not used: it has an offset of half a pixel between the two and is 4 %
+    too bright.
 
     Parameters
     ----------
     alpha, beta : float
-        Moffat profile; alpha in pixels.
+        Parameters of the Moffat profile; alpha in pixels.
     table : (size * rep_fact, size * rep_fact) array
         Lookup table.
     rep_fact : int
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
     margin : int
-        Pixels of Moffat profile alone to add on each side.
+        Margin in pixels on each side, with the Moffat profile only.
 
     Returns
     -------
     (n, n) array
-        n = (size + 1 + 2 * margin) * rep_fact; the star is exactly at the middle; the mean over
-        a pixel is that pixel's light for an amplitude of 1.
+        n = (size + 1 + 2 * margin) * rep_fact. The star is exactly in the middle. The mean over a
+        pixel is the light of the pixel for an amplitude of 1.
 
     Examples
     --------
@@ -100,23 +101,24 @@ def profile(
 
 
 def centre_on_pixel(light: FloatArray, rep_fact: int) -> tuple[FloatArray, int]:
-    """Cut a profile to the box whose middle pixel has the star at its centre.
+    """Cut a profile to the box that has the star at the centre of its middle pixel.
 
-    An odd number of sub-pixels has no edge half a pixel along, so each is split in two first.
+    If the number of sub-pixels per pixel is odd, each is split in two first, so that a cut at half
+    a pixel is possible.
 
     Parameters
     ----------
     light : (n, n) array
         From :func:`profile`.
     rep_fact : int
-        Its sub-pixels to a pixel.
+        Sub-pixels per pixel of `light`.
 
     Returns
     -------
     table : (n - oversampling, n - oversampling) array
-        Star at the middle.
+        Table with the star in the middle.
     oversampling : int
-        `rep_fact` if that is even, else twice it.
+        `rep_fact` if that is even, else twice as many.
 
     Examples
     --------
@@ -141,7 +143,7 @@ def cumulative(table: FloatArray) -> FloatArray:
     Returns
     -------
     (n + 1, n + 1) array
-        Entry [i, j] is the sum of ``table[:i, :j]``.
+        Element [i, j] is the sum of ``table[:i, :j]``.
 
     Examples
     --------
@@ -156,27 +158,27 @@ def cumulative(table: FloatArray) -> FloatArray:
 def pixel_integrals(
     total: FloatArray, oversampling: int, x: FloatArray, y: FloatArray, size: int
 ) -> FloatArray:
-    """Light in each pixel of square stamps, for stars at any place in them.
+    """Return the light in each pixel of square stamps, for stars at any position in them.
 
     The weight of a sub-pixel is the fraction of it inside the pixel, along each axis:
-    ``W_y @ table @ W_x.T``. On the running sum of the table that product is a linear
-    interpolation at the pixel's edges, which costs (size + 1)^2 look-ups a star and no matrix.
+    ``W_y @ table @ W_x.T``. On the cumulative sum of the table that product is a linear
+    interpolation at the pixel edges: (size + 1)^2 look-ups per star and no matrix.
 
     Parameters
     ----------
     total : (n + 1, n + 1) array
         :func:`cumulative` of the table.
     oversampling : int
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
     x, y : (k,) arrays
-        Where the star is, pixels from the centre of the stamp's lower left pixel.
+        Position of the star in pixels from the centre of the stamp's lower left pixel.
     size : int
-        Pixels along each side of a stamp.
+        Side of a stamp in pixels.
 
     Returns
     -------
     (k, size, size) array
-        Rows are y. Pixels off the table are zero.
+        Rows are y. Pixels outside the table are 0.
 
     Examples
     --------
@@ -207,22 +209,23 @@ def pixel_integrals(
 
 
 def line_kernel(length: float, angle: float) -> FloatArray:
-    """Draw a line of even brightness on a grid, its middle on the middle cell.
+    """Draw a line of uniform brightness on a grid, centred on the middle cell.
 
-    Points a quarter of a cell apart are shared between the four cells around each, so that there
-    is no gap and no step at any angle, and the line's length and centre are kept.
+    The line is sampled at points a quarter of a cell apart. Each point is shared between the four
+    cells around it, so that there are no gaps or steps at any angle, and length and centre are
+    preserved.
 
     Parameters
     ----------
     length : float
-        In cells.
+        Length in cells.
     angle : float
-        Degrees from +x towards +y.
+        Angle in degrees from +x towards +y.
 
     Returns
     -------
     (ny, nx) array
-        Odd sides, sum 1.
+        Kernel with odd sides and a sum of 1.
 
     Examples
     --------
@@ -245,10 +248,10 @@ def line_kernel(length: float, angle: float) -> FloatArray:
 def _adaptive_moments(
     image: FloatArray, grid: FloatArray, sigma: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Centroid (x, y) and 2 x 2 moments that match their own elliptical Gaussian weight.
+    """Return centroid (x, y) and 2 x 2 moments that match their elliptical Gaussian weight.
 
-    Bernstein & Jarvis (2002, AJ 123, 583), section 3.1; the weight is iterated until it has the
-    shape of what it measures.
+    Bernstein & Jarvis (2002, AJ 123, 583), section 3.1. The weight is iterated until it has the
+    shape of the source.
     """
     centre, moments = np.zeros(2), np.eye(2) * sigma**2
     for _ in range(300):
@@ -260,7 +263,7 @@ def _adaptive_moments(
         shift = np.array([(light * dx).sum(), (light * dy).sum()]) / total
         cross = (light * dx * dy).sum()
         second = np.array([[(light * dx**2).sum(), cross], [cross, (light * dy**2).sum()]]) / total
-        # A Gaussian seen through its own weight has half the variance.
+        # A Gaussian weighted by itself has half the variance.
         target = 2 * second
         eigenvalues = np.linalg.eigvalsh(target)
         if not (total > 0 and eigenvalues[0] > 0):
@@ -273,18 +276,18 @@ def _adaptive_moments(
 
 
 def measure_shape(table: FloatArray, oversampling: int) -> Shape:
-    """Measure the image of a star: the table as seen through a square pixel.
+    """Measure the image of a star: the table convolved with a square pixel.
 
-    The ellipse comes from adaptive Gaussian-weighted moments. The width is where the profile,
-    along radii scaled by that ellipse so that areas are kept, falls to half the central value:
-    no profile shape is assumed.
+    The ellipse is from adaptive Gaussian-weighted moments. The FWHM is where the profile falls to
+    half of the central value, along radii scaled by that ellipse with constant area. No profile
+    shape is assumed.
 
     Parameters
     ----------
     table : (n, n) array
-        Oversampled PSF, star at the middle, any normalisation.
+        Oversampled PSF with the star in the middle, in any normalisation.
     oversampling : int
-        Sub-pixels to a pixel.
+        Sub-pixels per pixel.
 
     Returns
     -------
@@ -293,7 +296,7 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
     Raises
     ------
     ValueError
-        When the table has no positive peak.
+        If the table has no positive peak.
 
     Examples
     --------
@@ -304,7 +307,7 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
     """
     n = table.shape[0]
     image = uniform_filter(table, oversampling, mode="constant")
-    # uniform_filter of an even width looks half a sub-pixel down; the grid says so.
+    # uniform_filter with an even width is off by half a sub-pixel; the grid corrects for it.
     shift = 0.0 if oversampling % 2 else 0.5
     grid = (np.arange(n) + 0.5 - shift - n / 2) / oversampling
     peak = float(image.max())
@@ -313,14 +316,14 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
     start = np.sqrt((image > peak / 2).sum() / np.pi) / oversampling / 1.17741
     centre, moments = _adaptive_moments(image, grid, float(start))
     values, vectors = np.linalg.eigh(moments)
-    # Coordinates scaled to the ellipse keep its area: the half-maximum "circle" then has the
-    # geometric mean of the two half widths for its radius.
+    # Coordinates are scaled to the ellipse with constant area. The radius of the half-maximum
+    # "circle" is then the geometric mean of the two half-widths.
     sigma = float(np.prod(values) ** 0.25)
     inverse = np.linalg.inv(moments) * sigma**2
     dx, dy = grid[None, :] - centre[0], grid[:, None] - centre[1]
     square = inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2
     core = square < (0.35 * sigma) ** 2
-    # The top of a PSF is a parabola: the central value from all of it, not from one noisy cell.
+    # Fit a parabola to the top of the PSF for the central value; a single cell is noisy.
     peak = float(np.polynomial.Polynomial.fit(square[core], image[core], 1)(0.0))
     ring = (image > 0.3 * peak) & (image < 0.72 * peak) & (square < (4 * sigma) ** 2)
     level = np.polynomial.Polynomial.fit(np.log(image[ring] / peak), np.sqrt(square[ring]), 3)
