@@ -178,7 +178,8 @@ def select_stars(
         if relax and len(ranked) < n_min:
             ranked = candidates(sources, probability)[:n_min]
         rows = ranked[: int(np.ceil(2 * n_max / (1.0 - reserve)))]
-        rows = rows[np.argsort(-probability[rows], kind="stable")]  # the surest make the PSF
+        surest = candidates(sources, probability)
+        rows = surest[np.isin(surest, rows)]  # the surest make the PSF
         outliers, n_looked_at = _outliers(frame, background, sources, rows)
         n_struck = min(len(outliers), max(len(ranked) - n_min, 0))
         flags = np.array(sources["flags"])

@@ -33,6 +33,11 @@ FEWEST_RESERVED = 3
 
 _ROUNDING = 1e-6  # by which the probability of a network in single precision may pass 0 or 1
 
+# Decimals of a probability that count. The others change with what else is in the batch, threads
+# and processor (see `network_log_odds`), and the list of stars must not. Rounding has edges too,
+# but halfway between the decimals and not where a threshold is.
+_DIGITS = 5
+
 
 def choose(
     sources: Table,
@@ -53,7 +58,8 @@ def choose(
         With a column ``flags``; those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are not
         chosen. Equal probabilities are ordered by a column ``snr`` if there is one.
     probability : array_like, shape (n,)
-        Of being a good PSF star; what is not finite is never chosen.
+        Of being a good PSF star; what is not finite is never chosen. Five decimals of it are
+        compared, with the threshold and with each other: the rest is rounding.
     threshold : float
         Least probability.
     n_max, n_min : int
@@ -72,8 +78,8 @@ def choose(
     Returns
     -------
     Table
-        A copy with the columns ``probability``, ``selected``, ``reserved``, ``flags`` and
-        ``reason`` (in words: selected, or why not) set.
+        A copy with the columns ``probability`` (not rounded), ``selected``, ``reserved``,
+        ``flags`` and ``reason`` (in words: selected, or why not) set.
 
     Raises
     ------
@@ -90,21 +96,22 @@ def choose(
     ([True, False, False], ['selected', 'below the threshold', 'saturated'])
     """
     check_selection(threshold, n_max, n_min, reserve, rank_by)
-    p = np.asarray(probability, dtype=np.float64)
-    if p.shape != (len(sources),):
+    given = np.asarray(probability, dtype=np.float64)
+    if given.shape != (len(sources),):
         raise InputError(
-            f"There must be one probability a source: shape ({len(sources)},). Got {p.shape}."
+            f"There must be one probability a source: shape ({len(sources)},). Got {given.shape}."
         )
-    wrong = np.isfinite(p) & (np.abs(p - 0.5) > 0.5 + _ROUNDING)
+    wrong = np.isfinite(given) & (np.abs(given - 0.5) > 0.5 + _ROUNDING)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"Probabilities must be in [0, 1]. Got {p[row]} in row {row}.")
+        raise InputError(f"Probabilities must be in [0, 1]. Got {given[row]} in row {row}.")
+    p, least = _compared(given), _compared(threshold)
     own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
     own |= Flag.NOT_JUDGED
     flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
     possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
     order = candidates(sources, p)
-    n_good = int((p[order] >= threshold).sum())
+    n_good = int((p[order] >= least).sum())
     relaxed = relax and n_good < n_min
     good = order[: n_min if relaxed else n_good]
     if rank_by == "snr":
@@ -113,15 +120,15 @@ def choose(
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[:n_max]
     flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0)] |= Flag.NOT_JUDGED
-    below = possible & (p < threshold)
+    below = possible & (p < least)
     flags[below] |= Flag.BELOW_THRESHOLD
     flags[kept[n_max:]] |= Flag.BEYOND_N_MAX
     flags[reserved_rows] |= Flag.RESERVED
     if relaxed:
-        taken = good[p[good] < threshold]
+        taken = good[p[good] < least]
         flags[taken] = flags[taken] & ~np.int32(Flag.BELOW_THRESHOLD) | Flag.RELAXED
     out = sources.copy()
-    out["probability"] = p
+    out["probability"] = given
     out["selected"] = np.isin(np.arange(len(p)), chosen)
     out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
     out.remove_column("flags")
@@ -162,12 +169,18 @@ def candidates(
     Parameters are those of `choose`. The order is stable: the same table always gives the same
     stars.
     """
+    probability = _compared(probability)
     never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
     snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(never))
     order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
-    allowed = ~never & np.isfinite(probability) & (probability >= threshold)
+    allowed = ~never & np.isfinite(probability) & (probability >= _compared(threshold))
     order = order[allowed[order]]
     return _brightest_first(sources, order) if rank_by == "snr" else order
+
+
+def _compared(probability: ArrayLike) -> NDArray[np.float64]:
+    """Round probabilities, or a threshold of them, to the decimals that count."""
+    return np.asarray(probability, dtype=np.float64).round(_DIGITS)
 
 
 def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -209,14 +222,14 @@ def _too_few(
         others = float(ranked[found]) if found < len(ranked) else 0.0
         these = f"A lower n_min (--n-min {found}) takes these, r" if found else "R"
         hint = (
-            f"the best of the others has {others:.3f}, and too few look like good stars. {these}"
+            f"the best of the others has {others:g}, and too few look like good stars. {these}"
             "elax (--relax) takes the best there are"
         )
     elif np.isfinite(enough_at):
         # Rounded down, so that the threshold printed does give enough.
         shown = np.floor(enough_at * 1000) / 1000
         hint = (
-            f"the {_ordinal(wanted)} best has {enough_at:.3f}. A threshold of {shown:.3f} gives "
+            f"the {_ordinal(wanted)} best has {enough_at:g}. A threshold of {shown:.3f} gives "
             "enough; relax (--relax) takes the best there are"
         )
     else:
