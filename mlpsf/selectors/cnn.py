@@ -296,8 +296,8 @@ class PSFStarSelector(CutoutClassifier):
         path : path-like
         engine : {"auto", "keras"}
             What runs the network. ``"auto"``: ONNX Runtime where the file has that form, which
-            starts without TensorFlow and agrees with Keras to 1e-6. ``"keras"``: to the last bit
-            what the selector gave before it was saved.
+            starts without TensorFlow and agrees with Keras to 1e-5. ``"keras"``: what ran the
+            selector before it was saved, with the same weights to the last bit.
 
         Raises
         ------
