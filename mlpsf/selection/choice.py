@@ -83,6 +83,12 @@ class Rules:
                 raise InputError(f"The {name!r} parameter of choose must be {wanted}. Got {got}.")
 
 
+# Decimals of a probability that count. The others change with what else is in the batch, threads
+# and processor (see `network_log_odds`), and the list of stars must not. Rounding has edges too,
+# but halfway between the decimals and not where a threshold is.
+_DIGITS = 5
+
+
 def choose(
     sources: Table,
     probability: ArrayLike,
@@ -103,6 +109,7 @@ def choose(
         not chosen. Equal probabilities are ordered by a column ``snr``, if there is one.
     probability : array_like, shape (n,)
         Probability of being a good PSF star. Sources without a finite value are never chosen.
+        Five decimals are compared, with the threshold and with each other: the rest is rounding.
     threshold : float
         Lowest probability of a chosen star.
     n_max, n_min : int
@@ -121,8 +128,8 @@ def choose(
     Returns
     -------
     Table
-        A copy with the columns ``probability``, ``selected``, ``reserved``, ``flags`` and
-        ``reason`` (text: selected, or why not) set.
+        A copy with the columns ``probability`` (not rounded), ``selected``, ``reserved``,
+        ``flags`` and ``reason`` (text: selected, or why not) set.
 
     Raises
     ------
@@ -152,21 +159,22 @@ def choose(
 
 def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     """Choose stars by the given rules; see `choose`."""
-    p = np.asarray(probability, dtype=np.float64)
-    if p.shape != (len(sources),):
+    given = np.asarray(probability, dtype=np.float64)
+    if given.shape != (len(sources),):
         raise InputError(
-            f"There must be one probability a source: shape ({len(sources)},). Got {p.shape}."
+            f"There must be one probability a source: shape ({len(sources)},). Got {given.shape}."
         )
-    wrong = np.isfinite(p) & (np.abs(p - 0.5) > 0.5 + _ROUNDING)
+    wrong = np.isfinite(given) & (np.abs(given - 0.5) > 0.5 + _ROUNDING)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"Probabilities must be in [0, 1]. Got {p[row]} in row {row}.")
+        raise InputError(f"Probabilities must be in [0, 1]. Got {given[row]} in row {row}.")
+    p, least = _compared(given), _compared(rules.threshold)
     own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
     own |= Flag.NOT_JUDGED
     flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
     possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
     order = candidates(sources, p)
-    n_good = int((p[order] >= rules.threshold).sum())
+    n_good = int((p[order] >= least).sum())
     relaxed = rules.relax and n_good < rules.n_min
     good = order[: rules.n_min if relaxed else n_good]
     if rules.rank_by == "snr":
@@ -175,15 +183,15 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[: rules.n_max]
     flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0)] |= Flag.NOT_JUDGED
-    below = possible & (p < rules.threshold)
+    below = possible & (p < least)
     flags[below] |= Flag.BELOW_THRESHOLD
     flags[kept[rules.n_max :]] |= Flag.BEYOND_N_MAX
     flags[reserved_rows] |= Flag.RESERVED
     if relaxed:
-        taken = good[p[good] < rules.threshold]
+        taken = good[p[good] < least]
         flags[taken] = flags[taken] & ~np.int32(Flag.BELOW_THRESHOLD) | Flag.RELAXED
     out = sources.copy()
-    out["probability"] = p
+    out["probability"] = given
     out["selected"] = np.isin(np.arange(len(p)), chosen)
     out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
     out.remove_column("flags")
@@ -224,12 +232,18 @@ def candidates(
     Parameters are those of `choose`. The order is stable, so the same table always gives the same
     stars.
     """
+    probability = _compared(probability)
     never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
     snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(never))
     order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
-    allowed = ~never & np.isfinite(probability) & (probability >= threshold)
+    allowed = ~never & np.isfinite(probability) & (probability >= _compared(threshold))
     order = order[allowed[order]]
     return _brightest_first(sources, order) if rank_by == "snr" else order
+
+
+def _compared(probability: ArrayLike) -> NDArray[np.float64]:
+    """Round probabilities, or a threshold of them, to the decimals that count."""
+    return np.asarray(probability, dtype=np.float64).round(_DIGITS)
 
 
 def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -257,14 +271,14 @@ def _too_few(
         others = float(ranked[found]) if found < len(ranked) else 0.0
         these = f"A lower n_min (--n-min {found}) takes these, r" if found else "R"
         hint = (
-            f"the best of the others has {others:.3f}, and too few look like good stars. {these}"
+            f"the best of the others has {others:g}, and too few look like good stars. {these}"
             "elax (--relax) takes the best there are"
         )
     elif np.isfinite(enough_at):
         # Rounded down, so that the threshold printed does give enough.
         shown = np.floor(enough_at * 1000) / 1000
         hint = (
-            f"the {_ordinal(wanted)} best has {enough_at:.3f}. A threshold of {shown:.3f} gives "
+            f"the {_ordinal(wanted)} best has {enough_at:g}. A threshold of {shown:.3f} gives "
             "enough; relax (--relax) takes the best there are"
         )
     else:

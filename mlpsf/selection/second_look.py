@@ -156,7 +156,8 @@ def strike_outliers(
     if rules.relax and len(ranked) < rules.n_min:
         ranked = candidates(sources, probability)[: rules.n_min]
     rows = ranked[: int(np.ceil(2 * rules.n_max / (1.0 - rules.reserve)))]
-    rows = rows[np.argsort(-probability[rows], kind="stable")]  # the most probable make the PSF
+    surest = candidates(sources, probability)
+    rows = surest[np.isin(surest, rows)]  # the most probable make the PSF
     outliers, n_looked_at = _outliers(frame, sources, rows)
     n_struck = min(len(outliers), max(len(ranked) - rules.n_min, 0))
     flags = np.array(sources["flags"])

@@ -296,8 +296,8 @@ class PSFStarSelector(CutoutClassifier):
         path : path-like
         engine : {"auto", "keras"}
             Library that runs the network. ``"auto"``: ONNX Runtime if the file holds an ONNX
-            network; it starts without TensorFlow and agrees with Keras to 1e-6. ``"keras"``:
-            bit-identical to the selector before it was saved.
+            network; it starts without TensorFlow and agrees with Keras to 1e-5. ``"keras"``:
+            the library that ran the selector before it was saved, with identical weights.
 
         Raises
         ------

@@ -497,9 +497,16 @@ def wait_for(condition, seconds=60):
 def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
     """The parent is killed, then a worker of the run that takes over: same files."""
     random = np.random.default_rng(20)
-    command = [sys.executable, "-m", "mlpsf.cli", "run", f"@{night}/list.txt", "--out", tmp_path]
+    # Two frames that nobody delivers: however fast the others are done, it has not ended.
+    never = [tmp_path / "never" / name for name in ("3.fits", "4.fits")]
+    never[0].parent.mkdir()
+    for frame in never:
+        os.mkfifo(frame)
+    frames = [*(night / f"{number}.fits" for number in range(3)), *never]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mlpsf.cli", "run", *frames, "--out", out]
     command += ["--workers", "2", "--n-max", "4", "--n-min", "4", "--relax", "--quiet"]
-    rows = tmp_path / "rows"
+    rows = out / "rows"
     with subprocess.Popen(command, stderr=subprocess.PIPE) as run:
         n_rows = random.integers(1, 3)
         wait_for(lambda: len(list(rows.glob("[0-9]*.json"))) >= n_rows)
@@ -508,7 +515,7 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
         run.kill()
         assert run.stderr.read() == b""
     assert run.returncode == -signal.SIGKILL
-    wait_for(lambda: not any(map(alive, workers)), 10)
+    wait_for(lambda: not any(map(alive, workers)))
     n_done = len(list(rows.glob("[0-9]*.json")))
     assert 1 <= n_done <= N_FRAMES - 2
 
@@ -523,10 +530,10 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
             worker.process.kill()
 
     monkeypatch.setattr(_Worker, "give", deadly_give)
-    result = run_frames([f"@{night}/list.txt"], tmp_path, settings=SETTINGS, workers=1)
+    result = run_frames([f"@{night}/list.txt"], out, settings=SETTINGS, workers=1)
     assert len(victims) == 1
     assert result.n_kept == n_done
-    check_same(tmp_path, undisturbed)
+    check_same(out, undisturbed)
 
 
 def test_cores():

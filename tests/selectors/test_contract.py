@@ -14,6 +14,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import sklearn
+from conftest import FLOAT32
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
@@ -239,7 +240,7 @@ def test_missing_pixels(name, fitted, frames):
 def test_company_does_not_matter(fitted, frames, probability):
     X = frames[0]
     for rows in ([3], [5, 4, 3], range(7), range(79, -1, -1)):
-        np.testing.assert_allclose(fitted.predict_proba(X[rows]), probability[rows], atol=1e-9)
+        np.testing.assert_allclose(fitted.predict_proba(X[rows]), probability[rows], **FLOAT32)
 
 
 @pytest.mark.parametrize("labels", [("other", "star"), (False, True), (-1, 1)])
@@ -383,12 +384,15 @@ for engine in ("auto", "keras"):
         capture_output=True, text=True, check=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     expected = selector.predict_proba(X)
-    np.testing.assert_array_equal(np.load(tmp_path / "keras.npy"), expected)
-    np.testing.assert_allclose(np.load(tmp_path / "auto.npy"), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "keras.npy"), expected, **FLOAT32)
+    # Another program sums in another order in every layer.
+    np.testing.assert_allclose(np.load(tmp_path / "auto.npy"), expected, rtol=0, atol=1e-5)
     if find_spec("tf2onnx"):
         assert done.stdout.splitlines() == ["auto False", "keras True"]
     # A file of before features were counted in pixels.
     loaded = PSFStarSelector.load(path)
+    weights = (s.model_.get_weights() for s in (selector, loaded))
+    assert all(np.array_equal(a, b) for a, b in zip(*weights, strict=True))
     assert loaded.n_features_in_ == loaded.scaler_.n_features_in_ == 225
 
 

@@ -7,8 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from astropy.table import Table
+from conftest import FLOAT32
 
 from mlpsf.errors import InputError, ModelFileError
+from mlpsf.selection.choice import choose
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.selectors.judge import Judge, as_probabilities
 from mlpsf.selectors.loading import load_judge
@@ -40,6 +43,7 @@ def trained(request, tmp_path_factory):
 
 
 def same(judge, selector, pixels):
+    # To the last bit: the same batches, and ONNX Runtime in one thread.
     np.testing.assert_array_equal(judge.predict_proba(pixels), selector.predict_proba(pixels))
 
 
@@ -60,6 +64,20 @@ def test_shipped_one_says_the_same():
 def test_any_saved_one_says_the_same(trained):
     judge, selector = load_judge(trained), PSFStarSelector.load(trained)
     same(judge, selector, cutouts(size=SIZE, seed=2) / 1e4)
+
+
+@pytest.mark.parametrize("engine", ["auto", "keras"])
+def test_any_split_of_a_batch_chooses_the_same_stars(engine):
+    judge, pixels = PSFStarSelector.load(pretrained_path(), engine=engine), cutouts()
+    sources = Table({"flags": np.zeros(40, int), "snr": np.arange(40.0)})
+    whole = judge.predict_proba(pixels)[:, 1]
+    words = {"threshold": float(np.median(whole)), "n_max": 12, "n_min": 12}
+    expected = choose(sources, whole, **words)
+    for n in (1, 3, 7):
+        parts = [judge.predict_proba(pixels[i : i + n])[:, 1] for i in range(0, 40, n)]
+        split = np.concatenate(parts)
+        np.testing.assert_allclose(split, whole, **FLOAT32)
+        assert choose(sources, split, **words)["reason"].tolist() == expected["reason"].tolist()
 
 
 def test_calibration_is_used():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import simulate
+from conftest import FLOAT32, simulate
 from scipy.stats import spearmanr
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
@@ -307,10 +307,12 @@ def test_every_frame_by_its_own_psf():
     for name, part in (("n", narrow), ("w", wide)):
         alone = ResidualSelector(n_best=15).fit(part)
         rows = np.argsort(mixed)[groups == name]
-        np.testing.assert_allclose(together.distance_[rows], alone.distance_)
+        # The PSF and the fits are sums in float32, over stars in another order.
+        np.testing.assert_allclose(together.distance_[rows], alone.distance_, **FLOAT32)
         assert together.labels_[rows].sum() == 15
         p = together.predict_proba(X[mixed], groups[mixed])[rows, 1]
-        np.testing.assert_allclose(p, alone.predict_proba(part, np.zeros(30))[:, 1])
+        q = alone.predict_proba(part, np.zeros(30))[:, 1]
+        np.testing.assert_allclose(p, q, **FLOAT32)
 
 
 def test_clone_and_pickle(fitted, cutouts):
