@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlpsf.frames.frame import Frame as Frame
     from mlpsf.frames.reading import list_images as list_images
     from mlpsf.frames.reading import read_frame as read_frame
+    from mlpsf.pipeline import select_cutouts as select_cutouts
     from mlpsf.pipeline import select_stars as select_stars
     from mlpsf.psf import PSFModel as PSFModel
     from mlpsf.psf import build_psf as build_psf
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mlpsf.selectors import ResidualSelector as ResidualSelector
     from mlpsf.simulation import SimulatedFrame as SimulatedFrame
     from mlpsf.simulation import simulate_frame as simulate_frame
+    from mlpsf.stamps.homogenizer import PSFHomogenizer as PSFHomogenizer
     from mlpsf.stamps.scaling import CutoutScaler as CutoutScaler
     from mlpsf.stamps.standard import extract_stamps as extract_stamps
     from mlpsf.stamps.standard import frame_star as frame_star
@@ -55,6 +57,7 @@ _HOME = {
     "Frame": "frames.frame",
     "MlpsfError": "errors",
     "NoveltySelector": "selectors",
+    "PSFHomogenizer": "stamps.homogenizer",
     "PSFModel": "psf",
     "PSFStarSelector": "selectors",
     "ResidualSelector": "selectors",
@@ -71,6 +74,7 @@ _HOME = {
     "list_images": "frames.reading",
     "read_frame": "frames.reading",
     "run_frames": "batch",
+    "select_cutouts": "pipeline",
     "select_stars": "pipeline",
     "simulate_frame": "simulation",
     "train_on_set": "training.train",

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Unpack
 
-from astropy.table import Table
+import numpy as np
+from astropy.table import Table, vstack
+from numpy.typing import ArrayLike
 
 from mlpsf.detection.sources import find_sources
-from mlpsf.errors import NoSourcesError
+from mlpsf.errors import InputError, MlpsfError, NoSourcesError, TooFewStarsError
 from mlpsf.frames.catalogue import read_catalogue
+from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.reading import FrameSource, read_frame
-from mlpsf.selection.choice import ChoiceOptions, choose_by, warn_of_few_reserved
+from mlpsf.frames.tiles import clean_cutouts
+from mlpsf.selection.choice import ChoiceOptions, Rules, choose_by, unjudged, warn_of_few_reserved
 from mlpsf.selection.eligibility import SNR_MIN, check_snr_min, flag_ineligible
 from mlpsf.selection.judging import judge_sources
 from mlpsf.selection.named import frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
+from mlpsf.stamps.from_cutouts import cutouts_alike, measure_cutouts
 
-__all__ = ["select_stars"]
+__all__ = ["select_cutouts", "select_stars"]
 
 Progress = Callable[[str], None]
 
@@ -108,11 +114,151 @@ def select_stars(
         frame = read_frame(frame)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
-    estimator, name = frame_selector(selector, frame)
     sources = find_sources(frame, listed)
+    alike = sources if listed is None else _own_sources(frame, sources)
+    stars = _select_found(
+        frame, sources, alike, selector, rules, snr_min, veto, second_look, cutout_size, say
+    )
+    warn_of_few_reserved(stars)
+    return stars
+
+
+def select_cutouts(
+    cutouts: ArrayLike | Cutouts,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    selector: Any = "cnn",
+    gain: float | None = None,
+    saturation: float | None = None,
+    veto: list[int] | None = None,
+    snr_min: float = SNR_MIN,
+    second_look: bool = True,
+    cutout_size: int | None = None,
+    progress: Progress | None = None,
+    **choice: Unpack[ChoiceOptions],
+) -> Table:
+    """Choose the PSF stars among cutouts of a frame's sources.
+
+    What `select_stars` does, from cutouts alone: FWHM, noise, saturation and PSF are measured from
+    the set. Give the cutouts of all sources of a frame: galaxies and faint ones tell, too.
+
+    Parameters
+    ----------
+    cutouts : array_like, shape (n, size, size) or (n, size * size), or Cutouts
+        Of the frame's own pixels, the source on the middle one; any odd side from 15 to 151 pixels,
+        10 FWHM or more where possible. With or without sky. NaN, SExtractor's -1e30 or an array's
+        mask mark missing pixels.
+    x, y : array_like, shape (n,), optional
+        Positions on the frame, 0-based pixels: they let the PSF vary over the frame, and show what
+        is beside a source whose cutout is small.
+    groups : array_like, shape (n,), optional
+        The frame of each cutout, when there are several: stars are chosen for each by itself.
+    gain : float, optional
+        Electrons per unit of the pixels. Unless given, only the noise of the sky is counted.
+    saturation : float, optional
+        In the unit of the pixels, sky included. Unless given, the level where pixels pile up.
+    selector, veto, snr_min, second_look, cutout_size, progress, **choice
+        As in `select_stars`; ids to veto are row numbers, from 1.
+
+    Returns
+    -------
+    Table
+        As `select_stars` returns, a row a cutout, in the order given. The subset to use is
+        ``cutouts[table["selected"]]``. ``x`` and ``y`` are as given, or NaN. With `groups` there is
+        a column ``group``, and metadata are those of the first frame, with counts of all.
+
+    Raises
+    ------
+    TooFewStarsError
+        There are fewer than `n_min` good stars; the whole table is its ``table``.
+    NoSourcesError
+        No cutout could be an unsaturated star.
+    InputError
+        The cutouts are of a wrong shape or smaller than 4 FWHM, or a parameter is out of range.
+
+    Warns
+    -----
+    UserWarning
+        One of several frames failed for such a reason; none of its cutouts is chosen. The cutouts
+        are smaller than 8 FWHM, or too few of a frame to find its PSF.
+
+    Examples
+    --------
+    >>> from mlpsf import extract_cutouts, find_sources, simulate_frame
+    >>> sim = simulate_frame(shape=(500, 500), n_stars=60, n_galaxies=10, fwhm=4.0, seed=2)
+    >>> found = find_sources(sim.frame)
+    >>> cutouts = extract_cutouts(sim.frame, found["x"], found["y"], 55).data
+    >>> table = select_cutouts(cutouts, found["x"], found["y"], n_min=1)
+    >>> len(table) == len(cutouts), cutouts[table["selected"]].shape[1:]
+    (True, (55, 55))
+    """
+    say = progress or _silent
+    check_snr_min(snr_min)
+    rules = rules_for(selector, **choice)
+    if isinstance(cutouts, Cutouts):
+        x, y = (cutouts.x, cutouts.y) if x is None else (x, y)
+    pixels = clean_cutouts(np.ma.asarray(cutouts))
+    n = len(pixels)
+    frames = np.zeros(n) if groups is None else np.asarray(groups)
+    if frames.shape != (n,):
+        raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
+    tables: list[Table] = []
+    failures: list[MlpsfError] = []
+    names = list(dict.fromkeys(frames.tolist()))
+    for frame in names:
+        rows = np.flatnonzero(frames == frame)
+        at = [None if v is None else np.asarray(v, dtype=np.float64)[rows] for v in (x, y)]
+        name = "the set" if groups is None else f"frame {frame}"
+        own_veto = None if veto is None else [v for v in veto if v - 1 in rows]
+        try:
+            found = measure_cutouts(
+                pixels[rows], *at, gain=gain, saturation=saturation, name=name, stacklevel=3
+            )
+            found.sources["id"] = rows + 1
+            alike = cutouts_alike(found, stacklevel=3)
+            table = _select_found(
+                *found, alike, selector, rules, snr_min, own_veto, second_look, cutout_size, say
+            )
+        except MlpsfError as error:
+            failures.append(error)
+            table = getattr(error, "table", None)
+            if len(names) > 1:
+                warnings.warn(f"{name}: no star is chosen. {error}", stacklevel=2)
+                table = unjudged(rows + 1) if table is None else table
+                table["selected"] = False
+            elif table is None:
+                raise
+        for key, value in zip("xy", at, strict=True):
+            table[key] = np.full(len(rows), np.nan) if value is None else value
+        if groups is not None:
+            table["group"] = frames[rows]
+        tables.append(table)
+    whole = tables[0] if len(tables) == 1 else _stacked(tables)
+    if len(failures) == len(names):
+        if isinstance(failures[0], TooFewStarsError):
+            failures[0].table = whole
+        raise failures[0]
+    return whole
+
+
+def _select_found(
+    frame: Frame,
+    sources: Table,
+    alike: Table,
+    selector: Any,
+    rules: Rules,
+    snr_min: float,
+    veto: list[int] | None,
+    second_look: bool,
+    cutout_size: int | None,
+    say: Progress,
+) -> Table:
+    """Choose among sources that were found: judge them, look again, choose."""
+    estimator, name = frame_selector(selector, frame)
     flag_ineligible(frame, sources, snr_min=snr_min, veto=veto)
     say("judging sources")
-    alike = sources if listed is None else _own_sources(frame, sources)
     sources, probability = judge_sources(
         frame, sources, estimator, cutout_size=cutout_size, alike=alike
     )
@@ -121,9 +267,19 @@ def select_stars(
     if second_look:
         say("looking again")
         strike_outliers(frame, sources, probability, rules)
-    stars = choose_by(rules, sources, probability)
-    warn_of_few_reserved(stars)
-    return stars
+    return choose_by(rules, sources, probability)
+
+
+def _stacked(tables: list[Table]) -> Table:
+    """Join the star tables of several frames, in the order of the cutouts."""
+    whole = vstack(tables, metadata_conflicts="silent")
+    whole = whole[np.argsort(whole["id"], kind="stable")]
+    judged = [table for table in tables if table.meta]
+    whole.meta = dict(judged[0].meta if judged else {})
+    for key in ("n_above_threshold", "n_reserved"):
+        whole.meta[key] = sum(table.meta[key] for table in judged)
+    whole.meta |= {"n_sources": len(whole), "n_selected": int(whole["selected"].sum())}
+    return whole
 
 
 def _own_sources(frame: Frame, listed: Table) -> Table:

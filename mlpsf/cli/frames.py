@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mlpsf.cli import cutouts
 from mlpsf.cli.options import (
     AtOption,
     CatalogueOption,
@@ -22,6 +23,7 @@ from mlpsf.cli.options import (
     RelaxOption,
     ReserveOption,
     SaturationOption,
+    SaveCutoutsOption,
     SecondLookOption,
     SelectorName,
     SelectorOption,
@@ -39,7 +41,11 @@ __all__ = ["psf", "select"]
 def select(
     frame: FrameArgument,
     out: Annotated[
-        Path, typer.Option(help="Star table: .ecsv, .fits, .csv or .reg (DS9), by its ending.")
+        Path,
+        typer.Option(
+            help="Star table: .ecsv, .fits, .csv or .reg (DS9), by its ending. Of a SExtractor "
+            "catalogue also .cat: its chosen rows, for PSFEx."
+        ),
     ] = Path("stars.ecsv"),
     hdu: HduOption = None,
     selector: SelectorOption = SelectorName.cnn,
@@ -55,6 +61,7 @@ def select(
     gain: GainOption = None,
     saturation: SaturationOption = None,
     mask: MaskOption = None,
+    save_cutouts: SaveCutoutsOption = None,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -70,11 +77,34 @@ def select(
         mlpsf select mosaic.fits --hdu 3 --out stars.reg --n-min 5 --relax
 
         mlpsf select frame.fits --selector residual --catalogue sextractor.cat
+
+    FRAME may be a set of cutouts of a frame's sources instead: a SExtractor catalogue (FITS_LDAC)
+    with VIGNET, a FITS cube with a table of positions, an .npz or .h5 file. The chosen rows of a
+    catalogue go straight to PSFEx:
+
+        source-extractor frame.fits -CATALOG_TYPE FITS_LDAC ...
+
+        mlpsf select frame.cat --out stars.cat
+
+        psfex stars.cat
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
+    if cutouts.is_set(frame):
+        cutouts.refuse(hdu=hdu, catalogue=catalogue, mask=mask, save_cutouts=save_cutouts)
+        cutouts.check_set_output(frame, out)
+        check_outputs([(out, "stars")], [frame, model], overwrite=overwrite)
+        with Progress(quiet) as progress:
+            options = _selection(selector, model, None, threshold, n_max, n_min, reserve, relax)
+            del options["catalogue"]
+            options |= {"snr_min": snr_min, "second_look": second_look}
+            options |= {"gain": gain, "saturation": saturation}
+            _, table = cutouts.choose_from_set(frame, out, options, progress)
+            progress.note(_summary(table, out))
+        return
     from mlpsf.export import check_star_path
 
     check_star_path(out)
-    check_outputs([(out, "stars")], [frame, catalogue, mask, model], overwrite=overwrite)
+    outputs = [(out, "stars"), *([] if save_cutouts is None else [(save_cutouts, None)])]
+    check_outputs(outputs, [frame, catalogue, mask, model], overwrite=overwrite)
     with Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
@@ -82,6 +112,9 @@ def select(
         image = _read(frame, hdu, mask, gain, saturation)
         table = _choose(image, options, out, progress)
         progress.note(_summary(table, out))
+        if save_cutouts is not None:
+            cutouts.save_chosen(image, table, save_cutouts)
+            progress.note(f"{table.meta['n_selected']} cutouts in {save_cutouts}.")
 
 
 def psf(

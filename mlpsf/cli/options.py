@@ -28,6 +28,7 @@ __all__ = [
     "RelaxOption",
     "ReserveOption",
     "SaturationOption",
+    "SaveCutoutsOption",
     "SecondLookOption",
     "SelectorName",
     "SelectorOption",
@@ -139,6 +140,13 @@ SaturationOption = Annotated[
 MaskOption = Annotated[
     Path | None,
     typer.Option(help="FITS image of the frame's shape, not 0 where a pixel is bad."),
+]
+SaveCutoutsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the cutouts of the chosen stars, 12 FWHM wide, with x and y: .npz or .fits.",
+        show_default=False,
+    ),
 ]
 OverwriteOption = Annotated[
     bool,

@@ -17,8 +17,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.frames.cutouts import check_positions, extract_cutouts, nearest_pixels
+from mlpsf.frames.cutouts import extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.geometry import check_positions
 from mlpsf.stacks.moments import FWHM_PER_SIGMA
 
 __all__ = ["NARROWEST", "RADIUS", "StruckPixels", "struck_pixels"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
+from mlpsf.frames.geometry import check_positions, reaches_over
 
 if TYPE_CHECKING:
     from mlpsf.frames.frame import Frame
@@ -53,6 +54,8 @@ class Cutouts:
         Frame pixels per cutout pixel; 1 at the frame's pixel scale.
     near_edge : ndarray of bool, shape (n,)
         Whether each cutout extends over the edge of the frame.
+    homogenized : bool
+        Whether the PSF of their frame has been replaced by the standard star.
     """
 
     data: NDArray[np.float32]
@@ -62,6 +65,37 @@ class Cutouts:
     y0: NDArray[np.float64]
     scale: float
     near_edge: NDArray[np.bool_]
+    homogenized: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        data: ArrayLike,
+        x: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        *,
+        homogenized: bool = False,
+    ) -> Cutouts:
+        """Make cutouts of an array and, where known, positions.
+
+        Parameters
+        ----------
+        data : array_like, shape (n, size, size)
+        x, y : array_like, shape (n,), optional
+            Positions on their frame, 0-based pixels; 0 unless given.
+        homogenized : bool
+            Whether they are stamps in which the PSF has been replaced; see `mlpsf.PSFHomogenizer`.
+        """
+        pixels = np.asarray(data, dtype=np.float32)
+        zero = np.zeros(len(pixels))
+        x, y = check_positions(zero if x is None else x, zero if y is None else y)
+        near_edge = np.zeros(len(pixels), dtype=bool)
+        return cls(pixels, x, y, np.rint(x), np.rint(y), 1.0, near_edge, homogenized)
+
+    def __getitem__(self, rows: Any) -> Cutouts:
+        """Return some of the cutouts: a slice, indices or a mask."""
+        arrays = ("data", "x", "y", "x0", "y0", "near_edge")
+        return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
 
     def __len__(self) -> int:
         return len(self.data)
@@ -172,28 +206,6 @@ def psf_size(fwhm: float) -> int:
     (31, 45)
     """
     return int(np.clip(np.ceil(9 * fwhm), 31, 101)) | 1
-
-
-def reaches_over(
-    x0: NDArray[np.floating], y0: NDArray[np.floating], reach: float, shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """Return which cutouts have outermost pixel centres off the frame."""
-    ny, nx = shape
-    return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
-
-
-def check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions as two 1-D arrays; raise `InputError` unless they have equal length."""
-    x = np.atleast_1d(np.asarray(x, dtype=np.float64))
-    y = np.atleast_1d(np.asarray(y, dtype=np.float64))
-    if x.shape != y.shape or x.ndim != 1:
-        raise InputError(f"x and y must be two lists of one length. Got {x.shape} and {y.shape}.")
-    wrong = np.flatnonzero(~(np.isfinite(x) & np.isfinite(y)))
-    if wrong.size:
-        raise InputError(
-            f"Positions must be finite. {wrong.size} are not, the first is number {wrong[0]}."
-        )
-    return x, y
 
 
 def _pixels_of(frame: Frame | ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 from mlpsf.frames.background import Background, measure_background
+from mlpsf.frames.geometry import reaches_over
 
 __all__ = ["Frame"]
 
@@ -82,6 +83,30 @@ class Frame:
         if self.saturated_plane is not None:
             saturated |= self.saturated_plane
         return saturated
+
+    def cut_off(self, x: ArrayLike, y: ArrayLike, reach: float) -> NDArray[np.bool_]:
+        """Return which squares around points reach over the edge of the detector.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (n,)
+            Centres, 0-based pixels.
+        reach : float
+            Half of the side, in pixels, from pixel centre to pixel centre.
+        """
+        return reaches_over(np.rint(x), np.rint(y), reach, self.shape)
+
+    def place(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return where on the detector points of this frame are: at the points themselves.
+
+        Cutouts laid out as a frame are elsewhere; see `mlpsf.frames.tiles`.
+        """
+        return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns of the detector over which the PSF may vary."""
+        return self.shape
 
     @cached_property
     def background(self) -> Background:

@@ -23,6 +23,7 @@ __all__ = [
     "candidates",
     "choose",
     "choose_by",
+    "unjudged",
     "warn_of_few_reserved",
 ]
 
@@ -218,6 +219,18 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     if len(chosen) < rules.n_min and not (relaxed and len(chosen)):
         raise _too_few(out, p[order], n_good, rules.threshold, rules.n_min)
     return out
+
+
+def unjudged(ids: ArrayLike) -> Table:
+    """Return the star table of sources that nothing could be measured of, none of them selected."""
+    n = len(np.asarray(ids))
+    nan = np.full(n, np.nan)
+    columns = ("x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "probability")
+    table = Table({"id": np.asarray(ids), **dict.fromkeys(columns, nan)})
+    table["selected"] = table["reserved"] = np.zeros(n, dtype=bool)
+    table["flags"] = np.full(n, int(Flag.NOT_JUDGED), dtype=np.int32)
+    table["reason"] = np.array([describe(Flag.NOT_JUDGED)] * n, dtype=str)
+    return table
 
 
 def candidates(

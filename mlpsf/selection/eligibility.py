@@ -9,7 +9,7 @@ from astropy.table import Table
 
 from mlpsf.errors import InputError
 from mlpsf.flags import Flag
-from mlpsf.frames.cutouts import PSF_MARGIN, psf_size, reaches_over
+from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame
 
 __all__ = ["SNR_MIN", "check_snr_min", "flag_ineligible"]
@@ -48,8 +48,7 @@ def flag_ineligible(
     flags[~(sources["snr"] >= snr_min)] |= Flag.FAINT
     # The PSF must fit on the frame. One pixel more, because its FWHM is measured differently.
     margin = psf_size(sources.meta["fwhm"]) // 2 + PSF_MARGIN + 1
-    at = np.rint(sources["x"]), np.rint(sources["y"])
-    flags[reaches_over(*at, margin, frame.shape)] |= Flag.NEAR_EDGE
+    flags[frame.cut_off(sources["x"], sources["y"], margin)] |= Flag.NEAR_EDGE
     if veto is not None:
         unknown = sorted(set(veto) - set(sources["id"].tolist()))
         if unknown:

@@ -53,7 +53,7 @@ def judge_sources(
     """
     alike = sources if alike is None else alike
     fwhm = float(alike.meta["fwhm"])
-    reference, size = _wanted_cutouts(estimator)
+    reference, size, homogenizes = _wanted_cutouts(estimator)
     own = _learns_from_frame(estimator)
     if size is None:
         size = cutout_size or own_cutout_size(fwhm)
@@ -80,7 +80,9 @@ def judge_sources(
 
     def ask(block: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         cut = cut_out(block)
-        return cut.near_edge, estimator.predict_proba(cut.data)[:, 1]
+        # Stamps as such, so that no step of the estimator homogenizes them again.
+        pixels = cut if homogenizes else cut.data
+        return cut.near_edge, estimator.predict_proba(pixels)[:, 1]
 
     if own:
         cut = cut_out(rows)
@@ -121,11 +123,17 @@ def own_cutout_size(fwhm: float) -> int:
     return int(np.clip(2 * round(6 * fwhm) + 1, 31, PUBLISHED_SIZE))
 
 
-def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
-    """Return FWHM and size of the cutouts that a selector, possibly wrapped, was fitted to."""
+def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None, bool]:
+    """Return FWHM and size of the cutouts that a selector, possibly wrapped, was fitted to.
+
+    And whether a step of it homogenizes raw cutouts.
+    """
     inner = estimator
     while not hasattr(inner, "cutout_size_"):
         steps = getattr(inner, "steps", None)
+        for _, step in steps or []:
+            if getattr(step, "replaces_psf", False):
+                return REFERENCE_FWHM, step.size, True
         parts = [steps[-1][1]] if steps else []
         # Fitted ones first: "estimator" is the original, which may not be fitted.
         parts += [getattr(inner, name, None) for name in ("best_estimator_", "estimator_")]
@@ -135,9 +143,10 @@ def _wanted_cutouts(estimator: Any) -> tuple[float | None, int | None]:
         following = next((p for p in parts if hasattr(p, "predict_proba")), None)
         if following is None:
             pixels = getattr(estimator, "n_features_in_", None)
-            return None, None if pixels is None else isqrt(pixels)
+            return None, None if pixels is None else isqrt(pixels), False
         inner = following
-    return inner.reference_fwhm_, inner.cutout_size_
+    homogenizes = getattr(inner, "homogenizer_", None) is not None
+    return inner.reference_fwhm_, inner.cutout_size_, homogenizes
 
 
 def _learns_from_frame(estimator: Any) -> bool:

@@ -121,7 +121,9 @@ def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Second
     if n < FEWEST:
         return look
     cut = _cut(frame, x, y, fwhm)
-    place = np.column_stack([x / frame.shape[1], y / frame.shape[0]]) - 0.5
+    ny, nx = frame.extent
+    at_x, at_y = frame.place(x, y)
+    place = np.column_stack([at_x / nx, at_y / ny]) - 0.5
     dx, dy, flux = cut.dx, cut.dy, cut.flux
     for _ in range(2):  # the second PSF leaves out the outliers of the first
         rows = np.flatnonzero((flux > 0) & ~look.outlier)[:_STACKED]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from mlpsf.errors import InputError
 from mlpsf.selectors.judge import as_probabilities
-from mlpsf.stacks.values import as_cutouts
+from mlpsf.stacks.values import as_cutouts, padded
 from mlpsf.stamps.scaling import CutoutEstimator
 
 __all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "check_frames"]
@@ -36,7 +35,7 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
     def _validate_cutouts(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float32]:
         """Return cutouts as native float32, shape (n, size, size), size odd."""
         pixels: NDArray[np.float32] = self._validate_pixels(X, reset=reset)
-        cutouts: NDArray[np.float32] = as_cutouts(_padded(pixels) if self.pad else pixels)
+        cutouts: NDArray[np.float32] = as_cutouts(padded(pixels, MIN_SIDE) if self.pad else pixels)
         size = cutouts.shape[-1]
         if size % 2 == 0:
             raise InputError(
@@ -80,48 +79,62 @@ class CutoutClassifier(ClassifierMixin, CutoutEstimator):  # type: ignore[misc]
             )
         return encoded.astype(int)
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+    def decision_function(
+        self, X: ArrayLike, groups: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
         """Return the log-odds of being good.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts, in either form, whichever was fitted.
+            Cutouts, in either form, regardless of the form used in ``fit``.
+        groups : array_like, shape (n,), optional
+            Frame of each cutout, for selectors that compare the sources of a frame.
 
         Returns
         -------
         ndarray of float64, shape (n,)
         """
         check_is_fitted(self)
-        return self._log_odds_of_good(self._validate_cutouts(X, reset=False))
+        return self._log_odds_of_good(self._prepared(X, groups))
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
         """Return the probability of each class.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
-            Cutouts, in either form, whichever was fitted.
+        groups : array_like, shape (n,), optional
+            Frame of each cutout, for selectors that compare the sources of a frame.
 
         Returns
         -------
         ndarray of float64, shape (n, 2)
             Columns in the order of ``classes_``: other, good. Rows sum to one.
         """
-        return as_probabilities(self.decision_function(X))
+        return as_probabilities(self.decision_function(X, groups))
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the label of each cutout: the more probable class.
+    def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
+        """Return the label of each cutout, the more probable class, shape (n,)."""
+        return self._labels_of(self.decision_function(X, groups))
 
-        Parameters
-        ----------
-        X : array_like, shape (n, size, size) or (n, size * size)
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> float:
+        """Return the fraction of correct labels; `groups` as in `predict_proba`."""
+        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
 
-        Returns
-        -------
-        ndarray, shape (n,)
-        """
-        return self._labels_of(self.decision_function(X))
+    def _prepared(
+        self,
+        X: ArrayLike,
+        groups: ArrayLike | None,  # noqa: ARG002 - for subclasses
+    ) -> NDArray[np.float32]:
+        """Return what the classifier judges of the cutouts."""
+        return self._validate_cutouts(X, reset=False)
 
     def _labels_of(self, log_odds: NDArray[np.float64]) -> NDArray[Any]:
         labels: NDArray[Any] = self.classes_[(log_odds > 0).astype(int)]
@@ -148,36 +161,6 @@ class FrameClassifier(CutoutClassifier):
         """Return the log-odds of being good, shape (n,)."""
         raise NotImplementedError
 
-    def predict_proba(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Return the probability of each class.
-
-        Parameters
-        ----------
-        X : array_like, shape (n, size, size) or (n, size * size)
-        groups : array_like, shape (n,), optional
-            Frame of each cutout. If given, each cutout is judged by the sources of its frame.
-
-        Returns
-        -------
-        ndarray of float64, shape (n, 2)
-            Columns in the order of ``classes_``: other, good.
-        """
-        return as_probabilities(self.decision_function(X, groups))
-
-    def predict(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[Any]:
-        """Return the label of each cutout, the more probable class, shape (n,)."""
-        return self._labels_of(self.decision_function(X, groups))
-
-    def score(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> float:
-        """Return the fraction of correct labels; `groups` as in `predict_proba`."""
-        return float(accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight))
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = False
@@ -197,13 +180,3 @@ def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
     if frames.shape != (n,):
         raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
     return frames
-
-
-def _padded(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre each row in zeros, padded to the next odd square of side `MIN_SIDE` or more."""
-    width = pixels.shape[1]
-    side = max(math.isqrt(width - 1) + 1, MIN_SIDE)
-    side += 1 - side % 2
-    before = (side * side - width) // 2
-    # Zeros, not NaN: the residual rule cannot fit cutouts with pixels without data.
-    return np.pad(pixels, ((0, 0), (before, side * side - width - before)))

@@ -21,6 +21,8 @@ from mlpsf.labelling import split_frames
 from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, check_frames
 from mlpsf.selectors.inference import KerasNetwork
 from mlpsf.selectors.judge import network_log_odds
+from mlpsf.stacks.values import as_cutouts
+from mlpsf.stamps.homogenizer import PSFHomogenizer
 from mlpsf.stamps.scaling import CutoutScaler
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ class PSFStarSelector(CutoutClassifier):
         stopping and to calibrate the probabilities by Platt scaling.
     callbacks : list of keras callbacks, optional
         Each fit uses copies.
+    homogenize : bool
+        Whether cutouts pass through `mlpsf.PSFHomogenizer` first, in ``fit`` and after: raw cutouts
+        of any telescope and of any odd size from 15 to 151 pixels, judged frame by frame
+        (``groups``). The model that ships does this.
     pad : bool
         Whether to accept tables of any width. Rows whose length is not an odd square are centred
         in zeros and padded to the next odd square of 15 pixels a side or more.
@@ -75,6 +81,8 @@ class PSFStarSelector(CutoutClassifier):
         The network as it is run, by Keras or ONNX Runtime.
     estimator_ : scikeras.wrappers.KerasClassifier
         The estimator that trained `model_`; absent on a loaded selector.
+    homogenizer_ : PSFHomogenizer or None
+        Step that makes stamps of raw cutouts; see `homogenize`.
     scaler_ : CutoutScaler or None
     history_ : dict of list of float
         Loss and accuracy of each epoch.
@@ -118,6 +126,7 @@ class PSFStarSelector(CutoutClassifier):
         "patience": [Interval(Integral, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "callbacks": [list, tuple, None],
+        "homogenize": ["boolean"],
         "pad": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -138,6 +147,7 @@ class PSFStarSelector(CutoutClassifier):
         patience: int = 5,
         validation_fraction: float = 0.0,
         callbacks: Sequence[Any] | None = None,
+        homogenize: bool = False,
         pad: bool = False,
         random_state: Any = None,
         verbose: int = 0,
@@ -154,6 +164,7 @@ class PSFStarSelector(CutoutClassifier):
         self.patience = patience
         self.validation_fraction = validation_fraction
         self.callbacks = callbacks
+        self.homogenize = homogenize
         self.pad = pad
         self.random_state = random_state
         self.verbose = verbose
@@ -186,6 +197,10 @@ class PSFStarSelector(CutoutClassifier):
         """
         if self.early_stopping and self.validation_fraction == 0:
             raise InputError("early_stopping needs a validation_fraction above 0, say 0.1.")
+        self.homogenizer_ = None
+        if self.homogenize:
+            self.homogenizer_ = PSFHomogenizer().fit(X)
+            X = self.homogenizer_.transform(X, groups)
         cutouts = self._validate_cutouts(X, reset=True)
         n, size = cutouts.shape[:2]
         if size < MIN_SIDE:
@@ -222,13 +237,21 @@ class PSFStarSelector(CutoutClassifier):
             self._calibrate(cutouts[held], encoded[held], weight[held])
         return self
 
-    def calibrate(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def calibrate(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Calibrate the log-odds by Platt scaling, on labelled cutouts not used in training.
 
         Parameters
         ----------
         X : array_like, shape (n, size, size) or (n, size * size)
         y : array_like, shape (n,)
+        groups : array_like, shape (n,), optional
+            Frame of each cutout, where raw cutouts are homogenized.
         sample_weight : array_like, shape (n,), optional
 
         Returns
@@ -236,7 +259,7 @@ class PSFStarSelector(CutoutClassifier):
         self
         """
         check_is_fitted(self)
-        cutouts = self._validate_cutouts(X, reset=False)
+        cutouts = self._prepared(X, groups)
         labels = self._validate_labels(y, len(cutouts))
         unknown = np.setdiff1d(labels, self.classes_)
         if unknown.size:
@@ -259,10 +282,10 @@ class PSFStarSelector(CutoutClassifier):
         model = LogisticRegression(C=10.0).fit(score, good, sample_weight=weight)
         self.calibration_ = (max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
 
-    def embed(self, X: ArrayLike) -> NDArray[np.float32]:
+    def embed(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return the activations of the last hidden layer, shape (n, width)."""
         check_is_fitted(self)
-        cutouts = self._validate_cutouts(X, reset=False)
+        cutouts = self._prepared(X, groups)
         embedding: NDArray[np.float32] = self.network_(self._scale(cutouts), embedding=True)
         return embedding
 
@@ -329,6 +352,12 @@ class PSFStarSelector(CutoutClassifier):
         from mlpsf.selectors.storage import pretrained_path
 
         return cls.load(pretrained_path(name))
+
+    def _prepared(self, X: ArrayLike, groups: ArrayLike | None) -> NDArray[np.float32]:
+        if self.homogenizer_ is None:
+            return self._validate_cutouts(X, reset=False)
+        stamps: NDArray[np.float32] = as_cutouts(self.homogenizer_.transform(X, groups))
+        return stamps
 
     def _log_odds_of_good(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
         slope, intercept = self.calibration_

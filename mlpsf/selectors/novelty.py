@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from mlpsf.detection.stellar import stellar_size
-from mlpsf.errors import InputError, NoSourcesError, PSFError
+from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
 from mlpsf.selectors.first_psf import Verdict, judge, judge_frame
@@ -202,7 +202,7 @@ class NoveltySelector(FrameClassifier):
         else:
             encoded = self._encode(labels[used])
         figures = self._learn_figures(cutouts[used], frames)
-        values = self._embed(cutouts[used]) if self.features == "embedding" else figures
+        values = self._embed(cutouts[used], frames) if self.features == "embedding" else figures
         self.model_ = NoveltyModel(self.method, self.features, self.n_anchors, self.random_state)
         score = np.full(n, -np.inf)
         score[used] = self.model_.fit(values, figures).score(values)
@@ -231,7 +231,7 @@ class NoveltySelector(FrameClassifier):
         check_is_fitted(self)
         cutouts = self._validate_cutouts(X, reset=False)
         if self.features == "embedding":
-            return self._to_log_odds(self.model_.score(self._embed(cutouts)))
+            return self._to_log_odds(self.model_.score(self._embed(cutouts, groups)))
         return self._to_log_odds(self.model_.score(self._figures(cutouts, groups)))
 
     def _learn_figures(
@@ -287,18 +287,11 @@ class NoveltySelector(FrameClassifier):
         psf = _gaussian_psf(min(MIN_SIDE, sources.data.shape[-1]) // 2)
         return Stars(psf, REFERENCE_FWHM, 0.0, 0.0), judge(sources.data, psf, self.half_width)
 
-    def _embed(self, cutouts: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _embed(self, cutouts: NDArray[np.float32], groups: ArrayLike | None) -> NDArray[np.float64]:
         from mlpsf.selectors.cnn import PSFStarSelector
 
         network = PSFStarSelector.from_pretrained()
-        size, fwhm = network.cutout_size_, network.reference_fwhm_
-        if cutouts.shape[-1] != size or not 0.8 < self._stars.fwhm / (fwhm or 1.0) < 1.25:
-            raise InputError(
-                f"features='embedding' takes {size} x {size} stamps with stars of a FWHM of {fwhm} "
-                f"pixels. Got {cutouts.shape[-1]} x {cutouts.shape[-1]} with a FWHM of "
-                f"{self._stars.fwhm:.2f}: cut them with mlpsf.extract_stamps."
-            )
-        return network.embed(cutouts).astype(np.float64)
+        return network.embed(cutouts, groups).astype(np.float64)
 
     def _calibrate(
         self, score: NDArray[np.float64], good: NDArray[np.int_], weight: NDArray[np.float64]

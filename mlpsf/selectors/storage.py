@@ -74,6 +74,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         "calibration": list(selector.calibration_),
         "cutout_size": selector.cutout_size_,
         "reference_fwhm": selector.reference_fwhm_,
+        "homogenizes": selector.homogenizer_ is not None,
         "stamps": None if selector.reference_fwhm_ is None else _STAMPS,
         "n_features_in": selector.n_features_in_,
         "history": selector.history_,
@@ -143,6 +144,12 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
     selector.history_ = state["history"]
     selector.model_name_ = path.stem
     selector.model_sha256_ = file_hash(path)
+    selector.homogenizer_ = None
+    # Files from before this entry hold networks that were trained on homogenized stamps.
+    if state.get("homogenizes", state["reference_fwhm"] is not None):
+        from mlpsf.stamps.homogenizer import PSFHomogenizer
+
+        selector.homogenizer_ = PSFHomogenizer(size=state["cutout_size"])
     selector.scaler_ = None
     if state["scaler"] is not None:
         scaler = CutoutScaler(**state["scaler"]["parameters"])

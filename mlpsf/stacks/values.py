@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,15 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["SOFTENING", "as_cutouts", "row_quantiles", "scaled", "sky_and_noise", "stretched"]
+__all__ = [
+    "SOFTENING",
+    "as_cutouts",
+    "padded",
+    "row_quantiles",
+    "scaled",
+    "sky_and_noise",
+    "stretched",
+]
 
 SOFTENING = 0.003
 """Fraction of the peak at which the stretch changes from linear to logarithmic."""
@@ -41,6 +50,18 @@ def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
             "pass cutouts of shape (n, size, size), or each one ravelled."
         )
     return X.reshape(len(X), size, size)
+
+
+def padded(pixels: NDArray[np.float32], least: int) -> NDArray[np.float32]:
+    """Centre flattened cutouts in zeros, to the next odd square of side `least` or more.
+
+    Zeros and not NaN: a pixel without data would keep a PSF from being fitted at all.
+    """
+    width = pixels.shape[1]
+    side = max(math.isqrt(width - 1) + 1, least)
+    side += 1 - side % 2
+    before = (side * side - width) // 2
+    return np.pad(pixels, ((0, 0), (before, side * side - width - before)))
 
 
 def sky_and_noise(

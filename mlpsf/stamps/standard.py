@@ -22,10 +22,10 @@ from mlpsf.frames.cutouts import (
     Cutouts,
     extract_cutouts,
     reach_of,
-    reaches_over,
     resample,
 )
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.geometry import reaches_over
 from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.values import sky_and_noise
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
@@ -151,14 +151,15 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
     rows = brightest(sources["snr"], sources["flags"])
     fwhm = float(sources.meta["fwhm"])
     part = sources[rows]
+    place = frame.place(part["x"], part["y"])
     if fwhm < REFERENCE_FWHM:
         side = 2 * reach_of(size, fwhm / REFERENCE_FWHM) + 1
         cut = extract_cutouts(frame, part["x"], part["y"], side, background=frame.background.level)
-        return common_star(cut.data, part["snr"], part["flags"], part["x"], part["y"], fwhm)
+        return common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
     cut = extract_cutouts(
         frame, part["x"], part["y"], size, fwhm=fwhm, background=frame.background.level
     )
-    return common_star(cut.data, part["snr"], part["flags"], part["x"], part["y"])
+    return common_star(cut.data, part["snr"], part["flags"], *place)
 
 
 def extract_stamps(
@@ -218,7 +219,8 @@ def extract_stamps(
             parts.append(_native_stamps(frame, *at, size, fwhm, star))
         else:
             cut = extract_cutouts(frame, *at, size, fwhm=fwhm, background=frame.background.level)
-            parts.append(replace(cut, data=standardise(cut.data, star, cut.x, cut.y)))
+            data = standardise(cut.data, star, *frame.place(cut.x, cut.y))
+            parts.append(replace(cut, data=data, homogenized=True))
     if len(parts) == 1:
         return parts[0]
 
@@ -233,6 +235,7 @@ def extract_stamps(
         y0=whole("y0"),
         scale=parts[0].scale,
         near_edge=whole("near_edge"),
+        homogenized=True,
     )
 
 
@@ -254,11 +257,11 @@ def _native_stamps(
     fit = fit_psf(data, star.psf, dx=dx, dy=dy, half_width=round(FITTED * fwhm), n_iter=_STEPS)
     rows = np.flatnonzero(fit.ok)
     flux = fit.flux[rows].astype(np.float32)[:, None, None]
-    at = cut.x[rows], cut.y[rows]
+    at = frame.place(cut.x[rows], cut.y[rows])
     data[rows] -= flux * star.stamps(fit.dx[rows], fit.dy[rows], *at, data.shape[-1])
     out = resample(data, dx, dy, size, scale)
     standard = standard_star(size)
     # Resampling conserves surface brightness, not flux.
     out[rows] += flux / np.float32(scale**2) * (standard / standard.sum())
     near_edge = reaches_over(cut.x, cut.y, scale * (size // 2), frame.shape)
-    return Cutouts(out, cut.x, cut.y, cut.x, cut.y, scale, near_edge)
+    return Cutouts(out, cut.x, cut.y, cut.x, cut.y, scale, near_edge, homogenized=True)

@@ -23,6 +23,7 @@ from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.labelling import balance
 from mlpsf.selectors.cnn import PSFStarSelector
 from mlpsf.selectors.inference import KerasNetwork
+from mlpsf.stamps.homogenizer import PSFHomogenizer
 from mlpsf.stamps.scaling import CutoutScaler
 from mlpsf.training.sets import CutoutSet
 
@@ -219,6 +220,8 @@ def _prepare(
     made._validate_cutouts(data[:1], reset=True)
     made.cutout_size_, made.reference_fwhm_ = data.size, data.reference_fwhm
     made.calibration_ = (1.0, 0.0)
+    # The set holds stamps; later cutouts are raw.
+    made.homogenizer_ = None if data.reference_fwhm is None else PSFHomogenizer(size=data.size)
     if start is not None:
         made.classes_, made.scaler_ = start.classes_, start.scaler_
         return
@@ -352,7 +355,7 @@ def _log_odds(
     selector: PSFStarSelector, data: CutoutSet, rows: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the log-odds of being good of ascending rows."""
-    parts = [selector.decision_function(batch.cutouts) for batch in data.batches(_BLOCK, rows=rows)]
+    parts = [selector._log_odds_of_good(batch.cutouts) for batch in data.batches(_BLOCK, rows=rows)]
     return np.concatenate(parts)
 
 

@@ -14,7 +14,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from mlpsf.errors import InputError, MlpsfError, ModelFileError, OutputError
+from mlpsf.frames.cutouts import Cutouts
 from mlpsf.selectors import PSFStarSelector
+from mlpsf.stamps.standard import standard_star
 
 SIZE = 15
 N = 120
@@ -415,7 +417,8 @@ def test_pretrained():
     star = (1 + (u**2 + u[:, None] ** 2) / (0.96 * selector.reference_fwhm_) ** 2) ** -3.0
     pair = star + np.roll(star, 6, axis=1)
     noise = np.random.default_rng(1).normal(0, 3, (2, *star.shape))
-    good, bad = selector.predict_proba(5000 * np.stack([star, pair]) + noise)[:, 1]
+    stamps = Cutouts.of(5000 * np.stack([star, pair]) + noise, homogenized=True)
+    good, bad = selector.predict_proba(stamps)[:, 1]
     assert good > 0.5 > bad
 
 
@@ -493,10 +496,10 @@ def test_other_size_than_fitted(fitted, shape):
         fitted.predict_proba(np.ones(shape))
 
 
-def test_cutouts_of_a_frame_are_taken_as_they_are():
-    from mlpsf.frames.cutouts import extract_cutouts
-
-    image = np.random.default_rng(0).normal(size=(90, 90))
-    cut = extract_cutouts(image, [45.0, 44.0], [45.0, 40.0], 41)
+def test_stamps_are_not_homogenized_again():
+    rng = np.random.default_rng(0)
+    stamps = rng.uniform(500, 5000, (20, 1, 1)) * standard_star(41)
+    stamps += rng.normal(0, 1, stamps.shape)
     selector = PSFStarSelector.from_pretrained()
-    np.testing.assert_array_equal(selector.predict_proba(cut), selector.predict_proba(cut.data))
+    marked = selector.predict_proba(Cutouts.of(stamps, homogenized=True))
+    np.testing.assert_array_equal(selector.predict_proba(stamps.astype(np.float32)), marked)

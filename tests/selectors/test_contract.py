@@ -516,8 +516,7 @@ def test_splitters_and_meta_estimators(name, frames):
     """All of these take three axes; permutation_importance below is the one that does not."""
     X, y, groups = frames
     selector = MAKE[name](**QUICK[name]).set_fit_request(groups=True)
-    if name == "residual":
-        selector.set_score_request(groups=False)
+    selector.set_score_request(groups=False)
     p = cross_val_predict(
         selector, X, y, cv=GroupKFold(2), params={"groups": groups}, method="predict_proba"
     )

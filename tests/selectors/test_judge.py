@@ -11,11 +11,13 @@ from astropy.table import Table
 from conftest import FLOAT32
 
 from mlpsf.errors import InputError, ModelFileError
+from mlpsf.frames.cutouts import Cutouts
 from mlpsf.selection.choice import choose
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.selectors.judge import Judge, as_probabilities
 from mlpsf.selectors.loading import load_judge
 from mlpsf.selectors.storage import pretrained_path
+from mlpsf.stacks.values import as_cutouts
 
 SIZE = 15
 
@@ -44,7 +46,8 @@ def trained(request, tmp_path_factory):
 
 def same(judge, selector, pixels):
     # To the last bit: the same batches, and ONNX Runtime in one thread.
-    np.testing.assert_array_equal(judge.predict_proba(pixels), selector.predict_proba(pixels))
+    stamps = Cutouts.of(as_cutouts(np.asarray(pixels)), homogenized=True)
+    np.testing.assert_array_equal(judge.predict_proba(pixels), selector.predict_proba(stamps))
 
 
 def test_shipped_one_says_the_same():
@@ -68,7 +71,8 @@ def test_any_saved_one_says_the_same(trained):
 
 @pytest.mark.parametrize("engine", ["auto", "keras"])
 def test_any_split_of_a_batch_chooses_the_same_stars(engine):
-    judge, pixels = PSFStarSelector.load(pretrained_path(), engine=engine), cutouts()
+    judge = PSFStarSelector.load(pretrained_path(), engine=engine)
+    pixels = Cutouts.of(cutouts(), homogenized=True)
     sources = Table({"flags": np.zeros(40, int), "snr": np.arange(40.0)})
     whole = judge.predict_proba(pixels)[:, 1]
     words = {"threshold": float(np.median(whole)), "n_max": 12, "n_min": 12}
@@ -136,7 +140,7 @@ def test_without_an_onnx_form_the_selector_judges(tmp_path):
     assert isinstance(selector, PSFStarSelector)
     pixels = cutouts(n=8)
     np.testing.assert_allclose(
-        selector.predict_proba(pixels),
+        selector.predict_proba(Cutouts.of(pixels, homogenized=True)),
         load_judge(pretrained_path()).predict_proba(pixels),
         atol=1e-5,
     )

@@ -101,9 +101,12 @@ def test_simulated_frame(features, field):
     assert roc_auc_score(label[known], score) > 0.8
 
 
-def test_embedding_wants_its_stamps(frames):
-    with pytest.raises(MlpsfError, match=r"stamps|pretrained"):
-        NoveltySelector(features="embedding").fit(frames[0])
+@pytest.mark.filterwarnings("ignore:The cutouts of .* FWHM wide:UserWarning")
+def test_embedding_takes_raw_cutouts(frames):
+    X, y, groups = frames
+    selector = NoveltySelector(features="embedding", method="kmeans", random_state=0)
+    good = selector.fit(X, groups=groups).predict_proba(X, groups)[:, 1]
+    assert roc_auc_score(y, good) > 0.8
 
 
 def test_labels_calibrate_and_nothing_else(frames, fitted):

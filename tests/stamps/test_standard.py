@@ -243,7 +243,7 @@ def test_wrapped_selectors_get_the_stamps_of_the_one_inside() -> None:
 
         calibrated_classifiers_: ClassVar = [_Part()]
 
-    assert _wanted_cutouts(Wrapper()) == (4.0, 41)
+    assert _wanted_cutouts(Wrapper()) == (4.0, 41, True)
 
 
 def test_detections_without_moments_are_measured() -> None:

@@ -1,0 +1,159 @@
+"""Stamps from cutouts alone: their FWHM and common star are measured from the set itself."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.detection.sources import find_sources
+from mlpsf.errors import InputError
+from mlpsf.frames.cutouts import REFERENCE_FWHM, Cutouts
+from mlpsf.frames.tiles import TiledFrame, tile_cutouts
+from mlpsf.stamps.common_star import CommonStar, brightest
+from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star, standard_star
+
+__all__ = [
+    "FEWEST_CUTOUTS",
+    "CutoutSources",
+    "cutouts_alike",
+    "homogenize",
+    "measure_cutouts",
+]
+
+FEWEST_CUTOUTS = 5
+"""Fewest cutouts of a frame from which its common star is taken."""
+
+NARROWEST_CUTOUT = 4.0
+"""Least side of a cutout in FWHM: in a smaller one a star cannot be told from its neighbours."""
+
+NARROW_CUTOUT = 8.0
+"""Side in FWHM under which neighbours that spoil a star can be beyond the cutout."""
+
+# Of stamps that are homogenized already.
+_ALIKE = (0.02, 0.01)  # how far their FWHM (relative) and pixels (of the peak) may be off
+_CENTRED = 0.1  # pixels; half of the stars at least are nearer to the centre
+
+
+class CutoutSources(NamedTuple):
+    """Cutouts laid out as a frame, and the table of the sources in them, a row a cutout."""
+
+    frame: TiledFrame
+    sources: Table
+
+
+def measure_cutouts(
+    cutouts: ArrayLike,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    *,
+    gain: float | None = None,
+    saturation: float | None = None,
+    name: str = "cutouts",
+    stacklevel: int = 3,
+) -> CutoutSources:
+    """Measure the sources of one frame from their cutouts.
+
+    Parameters
+    ----------
+    cutouts, x, y, gain, saturation, name
+        As for `mlpsf.frames.tiles.tile_cutouts`.
+
+    Returns
+    -------
+    CutoutSources
+        Positions in the table are those on the frame of tiles.
+
+    Raises
+    ------
+    InputError
+        Cutouts are of a wrong shape, or smaller than 4 FWHM.
+    NoSourcesError
+        None of them could be an unsaturated star.
+
+    Warns
+    -----
+    UserWarning
+        The cutouts are smaller than 8 FWHM.
+    """
+    frame = tile_cutouts(cutouts, x, y, gain=gain, saturation=saturation, name=name)
+    n = len(frame.tile_x)
+    places = Table({"id": np.arange(1, n + 1), "x": frame.tile_x, "y": frame.tile_y})
+    sources = find_sources(frame, places)
+    fwhm, size = float(sources.meta["fwhm"]), np.asarray(cutouts).shape[-1]
+    size = size if np.ndim(cutouts) == 3 else round(size**0.5)
+    if size < NARROWEST_CUTOUT * fwhm:
+        raise InputError(
+            f"The cutouts of {name} are {size} pixels wide and their stars have a FWHM of "
+            f"{fwhm:.1f}: expected at least {NARROWEST_CUTOUT:g} FWHM, better 10. Cut them wider."
+        )
+    if size < NARROW_CUTOUT * fwhm:
+        warnings.warn(
+            f"The cutouts of {name} are {size / fwhm:.1f} FWHM wide: a neighbour beyond "
+            f"{size / fwhm / 2:.1f} FWHM is not seen unless it has a cutout of its own. Where the "
+            "field is crowded, probabilities are too high. 10 FWHM are enough.",
+            stacklevel=stacklevel,
+        )
+    return CutoutSources(frame, sources)
+
+
+def cutouts_alike(found: CutoutSources, *, stacklevel: int = 2) -> Table:
+    """Return the sources that the common star is taken from: none of too few; this is warned of."""
+    n = len(found.sources)
+    if n >= FEWEST_CUTOUTS:
+        return found.sources
+    warnings.warn(
+        f"{found.frame.name}: {n} cutouts are too few to find the PSF that they share. They are "
+        "only resampled, and probabilities are less certain. Give all sources of the frame.",
+        stacklevel=stacklevel + 1,
+    )
+    return found.sources[:0]
+
+
+def homogenize(
+    cutouts: ArrayLike | Cutouts,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    *,
+    size: int = STAMP_SIZE,
+    replace: bool = True,
+    name: str = "cutouts",
+) -> NDArray[np.float32]:
+    """Make stamps of the cutouts of one frame; see `mlpsf.PSFHomogenizer`.
+
+    Stamps that are homogenized already are returned as they are.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, size, size)
+    """
+    if isinstance(cutouts, Cutouts):
+        if cutouts.homogenized and cutouts.data.shape[-1] == size:
+            return cutouts.data
+        x, y = (cutouts.x, cutouts.y) if x is None else (x, y)
+        cutouts = cutouts.data
+    found = measure_cutouts(cutouts, x, y, name=name, stacklevel=5)
+    star = frame_star(found.frame, cutouts_alike(found, stacklevel=4), size) if replace else None
+    fwhm = float(found.sources.meta["fwhm"])
+    given = np.asarray(cutouts, dtype=np.float32).reshape(len(found.sources), -1)
+    same_size = given.shape[1] == size * size
+    if star is not None and same_size and _is_standard(star, found, size):
+        return given.reshape(-1, size, size)
+    at = np.asarray(found.sources["x"]), np.asarray(found.sources["y"])
+    return extract_stamps(found.frame, *at, size, fwhm=fwhm, star=star).data
+
+
+def _is_standard(star: CommonStar, found: CutoutSources, size: int) -> bool:
+    """Whether stars are centred and look like the standard star, as they do in stamps."""
+    frame, sources = found
+    bright = brightest(sources["snr"], sources["flags"])
+    off = np.hypot(sources["x"] - frame.tile_x, sources["y"] - frame.tile_y)[bright]
+    wrong_size = abs(sources.meta["fwhm"] / REFERENCE_FWHM - 1) > _ALIKE[0]
+    if wrong_size or np.median(off) > _CENTRED:
+        return False
+    drawn = star.psf.stamps(np.zeros(1), np.zeros(1), size)[0]
+    wanted = standard_star(size)
+    return bool(np.abs(drawn / drawn.max() - wanted).max() < _ALIKE[1])

@@ -1,0 +1,177 @@
+"""`PSFHomogenizer`: cutouts of any telescope become stamps that look the same, in a pipeline."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval
+
+from mlpsf.errors import InputError, NoSourcesError
+from mlpsf.frames.cutouts import Cutouts
+from mlpsf.frames.tiles import SMALLEST
+from mlpsf.stacks.values import as_cutouts, padded
+from mlpsf.stamps.from_cutouts import homogenize
+from mlpsf.stamps.scaling import CutoutEstimator
+from mlpsf.stamps.standard import STAMP_SIZE
+
+__all__ = ["PSFHomogenizer"]
+
+
+class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
+    """Replace the PSF of each frame's cutouts by one standard star.
+
+    The stars of every frame share an image, its PSF. It is found among the cutouts of the frame,
+    fitted to each of them, and replaced by a round star of FWHM 4 pixels and the same flux, on
+    stamps resampled to that FWHM. What remains of a source beyond its frame's PSF, a neighbour or
+    the width of a galaxy, stays where it was. A classifier then needs to know no telescope.
+
+    Parameters
+    ----------
+    size : int
+        Side of the stamps in pixels, odd: 41 is ten FWHM.
+    replace : bool
+        Whether the PSF is replaced; otherwise stamps are only resampled.
+    pad : bool
+        Accept tables of any width: rows that are no odd square are centred in zeros, and rows
+        among which no star is found become stamps as they are.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Pixels of a cutout in `fit`.
+
+    Notes
+    -----
+    There is nothing to learn from one frame for another: `transform` measures the FWHM, the noise,
+    the saturation level and the PSF of each frame from the cutouts it is given. Give the frame of
+    each cutout as ``groups``, all cutouts of a frame together, and their positions as ``x`` and
+    ``y`` where the PSF may vary over the frame. In a pipeline with metadata routing enabled::
+
+        PSFHomogenizer().set_transform_request(groups=True)
+
+    Stamps that have been homogenized pass unchanged. Cutouts may be of any odd side from 15 to 151
+    pixels, with or without sky; NaN or SExtractor's -1e30 mark missing pixels.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> u = np.arange(-35, 36)
+    >>> star = np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 9)  # FWHM 7
+    >>> X = rng.uniform(500, 5000, (20, 1, 1)) * star + rng.normal(30, 1, (20, 71, 71))
+    >>> stamps = PSFHomogenizer().fit_transform(X)
+    >>> stamps.shape, bool(abs(stamps[0, 20, 22] / stamps[0, 20, 20] - 0.5) < 0.02)
+    ((20, 41, 41), True)
+    """
+
+    replaces_psf: ClassVar[bool] = True
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "size": [Interval(Integral, SMALLEST, None, closed="left")],
+        "replace": ["boolean"],
+        "pad": ["boolean"],
+    }
+
+    def __init__(self, *, size: int = STAMP_SIZE, replace: bool = True, pad: bool = False) -> None:
+        self.size = size
+        self.replace = replace
+        self.pad = pad
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Check parameters and cutouts; nothing is learned.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size), or Cutouts
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self
+        """
+        if self.size % 2 == 0:
+            raise InputError(f"The 'size' of stamps must be odd. Got {self.size}.")
+        self._validate_pixels(X, reset=True)
+        return self
+
+    def transform(
+        self,
+        X: ArrayLike | Cutouts,
+        groups: ArrayLike | None = None,
+        x: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+    ) -> NDArray[np.float32]:
+        """Make the stamps.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, size, size) or (n, size * size), or Cutouts
+            Of any odd size when three-dimensional.
+        groups : array_like, shape (n,), optional
+            The frame of each cutout; one frame unless given.
+        x, y : array_like, shape (n,), optional
+            Where each was on its frame, in pixels.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, size, size), or (n, size * size) for flattened cutouts
+
+        Raises
+        ------
+        InputError
+            Cutouts are of a wrong shape, or smaller than 4 FWHM.
+        NoSourcesError
+            A frame has no cutout that could be an unsaturated star.
+
+        Warns
+        -----
+        UserWarning
+            A frame has under five cutouts, or too few stars, to find its PSF.
+        """
+        if isinstance(X, Cutouts):
+            cutouts: Any = X
+        else:
+            cutouts = self._cutouts(X)
+        n = len(cutouts)
+        frames = np.zeros(n) if groups is None else np.asarray(groups)
+        if frames.shape != (n,):
+            raise InputError(
+                f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}."
+            )
+        out = np.empty((n, self.size, self.size), dtype=np.float32)
+        for frame in np.unique(frames):
+            rows = np.flatnonzero(frames == frame)
+            name = "the set" if groups is None else f"frame {frame}"
+            at = [None if v is None else np.asarray(v)[rows] for v in (x, y)]
+            part = cutouts if len(rows) == n else cutouts[rows]
+            out[rows] = self._stamps(part, at, name)
+        return out.reshape(n, -1) if np.ndim(X) == 2 else out
+
+    def _cutouts(self, X: ArrayLike) -> NDArray[np.float32]:
+        if np.ndim(X) == 3:  # of any size, whatever was fitted
+            return as_cutouts(np.asarray(X, dtype=np.float32))
+        flat = self._validate_pixels(X, reset=False)
+        return as_cutouts(padded(flat, SMALLEST) if self.pad else flat)
+
+    def _stamps(self, part: Any, at: list[Any], name: str) -> NDArray[np.float32]:
+        try:
+            return homogenize(part, *at, size=self.size, replace=self.replace, name=name)
+        except (NoSourcesError, InputError):
+            if not self.pad:
+                raise
+        # A table is no image.
+        side = (self.size - part.shape[-1]) // 2
+        if side < 0:
+            return np.asarray(part[:, -side : side or None, -side : side or None])
+        return np.pad(np.nan_to_num(part), ((0, 0), (side, side), (side, side)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.requires_fit = False
+        return tags
