@@ -9,6 +9,7 @@ COMMANDS = {
     # name: (module, what it measures)
     "study": ("selection.study", "the ML-PSF study done again, beside its published figures"),
     "head_to_head": ("selection.head_to_head", "all selectors under one cross-validation"),
+    "cutouts": ("selection.cutouts", "cutouts alone beside the frame that they are from"),
     "novelty": ("selection.novelty", "what can be done without labels"),
     "selection_defaults": ("selection.selection_defaults", "how many stars, how bright, how sure"),
     "contaminants": ("selection.contaminants", "what a contaminant does to the PSF"),

@@ -159,10 +159,9 @@ def psfex_stamps(table: FloatArray, step: float) -> Callable[..., FloatArray]:
     return stamps
 
 
-def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
-    """Build a constant PSF with PSFEx, from its automatic selection or from given stars."""
+def run_psfex(extraction: Extraction, catalogue: Path, more: dict[str, Any] | None = None) -> Path:
+    """Make a constant PSF of a catalogue in the extraction's folder; return PSFEx's file."""
     assert extraction.fwhm is not None
-    folder, catalogue = extraction.folder, extraction.catalogue
     settings: dict[str, Any] = {
         # All that is not here is at PSFEx's default: PIXEL_AUTO, PSF_SAMPLING 0, PSF_ACCURACY
         # 0.01, a minimum S/N of 20, FLAGS masked by 0x00fe.
@@ -179,6 +178,26 @@ def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
         "WRITE_XML": "N",
         "VERBOSE_TYPE": "QUIET",
     }
+    run_program("psfex", [catalogue.name], settings | (more or {}), extraction.folder)
+    return catalogue.with_suffix(".psf")
+
+
+def read_psfex(path: Path) -> Callable[..., FloatArray]:
+    """Return the function that draws the PSF of a file of PSFEx; see `psfex_stamps`."""
+    with fits.open(path) as units:
+        unit = units["PSF_DATA"]
+        table = np.asarray(unit.data["PSF_MASK"][0][0], dtype=float)
+        step, n = float(unit.header["PSF_SAMP"]), int(unit.header["ACCEPTED"])
+    if n == 0 or not table.sum() > 0:
+        raise PSFError("PSFEx accepted no star")
+    return psfex_stamps(table, step)
+
+
+def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
+    """Build a constant PSF with PSFEx, from its automatic selection or from given stars."""
+    assert extraction.fwhm is not None
+    folder, catalogue = extraction.folder, extraction.catalogue
+    settings: dict[str, Any] = {}
     if stars is not None:
         chosen = folder / "chosen.cat"
         with fits.open(catalogue) as units:
@@ -200,16 +219,10 @@ def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
             "SAMPLE_FLAGMASK": 0,
         }
     with cpu_clock() as clock:
-        run_program("psfex", [catalogue.name], settings, folder)
+        stamps = read_psfex(run_psfex(extraction, catalogue, settings))
         seconds = clock() + extraction.seconds
-    with fits.open(catalogue.with_suffix(".psf")) as units:
-        unit = units["PSF_DATA"]
-        table = np.asarray(unit.data["PSF_MASK"][0][0], dtype=float)
-        step, n = float(unit.header["PSF_SAMP"]), int(unit.header["ACCEPTED"])
-    if n == 0 or not table.sum() > 0:
-        raise PSFError("PSFEx accepted no star")
     with fits.open(folder / "used.cat") as units:
         rows = units[2].data
         good = rows["FLAGS_PSF"] == 0
         used = Table({"x": rows["X_IMAGE"][good] - 1.0, "y": rows["Y_IMAGE"][good] - 1.0})
-    return PeerPSF(psfex_stamps(table, step), used, seconds)
+    return PeerPSF(stamps, used, seconds)

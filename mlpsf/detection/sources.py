@@ -40,6 +40,7 @@ def find_sources(
     *,
     sigma: float = DETECTION_SIGMA,
     minimum_area: int = MINIMUM_AREA,
+    defects: bool = True,
 ) -> Table:
     """Detect and measure the sources of a frame.
 
@@ -53,6 +54,8 @@ def find_sources(
         Detection threshold in units of the local noise.
     minimum_area : int
         Minimum number of connected pixels above the threshold.
+    defects : bool
+        Whether to look for struck pixels and uneven skies.
 
     Returns
     -------
@@ -111,11 +114,12 @@ def find_sources(
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
     # Light from the telescope cannot be that much narrower than its stars.
     flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
-    bright = _worth_a_look(table["snr"], flags, profile.fwhm)
-    struck = struck_pixels(frame, x[bright], y[bright], profile.fwhm).struck
-    flags[bright[struck]] |= Flag.STRUCK
-    uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], profile.fwhm)
-    flags[bright[uneven]] |= Flag.UNEVEN_SKY
+    if defects:
+        bright = _worth_a_look(table["snr"], flags, profile.fwhm)
+        struck = struck_pixels(frame, x[bright], y[bright], profile.fwhm).struck
+        flags[bright[struck]] |= Flag.STRUCK
+        uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], profile.fwhm)
+        flags[bright[uneven]] |= Flag.UNEVEN_SKY
     table["flags"] = flags
     table.meta.update(
         {

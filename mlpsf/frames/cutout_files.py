@@ -110,7 +110,7 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
 
 
 def _read_archive(path: Path) -> CutoutTable:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         names = {name.lower(): name for name in archive.files}
         if "cutouts" not in names:
             raise ValueError(f"it has no array 'cutouts', only {sorted(names)}")

@@ -105,23 +105,30 @@ def clean_cutouts(cutouts: ArrayLike) -> NDArray[np.float32]:
     Raises
     ------
     InputError
-        The cutouts are not square, or their side is even or outside of 15 to 151 pixels.
+        There are none, they are not square, or their side is even or outside of 15 to 151 pixels.
 
     Examples
     --------
     >>> clean_cutouts(np.full((1, 15, 15), -1e30))[0, 0, 0]
     np.float32(nan)
     """
-    raw = np.ma.filled(np.ma.asarray(cutouts).astype(np.float32), np.nan)
-    pixels = np.array(as_cutouts(np.asarray(raw)), dtype=np.float32)
+    raw = np.array(np.ma.getdata(cutouts), dtype=np.float32)
+    if isinstance(cutouts, np.ma.MaskedArray):
+        raw[np.ma.getmaskarray(cutouts)] = np.nan
+    pixels: NDArray[np.float32] = as_cutouts(raw)
+    if not len(pixels):
+        raise InputError("There must be at least one cutout. Got none.")
     size = pixels.shape[-1]
     if size % 2 == 0 or not SMALLEST <= size <= LARGEST:
         raise InputError(
             f"Cutouts must have an odd side of {SMALLEST} to {LARGEST} pixels, the source on the "
             f"middle one. Got {size} x {size}."
         )
+    # One look at all pixels where none is missing, which is the rule.
     with np.errstate(invalid="ignore"):
-        pixels[~(pixels > MISSING) | np.isinf(pixels)] = np.nan
+        known = np.isfinite(pixels.sum()) and pixels.min() > MISSING
+        if not known:
+            pixels[~(pixels > MISSING) | np.isinf(pixels)] = np.nan
     return pixels
 
 
@@ -170,8 +177,6 @@ def tile_cutouts(
     """
     pixels = clean_cutouts(cutouts)
     n, size = pixels.shape[:2]
-    if n == 0:
-        raise InputError("There must be at least one cutout. Got none.")
     if (x is None) != (y is None):
         raise InputError("Positions are x and y. Got one of them.")
     places = np.zeros((0, 2))

@@ -52,6 +52,7 @@ def measure_cutouts(
     *,
     gain: float | None = None,
     saturation: float | None = None,
+    defects: bool = True,
     name: str = "cutouts",
     stacklevel: int = 3,
 ) -> CutoutSources:
@@ -61,6 +62,8 @@ def measure_cutouts(
     ----------
     cutouts, x, y, gain, saturation, name
         As for `mlpsf.frames.tiles.tile_cutouts`.
+    defects : bool
+        As for `mlpsf.find_sources`.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def measure_cutouts(
     frame = tile_cutouts(cutouts, x, y, gain=gain, saturation=saturation, name=name)
     n = len(frame.tile_x)
     places = Table({"id": np.arange(1, n + 1), "x": frame.tile_x, "y": frame.tile_y})
-    sources = find_sources(frame, places)
+    sources = find_sources(frame, places, defects=defects)
     fwhm, size = float(sources.meta["fwhm"]), np.asarray(cutouts).shape[-1]
     size = size if np.ndim(cutouts) == 3 else round(size**0.5)
     if size < NARROWEST_CUTOUT * fwhm:
@@ -135,7 +138,7 @@ def homogenize(
             return cutouts.data
         x, y = (cutouts.x, cutouts.y) if x is None else (x, y)
         cutouts = cutouts.data
-    found = measure_cutouts(cutouts, x, y, name=name, stacklevel=5)
+    found = measure_cutouts(cutouts, x, y, defects=False, name=name, stacklevel=5)
     star = frame_star(found.frame, cutouts_alike(found, stacklevel=4), size) if replace else None
     fwhm = float(found.sources.meta["fwhm"])
     given = np.asarray(cutouts, dtype=np.float32).reshape(len(found.sources), -1)

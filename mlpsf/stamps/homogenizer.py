@@ -48,8 +48,8 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
     -----
     There is nothing to learn from one frame for another: `transform` measures the FWHM, the noise,
     the saturation level and the PSF of each frame from the cutouts it is given. Give the frame of
-    each cutout as ``groups``, all cutouts of a frame together, and their positions as ``x`` and
-    ``y`` where the PSF may vary over the frame. In a pipeline with metadata routing enabled::
+    each cutout as ``groups``, all cutouts of a frame together, and ``positions`` where the PSF may
+    vary over the frame. In a pipeline with metadata routing enabled::
 
         PSFHomogenizer().set_transform_request(groups=True)
 
@@ -99,12 +99,22 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         self._validate_pixels(X, reset=True)
         return self
 
+    def fit_transform(
+        self,
+        X: ArrayLike | Cutouts,
+        y: Any = None,
+        groups: ArrayLike | None = None,
+        positions: ArrayLike | None = None,
+    ) -> NDArray[np.float32]:
+        """Check parameters and cutouts, and make the stamps; see `transform`."""
+        stamps: NDArray[np.float32] = self.fit(X, y).transform(X, groups, positions)
+        return stamps
+
     def transform(
         self,
         X: ArrayLike | Cutouts,
         groups: ArrayLike | None = None,
-        x: ArrayLike | None = None,
-        y: ArrayLike | None = None,
+        positions: ArrayLike | None = None,
     ) -> NDArray[np.float32]:
         """Make the stamps.
 
@@ -114,8 +124,8 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
             Of any odd size when three-dimensional.
         groups : array_like, shape (n,), optional
             The frame of each cutout; one frame unless given.
-        x, y : array_like, shape (n,), optional
-            Where each was on its frame, in pixels.
+        positions : array_like, shape (n, 2), optional
+            x and y of each on its frame, in pixels.
 
         Returns
         -------
@@ -136,6 +146,7 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         if isinstance(X, Cutouts):
             cutouts: Any = X
         else:
+            X = np.asarray(X)
             cutouts = self._cutouts(X)
         n = len(cutouts)
         frames = np.zeros(n) if groups is None else np.asarray(groups)
@@ -143,24 +154,28 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
             raise InputError(
                 f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}."
             )
+        at = None if positions is None else np.asarray(positions, dtype=np.float64)
+        if at is not None and at.shape != (n, 2):
+            raise InputError(f"positions must have the shape ({n}, 2). Got {at.shape}.")
         out = np.empty((n, self.size, self.size), dtype=np.float32)
         for frame in np.unique(frames):
             rows = np.flatnonzero(frames == frame)
             name = "the set" if groups is None else f"frame {frame}"
-            at = [None if v is None else np.asarray(v)[rows] for v in (x, y)]
+            place = (None, None) if at is None else at[rows].T
             part = cutouts if len(rows) == n else cutouts[rows]
-            out[rows] = self._stamps(part, at, name)
-        return out.reshape(n, -1) if np.ndim(X) == 2 else out
+            out[rows] = self._stamps(part, place, name)
+        flat = isinstance(X, np.ndarray) and X.ndim == 2
+        return out.reshape(n, -1) if flat else out
 
-    def _cutouts(self, X: ArrayLike) -> NDArray[np.float32]:
-        if np.ndim(X) == 3:  # of any size, whatever was fitted
+    def _cutouts(self, X: NDArray[Any]) -> NDArray[np.float32]:
+        if X.ndim == 3:  # of any size, whatever was fitted
             return as_cutouts(np.asarray(X, dtype=np.float32))
         flat = self._validate_pixels(X, reset=False)
         return as_cutouts(padded(flat, SMALLEST) if self.pad else flat)
 
-    def _stamps(self, part: Any, at: list[Any], name: str) -> NDArray[np.float32]:
+    def _stamps(self, part: Any, place: Any, name: str) -> NDArray[np.float32]:
         try:
-            return homogenize(part, *at, size=self.size, replace=self.replace, name=name)
+            return homogenize(part, *place, size=self.size, replace=self.replace, name=name)
         except (NoSourcesError, InputError):
             if not self.pad:
                 raise
