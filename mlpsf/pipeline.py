@@ -17,7 +17,7 @@ from mlpsf.frames.reading import FrameSource, read_frame
 from mlpsf.selection.choice import ChoiceOptions, choose_by, warn_of_few_reserved
 from mlpsf.selection.eligibility import SNR_MIN, check_snr_min, flag_ineligible
 from mlpsf.selection.judging import judge_sources
-from mlpsf.selection.named import frame_selector, provenance, rules_for
+from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 
 __all__ = ["select_stars"]
@@ -114,7 +114,12 @@ def select_stars(
     say("judging sources")
     alike = sources if listed is None else _own_sources(frame, sources)
     sources, probability = judge_sources(
-        frame, sources, estimator, cutout_size=cutout_size, alike=alike
+        frame,
+        sources,
+        estimator,
+        cutout_size=cutout_size,
+        alike=alike,
+        unit=count_of(selector, frame),
     )
     sources.meta.update(provenance(estimator, name))
     sources.meta.update(snr_min=float(snr_min), second_look=bool(second_look))

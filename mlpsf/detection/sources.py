@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,7 @@ def find_sources(
     Table
         One row per source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
         ``y`` (windowed positions, 0-based pixels), ``ra``, ``dec`` (degrees; with a WCS),
-        ``flux`` (ADU, Kron aperture), ``snr``, ``peak`` (ADU above the sky), ``fwhm`` (pixels),
+        ``flux`` (Kron aperture), ``snr``, ``peak`` (above the sky), ``fwhm`` (pixels),
         ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks values that could not be
         measured. ``meta`` has the frame's ``fwhm``, ``ellipticity``, gain and saturation, and
         where they are from.
@@ -79,10 +81,10 @@ def find_sources(
     """
     if not sigma > 0:
         raise InputError(f"The detection threshold 'sigma' must be positive. Got {sigma}.")
-    pixels = frame.data - frame.background.level
+    light = _Light.of(frame)
     detected = catalogue is None
     if catalogue is None:
-        raw, segments = _detect(frame, pixels, sigma, minimum_area)
+        raw, segments = _detect(frame, light, sigma, minimum_area)
     else:
         raw, segments = _as_detections(catalogue), None
     moments = _moments(frame, raw)
@@ -102,10 +104,10 @@ def find_sources(
     if frame.wcs is not None:
         sky = frame.wcs.pixel_to_world(x, y).icrs
         table["ra"], table["dec"] = sky.ra.to("deg"), sky.dec.to("deg")
-    flux, error = _kron_flux(frame, pixels, raw, x, y, profile.fwhm)
+    flux, error = _kron_flux(frame, light, raw, x, y, profile.fwhm)
     table["flux"] = flux
     table["snr"] = flux / error
-    table["peak"] = raw["peak"] if detected else _peaks(frame, x, y)
+    table["peak"] = raw["peak"] * light.unit if detected else _peaks(frame, x, y)
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
@@ -125,6 +127,8 @@ def find_sources(
             "ellipticity": profile.ellipticity,
             "fwhm_n_stars": profile.n,
             "gain": float(frame.gain),
+            "unit": frame.unit,
+            "guessed": ", ".join(sorted(frame.guessed)),
             "saturation": float(frame.saturation),
             "read_noise": float(frame.read_noise),
             **{f"{key}_from": text for key, text in frame.origin.items()},
@@ -133,19 +137,48 @@ def find_sources(
     for name in ("x", "y", "fwhm"):
         table[name].unit = "pix"
     for name in ("flux", "peak"):
-        table[name].unit = "adu"
+        table[name].unit = _table_unit(frame.unit)
     return table
+
+
+@dataclass(frozen=True, eq=False)
+class _Light:
+    """Pixels above the sky and their noise, in units of the frame's noise.
+
+    sep's deblending and cleaning depend on amplitudes, and a frame in Jansky must give the sources
+    of the same frame in counts.
+    """
+
+    pixels: NDArray[np.float32]
+    rms: NDArray[np.float32]
+    unit: float
+
+    @classmethod
+    def of(cls, frame: Frame) -> _Light:
+        unit = np.median(frame.background.rms)
+        pixels = (frame.data - frame.background.level) / unit
+        return cls(pixels, frame.background.rms / unit, float(unit))
+
+
+def _table_unit(text: str) -> Any:
+    """Return the unit of a column of light; counts if the frame's is none that can be written."""
+    from astropy.units import Unit
+
+    with suppress(ValueError, TypeError):
+        return Unit(text or "adu")
+    return Unit("adu")
 
 
 def _detect(
     frame: Frame,
-    pixels: NDArray[np.float32],
+    light: _Light,
     sigma: float,
     minimum_area: int,
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
     sep.set_sub_object_limit(16384)
+    pixels = light.pixels
     options = {
-        "err": frame.background.rms,
+        "err": light.rms,
         # Saturated cores are not masked: otherwise a bright star would become a ring of fragments.
         "mask": frame.mask & ~frame.saturated,
         "minarea": minimum_area,
@@ -164,9 +197,9 @@ def _detect(
     if len(raw) == 0:
         raise NoSourcesError(
             f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "
-            f"is {np.median(frame.background.rms):.4g} ADU and the highest pixel is "
-            f"{pixels[~frame.mask].max():.4g} above the sky. Try a lower 'sigma', or look whether "
-            "this is the right image of the file."
+            f"is {light.unit:.4g} {frame.unit_name} and the highest pixel is "
+            f"{pixels[~frame.mask].max() * light.unit:.4g} above the sky. Try a lower 'sigma', or "
+            "look whether this is the right image of the file."
         )
     if len(raw) > _SEP_OBJECTS:
         raise NoSourcesError(f"{len(raw)} detections: noise, not stars. Try a higher 'sigma'.")
@@ -228,13 +261,18 @@ def _moments(frame: Frame, raw: NDArray[Any]) -> Moments:
 
 def _kron_flux(
     frame: Frame,
-    pixels: NDArray[np.float32],
+    light: _Light,
     raw: NDArray[Any],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     fwhm: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, minimum radius 3.5."""
+    """Return SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, minimum radius 3.5.
+
+    The error counts the correlation of a resampled frame's noise, and the photon noise of the
+    source where the gain is known.
+    """
+    pixels = light.pixels
     # sep's moments of some flat-topped detections are NaN.
     b = np.fmax(raw["b"], 0.3)
     a = np.fmax(np.fmax(raw["a"], 0.3), b)
@@ -244,9 +282,10 @@ def _kron_flux(
     radius = np.where(np.isfinite(radius), radius, 0.0)
     small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
     # A variance plane already includes the photon noise of the sources.
-    options: dict[str, Any] = {"err": frame.background.rms, "mask": mask, "subpix": 1}
-    if frame.variance is None and np.isfinite(frame.gain) and frame.gain > 0:
-        options["gain"] = frame.gain
+    noise = light.rms * np.float32(frame.background.correlation)
+    options: dict[str, Any] = {"err": noise, "mask": mask, "subpix": 1}
+    if frame.variance is None and np.isfinite(frame.known_gain):
+        options["gain"] = frame.known_gain * light.unit
     flux, error, _ = sep.sum_ellipse(
         pixels,
         x,
@@ -259,7 +298,7 @@ def _kron_flux(
     )
     round_flux, round_error, _ = sep.sum_circle(pixels, x, y, max(3.5, 1.5 * fwhm), **options)
     flux, error = np.where(small, round_flux, flux), np.where(small, round_error, error)
-    return flux, np.where(error > 0, error, np.inf)
+    return flux * light.unit, np.where(error > 0, error, np.inf) * light.unit
 
 
 def _peaks(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -97,8 +97,11 @@ def stellar_profile(
     members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
     # Select twice: the median of the members is more stable than the mode.
     for width in (0.07, 0.07):
-        size = float(np.median(moments.fwhm[members]))
-        members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < width]
+        if len(members):
+            size = float(np.median(moments.fwhm[members]))
+        off = np.abs(moments.fwhm[bright] / size - 1.0)
+        members = bright[off < max(width, off.min())]
+    members = members if len(members) else bright[[np.argmin(off)]]
     members = members[:_PROFILE_STARS]
     e1, e2 = (float(np.median(v[members])) for v in (moments.e1, moments.e2))
     try:
@@ -196,7 +199,11 @@ def _half_maximum(
 
 def _width(psf: EffectivePSF) -> float:
     """Return the diameter in pixels of the circle with the area above half of the maximum."""
-    area = (psf.grid > 0.5 * psf.grid.max()).sum() / OVERSAMPLING**2
+    above = psf.grid - 0.5 * psf.grid.max()
+    # Points next to the contour count in part: the area is continuous in the pixels.
+    step = np.hypot(*np.gradient(psf.grid))
+    inside = np.clip(0.5 + above / np.maximum(step, 1e-9 * psf.grid.max()), 0, 1)
+    area = inside.sum() / OVERSAMPLING**2
     return float(2.0 * np.sqrt(area / np.pi))
 
 

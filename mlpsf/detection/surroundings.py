@@ -47,7 +47,7 @@ def on_uneven_sky(
     x, y : array_like, shape (n,)
         Positions of the sources, 0-based pixels.
     peak : array_like, shape (n,)
-        Peak of each source above the sky, in ADU.
+        Peak of each source above the sky, in the frame's unit.
     fwhm : float
         FWHM of the frame's stars in pixels.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
@@ -30,6 +31,7 @@ def judge_sources(
     *,
     cutout_size: int | None = None,
     alike: Table | None = None,
+    unit: float = 1.0,
 ) -> tuple[Table, NDArray[np.float64]]:
     """Cut out the sources in the form that the selector takes, and return its probabilities.
 
@@ -43,6 +45,8 @@ def judge_sources(
         As in `select_stars`.
     alike : Table, optional
         Sources whose FWHM and common star are used as the PSF of the frame. Default: `sources`.
+    unit : float
+        Cutouts of a selector that learns from them are divided by it, see `frame_selector`.
 
     Returns
     -------
@@ -75,7 +79,8 @@ def judge_sources(
     def cut_out(block: NDArray[np.intp]) -> Cutouts:
         at = x[block], y[block]
         if reference is None:
-            return extract_cutouts(frame, *at, size, background=frame.background.level)
+            cut = extract_cutouts(frame, *at, size, background=frame.background.level)
+            return replace(cut, data=cut.data / np.float32(unit)) if own and unit != 1 else cut
         return extract_stamps(frame, *at, size, fwhm=fwhm, star=star)
 
     def ask(block: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

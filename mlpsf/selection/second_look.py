@@ -213,8 +213,8 @@ def _cut(
             frame.background.rms**2, x, y, 2 * half + 1, fwhm=fwhm if scale > 1 else None
         )
         variance = everywhere.data.astype(np.float64)
-    elif np.isfinite(frame.gain) and frame.gain > 0:
-        gain = frame.gain
+    else:
+        gain = frame.known_gain
     u = np.arange(-half, half + 1)
     near = np.hypot(u, u[:, None]) <= width
     flux = np.asarray(np.nansum(np.where(near, cut.data, 0.0), axis=(1, 2), dtype=np.float64))
