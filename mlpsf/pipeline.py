@@ -15,7 +15,12 @@ from mlpsf.frames.catalogue import read_catalogue
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.reading import FrameSource, read_frame
 from mlpsf.selection.choice import ChoiceOptions, choose_by, warn_of_few_reserved
-from mlpsf.selection.eligibility import SNR_MIN, check_snr_min, flag_ineligible
+from mlpsf.selection.eligibility import (
+    SNR_MIN,
+    check_snr_min,
+    flag_ineligible,
+    flag_other_sizes,
+)
 from mlpsf.selection.judging import judge_sources
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
@@ -121,6 +126,7 @@ def select_stars(
         alike=alike,
         unit=count_of(selector, frame),
     )
+    flag_other_sizes(sources)
     sources.meta.update(provenance(estimator, name))
     sources.meta.update(snr_min=float(snr_min), second_look=bool(second_look))
     if second_look:

@@ -12,6 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.detection.defects import struck_pixels
+from mlpsf.detection.local_size import zones
 from mlpsf.detection.stellar import any_within, stellar_profile
 from mlpsf.detection.surroundings import on_uneven_sky
 from mlpsf.errors import CatalogueError, InputError, NoSourcesError
@@ -20,7 +21,7 @@ from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.stacks.moments import Moments, gaussian_moments
 
-__all__ = ["find_sources"]
+__all__ = ["find_sources", "parts_of"]
 
 DETECTION_SIGMA = 5.0
 """Detection threshold in units of the local noise, as in the ML-PSF study."""
@@ -33,6 +34,7 @@ _EDGE_FWHM = 1.5  # a source closer to the edge than this is truncated
 _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may be within this radius
 _STRUCK_SNR = 30.0  # fainter sources are not PSF stars, and weak defects do not show in them
+_STELLAR = 0.15  # largest difference of a star from the size of stars, in the logarithm
 _STRUCK_PIXELS = 1e6  # searched around the brightest sources; a globular cluster has enough
 
 
@@ -62,9 +64,9 @@ def find_sources(
         One row per source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
         ``y`` (windowed positions, 0-based pixels), ``ra``, ``dec`` (degrees; with a WCS),
         ``flux`` (Kron aperture), ``snr``, ``peak`` (above the sky), ``fwhm`` (pixels),
-        ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks values that could not be
-        measured. ``meta`` has the frame's ``fwhm``, ``ellipticity``, gain and saturation, and
-        where they are from.
+        ``ellipticity`` (1 - b/a), ``local_fwhm`` (that of the stars at this place, pixels) and
+        ``flags`` (`mlpsf.Flag`). NaN marks values that could not be measured. ``meta`` has the
+        frame's ``fwhm``, ``ellipticity``, gain and saturation, and where they are from.
 
     Raises
     ------
@@ -110,20 +112,27 @@ def find_sources(
     table["peak"] = raw["peak"] * light.unit if detected else _peaks(frame, x, y)
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
+    local = profile.sizes(x, y) * profile.moment_ratio
+    table["local_fwhm"] = local
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
     # Light from the telescope cannot be that much narrower than its stars.
-    flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
-    bright = _worth_a_look(table["snr"], flags, profile.fwhm)
-    struck = struck_pixels(frame, x[bright], y[bright], profile.fwhm).struck
-    flags[bright[struck]] |= Flag.STRUCK
-    uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], profile.fwhm)
-    flags[bright[uneven]] |= Flag.UNEVEN_SKY
+    usual = local if profile.sizes.varies else profile.fwhm
+    flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
+    table["flags"] = flags
+    table.meta.update(fwhm=profile.fwhm, varies=profile.sizes.varies)
+    for rows, _, fwhm in parts_of(table):
+        bright = rows[_worth_a_look(table["snr"][rows], flags[rows], fwhm)]
+        struck = struck_pixels(frame, x[bright], y[bright], fwhm).struck
+        flags[bright[struck]] |= Flag.STRUCK
+        stellar = np.abs(np.log(table["fwhm"][bright] / local[bright])) < _STELLAR
+        uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], fwhm, stellar)
+        flags[bright[uneven]] |= Flag.UNEVEN_SKY
     table["flags"] = flags
     table.meta.update(
         {
             "frame": frame.name,
             "frame_sha256": frame.sha256,
-            "fwhm": profile.fwhm,
+            "fwhm_scatter": profile.sizes.scatter,
             "ellipticity": profile.ellipticity,
             "fwhm_n_stars": profile.n,
             "gain": float(frame.gain),
@@ -134,11 +143,49 @@ def find_sources(
             **{f"{key}_from": text for key, text in frame.origin.items()},
         }
     )
-    for name in ("x", "y", "fwhm"):
+    for name in ("x", "y", "fwhm", "local_fwhm"):
         table[name].unit = "pix"
     for name in ("flux", "peak"):
         table[name].unit = _table_unit(frame.unit)
     return table
+
+
+def parts_of(
+    sources: Table, others: Table | None = None
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp], float]]:
+    """Divide a frame into parts in which its stars are of about one size.
+
+    Parameters
+    ----------
+    sources : Table
+        Table from `find_sources`.
+    others : Table, optional
+        Other sources of the same frame, to divide in the same way. Default: `sources`.
+
+    Returns
+    -------
+    list of (ndarray of int, ndarray of int, float)
+        Rows of `sources`, rows of `others`, and the FWHM of the stars, for each part. There is one
+        part, with the FWHM of the frame, unless the PSF varies strongly.
+    """
+    others = sources if others is None else others
+    if not sources.meta.get("varies", False):
+        whole = np.arange(len(sources)), np.arange(len(others))
+        return [(*whole, float(sources.meta["fwhm"]))]
+    local = np.asarray(sources["local_fwhm"], dtype=np.float64)
+    star = np.abs(np.log(np.asarray(sources["fwhm"]) / local)) < _STELLAR
+    star &= np.asarray(sources["snr"]) > _STRUCK_SNR
+    parts = zones(local, star)
+    if others is sources:
+        return [(rows, rows, fwhm) for rows, fwhm in parts]
+    part = np.zeros(len(sources), dtype=int)
+    for k, (rows, _) in enumerate(parts):
+        part[rows] = k
+    gap = np.hypot(
+        *(np.subtract.outer(np.asarray(others[k]), np.asarray(sources[k])) for k in "xy")
+    )
+    part = part[np.argmin(gap, axis=1)]
+    return [(rows, np.flatnonzero(part == k), fwhm) for k, (rows, fwhm) in enumerate(parts)]
 
 
 @dataclass(frozen=True, eq=False)

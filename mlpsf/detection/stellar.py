@@ -8,6 +8,7 @@ import numpy as np
 import sep
 from numpy.typing import NDArray
 
+from mlpsf.detection.local_size import SizeMap, size_map
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
@@ -35,12 +36,15 @@ class StellarProfile:
         Number of stars it was measured on.
     moment_ratio : float
         FWHM over that of the moments. Scales the moments of other sources.
+    sizes : SizeMap
+        FWHM by the moments of the stars at any place of the frame.
     """
 
     fwhm: float
     ellipticity: float
     n: int
     moment_ratio: float
+    sizes: SizeMap
 
 
 def stellar_profile(
@@ -94,6 +98,10 @@ def stellar_profile(
     rows = rows[np.argsort(-snr[rows])]
     bright = rows[: max(50, int((snr[rows] > 30).sum()))][:600]
     size = stellar_size(moments.fwhm[bright], moments.e1[bright], moments.e2[bright])
+    shape = moments.fwhm[bright], moments.e1[bright], moments.e2[bright]
+    sizes = size_map(x[bright], y[bright], *shape, size, stellar_size)
+    if sizes.varies:  # the size of most of the frame, neither of its best nor of its worst part
+        size = float(np.median(sizes(x[bright], y[bright])))
     members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
     # Select twice: the median of the members is more stable than the mode.
     for width in (0.07, 0.07):
@@ -114,6 +122,7 @@ def stellar_profile(
         ellipticity=float(1.0 - np.sqrt((1 - e) / (1 + e))),
         n=len(members),
         moment_ratio=fwhm / float(np.median(moments.fwhm[members])),
+        sizes=sizes,
     )
 
 

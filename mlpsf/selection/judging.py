@@ -6,22 +6,25 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import isqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from mlpsf.detection.sources import parts_of
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.selectors.judge import Judge
+from mlpsf.stamps.common_star import CommonStar
 from mlpsf.stamps.standard import extract_stamps, frame_star
 
 __all__ = ["judge_sources", "own_cutout_size"]
 
 _BLOCK = 256  # sources cut out and judged at once
+_Part: TypeAlias = tuple[NDArray[np.intp], CommonStar | None, float]
 
 
 def judge_sources(
@@ -67,28 +70,33 @@ def judge_sources(
         rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    star = None
+    if reference is not None and reference != REFERENCE_FWHM:
+        raise InputError(
+            f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
+            f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
+        )
+    # Where the PSF varies strongly, each part of the frame has its own common star.
+    parts: list[_Part] = [(rows, None, fwhm)]
     if reference is not None:
-        if reference != REFERENCE_FWHM:
-            raise InputError(
-                f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
-                f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
-            )
-        star = frame_star(frame, alike, size)
+        parts = []
+        for theirs, ours, local in parts_of(alike, sources):
+            part = alike[theirs]
+            part.meta["fwhm"] = local
+            parts.append((ours, frame_star(frame, part, size), local))
 
-    def cut_out(block: NDArray[np.intp]) -> Cutouts:
+    def cut_out(block: NDArray[np.intp], star: CommonStar | None, fwhm: float) -> Cutouts:
         at = x[block], y[block]
         if reference is None:
             cut = extract_cutouts(frame, *at, size, background=frame.background.level)
             return replace(cut, data=cut.data / np.float32(unit)) if own and unit != 1 else cut
         return extract_stamps(frame, *at, size, fwhm=fwhm, star=star)
 
-    def ask(block: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        cut = cut_out(block)
+    def ask(part: _Part) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        cut = cut_out(*part)
         return cut.near_edge, estimator.predict_proba(cut.data)[:, 1]
 
     if own:
-        cut = cut_out(rows)
+        cut = cut_out(rows, None, fwhm)
         flags[rows[cut.near_edge]] |= Flag.NEAR_EDGE
         whole = ~cut.near_edge
         if whole.sum() < 5:
@@ -104,11 +112,15 @@ def judge_sources(
         probability[rows[whole]] = good
         flags[rows[whole][good == 0]] |= Flag.REJECTED
     else:
-        blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+        blocks = [
+            (rows[start : start + _BLOCK], star, local)
+            for rows, star, local in parts
+            for start in range(0, len(rows), _BLOCK)
+        ]
         with ThreadPoolExecutor(_threads()) as pool:
             # Estimators other than Judge may not be thread-safe.
             each = pool.map if isinstance(estimator, Judge) and _threads() > 1 else map
-            for block, (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
+            for (block, _, _), (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
     out = sources.copy()
