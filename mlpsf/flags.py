@@ -56,6 +56,12 @@ class Flag(IntFlag):
         "the sky differs from one side of it to the other: a galaxy's light, an amplifier's edge",
     )
 
+    OTHER_SIZE = (
+        131072,
+        "not of the PSF's size",
+        "wider or narrower than the stars near it by more than the error of its width",
+    )
+
     short: str
     meaning: str
 
@@ -79,6 +85,7 @@ NEVER_A_PSF_STAR = (
     | Flag.OUTLIER
     | Flag.STRUCK
     | Flag.UNEVEN_SKY
+    | Flag.OTHER_SIZE
 )
 """Sources with any of these flags are never chosen, even with a high probability."""
 

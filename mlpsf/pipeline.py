@@ -20,9 +20,14 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import clean_cutouts
 from mlpsf.selection.choice import ChoiceOptions, Rules, choose_by, unjudged, warn_of_few_reserved
-from mlpsf.selection.eligibility import SNR_MIN, check_snr_min, flag_ineligible
+from mlpsf.selection.eligibility import (
+    SNR_MIN,
+    check_snr_min,
+    flag_ineligible,
+    flag_other_sizes,
+)
 from mlpsf.selection.judging import judge_sources
-from mlpsf.selection.named import frame_selector, provenance, rules_for
+from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 from mlpsf.stamps.from_cutouts import cutouts_alike, measure_cutouts
 
@@ -260,8 +265,14 @@ def _select_found(
     flag_ineligible(frame, sources, snr_min=snr_min, veto=veto)
     say("judging sources")
     sources, probability = judge_sources(
-        frame, sources, estimator, cutout_size=cutout_size, alike=alike
+        frame,
+        sources,
+        estimator,
+        cutout_size=cutout_size,
+        alike=alike,
+        unit=count_of(selector, frame),
     )
+    flag_other_sizes(sources)
     sources.meta.update(provenance(estimator, name))
     sources.meta.update(snr_min=float(snr_min), second_look=bool(second_look))
     if second_look:

@@ -174,7 +174,7 @@ def _look(
         rms = extract_cutouts(frame.background.rms, x[rows], y[rows], size).data[:, inner, inner]
         variance = rms**2
     else:
-        per_light = 1.0 / frame.gain if np.isfinite(frame.gain) and frame.gain > 0 else 0.0
+        per_light = 1.0 / frame.known_gain
         predicted = np.maximum(data[:, inner, inner] - off[0], 0)
         variance = predicted * np.float32(per_light)
         variance += frame.background.rms[row, column, None, None] ** 2

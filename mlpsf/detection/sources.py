@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.detection.defects import struck_pixels
+from mlpsf.detection.local_size import zones
 from mlpsf.detection.stellar import any_within, stellar_profile
 from mlpsf.detection.surroundings import on_uneven_sky
 from mlpsf.errors import CatalogueError, InputError, NoSourcesError
@@ -18,7 +21,7 @@ from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.stacks.moments import Moments, gaussian_moments
 
-__all__ = ["find_sources"]
+__all__ = ["find_sources", "parts_of"]
 
 DETECTION_SIGMA = 5.0
 """Detection threshold in units of the local noise, as in the ML-PSF study."""
@@ -31,6 +34,7 @@ _EDGE_FWHM = 1.5  # a source closer to the edge than this is truncated
 _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may be within this radius
 _STRUCK_SNR = 30.0  # fainter sources are not PSF stars, and weak defects do not show in them
+_STELLAR = 0.15  # largest difference of a star from the size of stars, in the logarithm
 _STRUCK_PIXELS = 1e6  # searched around the brightest sources; a globular cluster has enough
 
 
@@ -62,10 +66,10 @@ def find_sources(
     Table
         One row per source, in the order of detection or of the catalogue. Columns ``id``, ``x``,
         ``y`` (windowed positions, 0-based pixels), ``ra``, ``dec`` (degrees; with a WCS),
-        ``flux`` (ADU, Kron aperture), ``snr``, ``peak`` (ADU above the sky), ``fwhm`` (pixels),
-        ``ellipticity`` (1 - b/a) and ``flags`` (`mlpsf.Flag`). NaN marks values that could not be
-        measured. ``meta`` has the frame's ``fwhm``, ``ellipticity``, gain and saturation, and
-        where they are from.
+        ``flux`` (Kron aperture), ``snr``, ``peak`` (above the sky), ``fwhm`` (pixels),
+        ``ellipticity`` (1 - b/a), ``local_fwhm`` (that of the stars at this place, pixels) and
+        ``flags`` (`mlpsf.Flag`). NaN marks values that could not be measured. ``meta`` has the
+        frame's ``fwhm``, ``ellipticity``, gain and saturation, and where they are from.
 
     Raises
     ------
@@ -82,10 +86,10 @@ def find_sources(
     """
     if not sigma > 0:
         raise InputError(f"The detection threshold 'sigma' must be positive. Got {sigma}.")
-    pixels = frame.data - frame.background.level
+    light = _Light.of(frame)
     detected = catalogue is None
     if catalogue is None:
-        raw, segments = _detect(frame, pixels, sigma, minimum_area)
+        raw, segments = _detect(frame, light, sigma, minimum_area)
     else:
         raw, segments = _as_detections(catalogue), None
     moments = _moments(frame, raw)
@@ -105,51 +109,126 @@ def find_sources(
     if frame.wcs is not None:
         sky = frame.wcs.pixel_to_world(x, y).icrs
         table["ra"], table["dec"] = sky.ra.to("deg"), sky.dec.to("deg")
-    flux, error = _kron_flux(frame, pixels, raw, x, y, profile.fwhm)
+    flux, error = _kron_flux(frame, light, raw, x, y, profile.fwhm)
     table["flux"] = flux
     table["snr"] = flux / error
-    table["peak"] = raw["peak"] if detected else _peaks(frame, x, y)
+    table["peak"] = raw["peak"] * light.unit if detected else _peaks(frame, x, y)
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
+    local = profile.sizes(*frame.place(x, y)) * profile.moment_ratio
+    table["local_fwhm"] = local
     flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
     # Light from the telescope cannot be that much narrower than its stars.
-    flags[~(table["fwhm"] >= _NARROWEST * profile.fwhm)] |= Flag.TOO_NARROW
-    if defects:
-        bright = _worth_a_look(table["snr"], flags, profile.fwhm)
-        struck = struck_pixels(frame, x[bright], y[bright], profile.fwhm).struck
+    usual = local if profile.sizes.varies else profile.fwhm
+    flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
+    table["flags"] = flags
+    table.meta.update(fwhm=profile.fwhm, varies=profile.sizes.varies)
+    for rows, _, fwhm in parts_of(table) if defects else ():
+        bright = rows[_worth_a_look(table["snr"][rows], flags[rows], fwhm)]
+        struck = struck_pixels(frame, x[bright], y[bright], fwhm).struck
         flags[bright[struck]] |= Flag.STRUCK
-        uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], profile.fwhm)
+        stellar = np.abs(np.log(table["fwhm"][bright] / local[bright])) < _STELLAR
+        uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], fwhm, stellar)
         flags[bright[uneven]] |= Flag.UNEVEN_SKY
     table["flags"] = flags
     table.meta.update(
         {
             "frame": frame.name,
             "frame_sha256": frame.sha256,
-            "fwhm": profile.fwhm,
+            "fwhm_scatter": profile.sizes.scatter,
             "ellipticity": profile.ellipticity,
             "fwhm_n_stars": profile.n,
             "gain": float(frame.gain),
+            "unit": frame.unit,
+            "guessed": ", ".join(sorted(frame.guessed)),
             "saturation": float(frame.saturation),
             "read_noise": float(frame.read_noise),
             **{f"{key}_from": text for key, text in frame.origin.items()},
         }
     )
-    for name in ("x", "y", "fwhm"):
+    for name in ("x", "y", "fwhm", "local_fwhm"):
         table[name].unit = "pix"
     for name in ("flux", "peak"):
-        table[name].unit = "adu"
+        table[name].unit = _table_unit(frame.unit)
     return table
+
+
+def parts_of(
+    sources: Table, others: Table | None = None
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp], float]]:
+    """Divide a frame into parts in which its stars are of about one size.
+
+    Parameters
+    ----------
+    sources : Table
+        Table from `find_sources`.
+    others : Table, optional
+        Other sources of the same frame, to divide in the same way. Default: `sources`.
+
+    Returns
+    -------
+    list of (ndarray of int, ndarray of int, float)
+        Rows of `sources`, rows of `others`, and the FWHM of the stars, for each part. There is one
+        part, with the FWHM of the frame, unless the PSF varies strongly.
+    """
+    others = sources if others is None else others
+    if not sources.meta.get("varies", False):
+        whole = np.arange(len(sources)), np.arange(len(others))
+        return [(*whole, float(sources.meta["fwhm"]))]
+    local = np.asarray(sources["local_fwhm"], dtype=np.float64)
+    star = np.abs(np.log(np.asarray(sources["fwhm"]) / local)) < _STELLAR
+    star &= np.asarray(sources["snr"]) > _STRUCK_SNR
+    parts = zones(local, star)
+    if others is sources:
+        return [(rows, rows, fwhm) for rows, fwhm in parts]
+    part = np.zeros(len(sources), dtype=int)
+    for k, (rows, _) in enumerate(parts):
+        part[rows] = k
+    gap = np.hypot(
+        *(np.subtract.outer(np.asarray(others[k]), np.asarray(sources[k])) for k in "xy")
+    )
+    part = part[np.argmin(gap, axis=1)]
+    return [(rows, np.flatnonzero(part == k), fwhm) for k, (rows, fwhm) in enumerate(parts)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Light:
+    """Pixels above the sky and their noise, in units of the frame's noise.
+
+    sep's deblending and cleaning depend on amplitudes, and a frame in Jansky must give the sources
+    of the same frame in counts.
+    """
+
+    pixels: NDArray[np.float32]
+    rms: NDArray[np.float32]
+    unit: float
+
+    @classmethod
+    def of(cls, frame: Frame) -> _Light:
+        unit = np.median(frame.background.rms)
+        pixels = (frame.data - frame.background.level) / unit
+        return cls(pixels, frame.background.rms / unit, float(unit))
+
+
+def _table_unit(text: str) -> Any:
+    """Return the unit of a column of light; counts if the frame's is none that can be written."""
+    from astropy.units import Unit
+
+    with suppress(ValueError, TypeError):
+        return Unit(text or "adu")
+    return Unit("adu")
 
 
 def _detect(
     frame: Frame,
-    pixels: NDArray[np.float32],
+    light: _Light,
     sigma: float,
     minimum_area: int,
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
     sep.set_sub_object_limit(16384)
+    pixels = light.pixels
     options = {
-        "err": frame.background.rms,
+        "err": light.rms,
         # Saturated cores are not masked: otherwise a bright star would become a ring of fragments.
         "mask": frame.mask & ~frame.saturated,
         "minarea": minimum_area,
@@ -168,9 +247,9 @@ def _detect(
     if len(raw) == 0:
         raise NoSourcesError(
             f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "
-            f"is {np.median(frame.background.rms):.4g} ADU and the highest pixel is "
-            f"{pixels[~frame.mask].max():.4g} above the sky. Try a lower 'sigma', or look whether "
-            "this is the right image of the file."
+            f"is {light.unit:.4g} {frame.unit_name} and the highest pixel is "
+            f"{pixels[~frame.mask].max() * light.unit:.4g} above the sky. Try a lower 'sigma', or "
+            "look whether this is the right image of the file."
         )
     if len(raw) > _SEP_OBJECTS:
         raise NoSourcesError(f"{len(raw)} detections: noise, not stars. Try a higher 'sigma'.")
@@ -232,13 +311,18 @@ def _moments(frame: Frame, raw: NDArray[Any]) -> Moments:
 
 def _kron_flux(
     frame: Frame,
-    pixels: NDArray[np.float32],
+    light: _Light,
     raw: NDArray[Any],
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     fwhm: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, minimum radius 3.5."""
+    """Return SExtractor's FLUX_AUTO and FLUXERR_AUTO: Kron factor 2.5, minimum radius 3.5.
+
+    The error counts the correlation of a resampled frame's noise, and the photon noise of the
+    source where the gain is known.
+    """
+    pixels = light.pixels
     # sep's moments of some flat-topped detections are NaN.
     b = np.fmax(raw["b"], 0.3)
     a = np.fmax(np.fmax(raw["a"], 0.3), b)
@@ -248,9 +332,10 @@ def _kron_flux(
     radius = np.where(np.isfinite(radius), radius, 0.0)
     small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
     # A variance plane already includes the photon noise of the sources.
-    options: dict[str, Any] = {"err": frame.background.rms, "mask": mask, "subpix": 1}
-    if frame.variance is None and np.isfinite(frame.gain) and frame.gain > 0:
-        options["gain"] = frame.gain
+    noise = light.rms * np.float32(frame.background.correlation)
+    options: dict[str, Any] = {"err": noise, "mask": mask, "subpix": 1}
+    if frame.variance is None and np.isfinite(frame.known_gain):
+        options["gain"] = frame.known_gain * light.unit
     flux, error, _ = sep.sum_ellipse(
         pixels,
         x,
@@ -263,7 +348,7 @@ def _kron_flux(
     )
     round_flux, round_error, _ = sep.sum_circle(pixels, x, y, max(3.5, 1.5 * fwhm), **options)
     flux, error = np.where(small, round_flux, flux), np.where(small, round_error, error)
-    return flux, np.where(error > 0, error, np.inf)
+    return flux * light.unit, np.where(error > 0, error, np.inf) * light.unit
 
 
 def _peaks(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import numpy as np
 import sep
 from numpy.typing import NDArray
 
+from mlpsf.detection.local_size import SizeMap, size_map
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
@@ -35,12 +36,15 @@ class StellarProfile:
         Number of stars it was measured on.
     moment_ratio : float
         FWHM over that of the moments. Scales the moments of other sources.
+    sizes : SizeMap
+        FWHM by the moments of the stars at any place of the frame.
     """
 
     fwhm: float
     ellipticity: float
     n: int
     moment_ratio: float
+    sizes: SizeMap
 
 
 def stellar_profile(
@@ -94,11 +98,19 @@ def stellar_profile(
     rows = rows[np.argsort(-snr[rows])]
     bright = rows[: max(50, int((snr[rows] > 30).sum()))][:600]
     size = stellar_size(moments.fwhm[bright], moments.e1[bright], moments.e2[bright])
+    shape = moments.fwhm[bright], moments.e1[bright], moments.e2[bright]
+    place = frame.place(x[bright], y[bright])
+    sizes = size_map(*place, *shape, size, stellar_size)
+    if sizes.varies:  # the size of most of the frame, neither of its best nor of its worst part
+        size = float(np.median(sizes(*place)))
     members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
     # Select twice: the median of the members is more stable than the mode.
     for width in (0.07, 0.07):
-        size = float(np.median(moments.fwhm[members]))
-        members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < width]
+        if len(members):
+            size = float(np.median(moments.fwhm[members]))
+        off = np.abs(moments.fwhm[bright] / size - 1.0)
+        members = bright[off < max(width, off.min())]
+    members = members if len(members) else bright[[np.argmin(off)]]
     members = members[:_PROFILE_STARS]
     e1, e2 = (float(np.median(v[members])) for v in (moments.e1, moments.e2))
     try:
@@ -111,6 +123,7 @@ def stellar_profile(
         ellipticity=float(1.0 - np.sqrt((1 - e) / (1 + e))),
         n=len(members),
         moment_ratio=fwhm / float(np.median(moments.fwhm[members])),
+        sizes=sizes,
     )
 
 
@@ -196,7 +209,11 @@ def _half_maximum(
 
 def _width(psf: EffectivePSF) -> float:
     """Return the diameter in pixels of the circle with the area above half of the maximum."""
-    area = (psf.grid > 0.5 * psf.grid.max()).sum() / OVERSAMPLING**2
+    above = psf.grid - 0.5 * psf.grid.max()
+    # Points next to the contour count in part: the area is continuous in the pixels.
+    step = np.hypot(*np.gradient(psf.grid))
+    inside = np.clip(0.5 + above / np.maximum(step, 1e-9 * psf.grid.max()), 0, 1)
+    area = inside.sum() / OVERSAMPLING**2
     return float(2.0 * np.sqrt(area / np.pi))
 
 

@@ -25,6 +25,8 @@ amplifier's edge have 0.009 to 0.048, the others up to 0.007. In simulated frame
 
 _RING = (2.5, 5.0)  # FWHM: beyond the light of the star, within the stamps
 _SURE = 8.0  # standard deviations; less may be noise
+_COMMON = 5  # fewest stars that show what their surroundings have in common
+_BRIGHTEST = 30  # stars that show it
 _MEDIAN = 1.2533  # error of a median over that of a mean
 _BLOCK = 4_000_000  # pixels processed at once
 
@@ -35,6 +37,7 @@ def on_uneven_sky(
     y: ArrayLike,
     peak: ArrayLike,
     fwhm: float,
+    stellar: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Find the sources whose sky is not the same on all sides.
 
@@ -47,9 +50,12 @@ def on_uneven_sky(
     x, y : array_like, shape (n,)
         Positions of the sources, 0-based pixels.
     peak : array_like, shape (n,)
-        Peak of each source above the sky, in ADU.
+        Peak of each source above the sky, in the frame's unit.
     fwhm : float
         FWHM of the frame's stars in pixels.
+    stellar : ndarray of bool, shape (n,), optional
+        Which sources are of the size of stars. The light that five or more of them have in common
+        in a quadrant, relative to their peaks, belongs to the PSF: spikes, rings, a trail.
 
     Returns
     -------
@@ -73,6 +79,15 @@ def on_uneven_sky(
     full = quadrants[0].sum()
     error = _MEDIAN * frame.background.rms[nearest_pixels(x, y, frame.shape)]
     step = max(_BLOCK // (2 * half + 1) ** 2, 1)
+    common = np.zeros(len(quadrants))
+    if stellar is not None and stellar.sum() >= _COMMON:
+        rows = np.flatnonzero(stellar & (peak > 0))
+        rows = rows[np.argsort(-peak[rows], kind="stable")][:_BRIGHTEST]
+        cut = extract_cutouts(
+            frame, x[rows], y[rows], 2 * half + 1, background=frame.background.level
+        )
+        medians = np.stack([row_quantiles(cut.data[:, q], 0.5)[0] for q in quadrants])
+        common = np.median(medians / peak[rows], axis=1)
     for start in range(0, len(x), step):
         part = slice(start, start + step)
         cut = extract_cutouts(
@@ -81,6 +96,7 @@ def on_uneven_sky(
         medians = np.stack([row_quantiles(cut.data[:, q], 0.5)[0] for q in quadrants])
         count = np.stack([np.isfinite(cut.data[:, q]).sum(axis=1) for q in quadrants])
         seen = count >= 0.5 * full
+        medians = medians - common[:, None] * np.maximum(peak[part], 0)
         medians[~seen] = np.nan
         change = np.fmax(
             *(np.fmax.reduce(m) - np.fmin.reduce(m) for m in (medians[:4], medians[4:]))

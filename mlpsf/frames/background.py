@@ -9,6 +9,8 @@ import numpy as np
 import sep
 from numpy.typing import NDArray
 
+from mlpsf.frames.estimation import measure_sky_noise, noise_correlation
+
 __all__ = ["MESH", "Background", "measure_background"]
 
 MESH = 64
@@ -22,11 +24,15 @@ class Background:
     Attributes
     ----------
     level, rms : ndarray of float32, shape (ny, nx)
-        In ADU.
+        In the unit of the pixels.
+    correlation : float
+        How much noisier a sum over many pixels is than that of independent pixels; above 1 for
+        resampled images. See `mlpsf.frames.estimation.noise_correlation`.
     """
 
     level: NDArray[np.float32]
     rms: NDArray[np.float32]
+    correlation: float = 1.0
 
 
 class _Image(Protocol):
@@ -55,12 +61,26 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     --------
     mlpsf.Frame.background : The same, measured once and kept.
     """
-    sky = sep.Background(frame.data, mask=frame.mask, bw=mesh, bh=mesh)
-    rms = sky.rms()
+    # sep counts in its own fixed steps, so it gets pixels in units of the noise, without the sky.
+    zero, unit = _zero_and_unit(frame)
+    pixels = (frame.data - zero) / unit
+    sky = sep.Background(pixels, mask=frame.mask, bw=mesh, bh=mesh)
+    rms = sky.rms() * unit
+    level = sky.back()
     if frame.variance is not None:
         # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
         good = np.isfinite(frame.variance) & (frame.variance > 0)
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
-    floor = max(float(sky.globalrms) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
+    floor = max(float(sky.globalrms * unit) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
     rms = np.asarray(rms, dtype=np.float32)
-    return Background(sky.back(), np.maximum(rms, np.float32(floor), out=rms))
+    correlation = noise_correlation(pixels - level, frame.mask)
+    level = level * unit + zero
+    return Background(level, np.maximum(rms, np.float32(floor), out=rms), correlation)
+
+
+def _zero_and_unit(frame: _Image) -> tuple[np.float32, np.float32]:
+    """Return the sky and its noise, roughly, as zero and unit of the pixels that sep gets."""
+    noise = measure_sky_noise(frame.data, frame.mask)
+    if noise is None:
+        return np.float32(0.0), np.float32(1.0)
+    return np.float32(noise.sky), np.float32(noise.sigma)

@@ -4,27 +4,34 @@ A header value is used if it is plausible. The value is measured on the pixels i
 none, or if the pixels contradict it:
 
 gain
-    Photon noise gives ``variance = (sky - pedestal) / gain + (read_noise / gain) ** 2``. An unknown
+    A header's gain counts only in the unit of the pixels (`mlpsf.frames.units`). Photon noise gives
+    ``variance = (sky - pedestal) / gain + (read_noise / gain) ** 2``. An unknown
     bias pedestal makes ``sky / variance`` too large. Crowding, flat-field errors and read noise
     make it too small. So a difference alone does not contradict a header. A header gain is
-    rejected in two cases only:
+    rejected in three cases only:
 
-    - *too small*: the sky is three times less noisy than predicted **and** the extra noise on the
-      light of sources, which a pedestal does not affect, is also too small (`gain_lower_bound`);
+    - *of another unit*: the noise of a pixel would be below a third of an electron, less than any
+      detector's;
+    - *too small*: the sky is not three times noisier than predicted, **and** the extra noise on the
+      light of sources, which a pedestal does not affect, is far too small (`gain_lower_bound`);
     - *too large*: the sky is ten times noisier than predicted and the excess would need a read
       noise above 50 electrons, which no imager has (a camera's unitless "gain setting").
+
+    A gain from the noise of the sky is a guess, because a pedestal, or a sky that was taken off,
+    makes it wrong. It is marked as one, and the choice of stars does not depend on it.
 
 saturation
     Near its peak every smooth profile covers the same area per unit of log brightness, so the
     histogram of log brightness only falls towards bright pixels. A rise there is the full well
     (`find_pile_up`). A header value above such a pile-up is replaced by it. A header value that
-    ten or more sources exceed threefold is ignored.
+    ten or more sources exceed threefold is ignored, and so is one in counts if the pixels are not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -38,15 +45,24 @@ from mlpsf.frames.estimation import (
     gain_lower_bound,
 )
 from mlpsf.frames.keywords import (
-    ELECTRON_UNITS,
-    GAIN_KEYWORDS,
     READ_NOISE_KEYWORDS,
     SATURATION_KEYWORDS,
     WELL_KEYWORDS,
     header_number,
 )
+from mlpsf.frames.units import header_gain, is_calibrated, pixel_unit
 
-__all__ = ["find_gain", "find_read_noise", "find_saturation"]
+__all__ = ["Found", "find_gain", "find_read_noise", "find_saturation"]
+
+_QUIETEST = 0.3  # electrons per pixel; no detector has less noise
+
+
+class Found(NamedTuple):
+    """A value, a description of where it is from, and whether it is a guess."""
+
+    value: float
+    origin: str
+    guessed: bool
 
 
 def find_gain(
@@ -58,13 +74,12 @@ def find_gain(
     read_noise: float = 0.0,
     variance: NDArray[np.float32] | None = None,
     unit: str | None = None,
-) -> tuple[float, str]:
+) -> Found:
     """Find the gain by the rules in the module docstring.
 
     Parameters
     ----------
     data : ndarray of float32, shape (ny, nx)
-        In ADU.
     mask : ndarray of bool, shape (ny, nx)
     headers : sequence of astropy.io.fits.Header
         Header of the image, then the primary header.
@@ -72,48 +87,55 @@ def find_gain(
     read_noise : float, optional
         In electrons.
     variance : ndarray of float32, shape (ny, nx), optional
+        Variance of the pixels, with the photon noise of the sources in it.
     unit : str, optional
         Unit of the pixels; the header's ``BUNIT`` by default.
 
     Returns
     -------
-    gain : float
-        Electrons per ADU.
-    origin : str
-        Description of where the value is from.
+    Found
+        Electrons per unit of the pixels; infinite if unknown.
     """
-    if unit is None:
-        unit = next((str(h["BUNIT"]) for h in headers if "BUNIT" in h), "")
-    if unit.strip().lower() in ELECTRON_UNITS:
-        return 1.0, "the pixels are in electrons"
-    declared = header_number(headers, GAIN_KEYWORDS, 0.0, 1e6)
+    declared = header_gain(headers, pixel_unit(headers, unit))
     has_sky = noise is not None and noise.sky > 3 * noise.sigma
+    refuted = ""
     if declared is not None:
-        value, keyword = declared
-        if noise is None or not has_sky:
-            return value, f"header {keyword}"
-        if noise.sky / noise.variance > 3 * value:
-            bound = gain_lower_bound(data, mask, noise)
-            if bound is None or bound < 1.5 * value:
-                return value, f"header {keyword}"
-        elif not (
-            value > 10 * noise.sky / noise.fine_variance
-            and value * math.sqrt(noise.fine_variance) > 50
-        ):
-            return value, f"header {keyword}"
-        refuted = f"; header {keyword} = {value:g} contradicts the noise"
-    else:
-        refuted = ""
+        value, origin = declared
+        if noise is None or not origin.startswith("header"):
+            return Found(value, origin, guessed=False)
+        if not _contradicted(data, mask, noise, value, has_sky=has_sky):
+            return Found(value, origin, guessed=False)
+        refuted = f"; {origin} = {value:g} contradicts the noise"
     if variance is not None and noise is not None:
         from_plane = gain_from_variance(data, mask, variance, noise)
         if from_plane is not None:
-            return from_plane, "slope of the variance plane against the image" + refuted
+            origin = "slope of the variance plane against the image"
+            return Found(from_plane, origin + refuted, guessed=False)
     if noise is None or not has_sky:
-        return 1.0, "unknown, taken as 1"
+        return Found(math.inf, "unknown, the noise of the sky alone" + refuted, guessed=True)
     # The positive root of variance * gain**2 - sky * gain - read_noise**2 = 0.
     root = math.sqrt(noise.sky**2 + 4 * noise.variance * read_noise**2)
     gain = (noise.sky + root) / (2 * noise.variance)
-    return gain, "photon noise of the sky, taking the bias as 0" + refuted
+    origin = "photon noise of the sky, taking the bias as 0"
+    return Found(gain, origin + refuted, guessed=True)
+
+
+def _contradicted(
+    data: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    noise: SkyNoise,
+    gain: float,
+    *,
+    has_sky: bool,
+) -> bool:
+    """Return whether the pixels contradict a header's gain."""
+    if gain * noise.sigma < _QUIETEST:
+        return True
+    if has_sky and noise.sky / noise.variance <= 3 * gain:
+        too_large = gain > 10 * noise.sky / noise.fine_variance
+        return too_large and gain * math.sqrt(noise.fine_variance) > 50
+    bound = gain_lower_bound(data, mask, noise)
+    return bound is not None and bound >= (1.5 if has_sky else 3.0) * gain
 
 
 def find_read_noise(headers: Sequence[fits.Header]) -> tuple[float, str]:
@@ -144,13 +166,13 @@ def find_saturation(
     *,
     gain: float,
     dtype: np.dtype[np.generic],
-) -> tuple[float, str]:
+    unit: str | None = None,
+) -> Found:
     """Find the saturation level by the rules in the module docstring.
 
     Parameters
     ----------
     data : ndarray of float32, shape (ny, nx)
-        In ADU.
     mask : ndarray of bool, shape (ny, nx)
     headers : sequence of astropy.io.fits.Header
         Header of the image, then the primary header.
@@ -159,23 +181,21 @@ def find_saturation(
         Electrons per ADU, for keywords that are in electrons.
     dtype : numpy.dtype
         Type of the pixels before conversion to float32.
+    unit : str, optional
+        Unit of the pixels; the header's ``BUNIT`` by default.
 
     Returns
     -------
-    saturation : float
-        In ADU; infinite if there is no limit.
-    origin : str
-        Description of where the value is from.
+    Found
+        In the unit of the pixels; infinite if there is no limit.
     """
     highest = float(data.max())
     # A level within the noise of the sky is not a saturation level.
     lowest = 0.0 if noise is None else max(0.0, noise.sky + 10 * noise.sigma)
-    declared = header_number(headers, SATURATION_KEYWORDS, lowest, 1e12)
     pile = None if noise is None else find_pile_up(data, mask, noise)
-    # DATAMAX in the FITS standard is only the brightest pixel of the file.
-    if declared and declared[1] == "DATAMAX" and math.isclose(declared[0], highest, rel_tol=1e-3):
-        declared = None
-    if declared is None:
+    counts = not is_calibrated(pixel_unit(headers, unit))
+    declared = header_number(headers, SATURATION_KEYWORDS, lowest, 1e12) if counts else None
+    if declared is None and counts and math.isfinite(gain):
         well = header_number(headers, WELL_KEYWORDS, lowest * gain, 1e12)
         declared = well and (well[0] / gain, well[1])
     refuted = ""
@@ -186,9 +206,10 @@ def find_saturation(
         elif highest > 3 * value and count_sources_above(data, mask, 3 * value) >= 10:
             refuted = f"; header {keyword} = {value:g} is far below many sources"
         else:
-            return value, f"header {keyword}"
+            return Found(value, f"header {keyword}", guessed=False)
     if pile is not None:
-        return pile, "pile-up of the histogram" + refuted
+        return Found(pile, "pile-up of the histogram" + refuted, guessed=True)
     if dtype.kind in "iu":
-        return float(np.iinfo(dtype.str).max), f"largest value of {dtype.name} pixels" + refuted
-    return math.inf, "nothing limits it" + refuted
+        largest = float(np.iinfo(dtype.str).max)
+        return Found(largest, f"largest value of {dtype.name} pixels" + refuted, guessed=True)
+    return Found(math.inf, "nothing limits it" + refuted, guessed=True)

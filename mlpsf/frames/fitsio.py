@@ -22,6 +22,8 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError
+from mlpsf.frames.planes import beside as noise_beside
+from mlpsf.frames.planes import named_planes
 
 __all__ = [
     "HDUSelector",
@@ -62,6 +64,8 @@ class Image:
     variance: Any = None
     saturated_plane: NDArray[np.bool_] | None = None
     unit: str | None = None
+    noise_plane: tuple[Any, str, str] | None = None
+    """Pixels of a plane of the noise, what it holds (see `planes.ENDINGS`), and its name."""
 
 
 @contextlib.contextmanager
@@ -207,10 +211,26 @@ def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
     return []
 
 
+def _noise_plane(hdus: fits.HDUList, number: int, name: str) -> tuple[Any, str, str] | None:
+    """Read the plane of the noise that an image's file holds, if any."""
+    for n, kind in named_planes(hdus, number):
+        return read_pixels(hdus[n], f"the {kind} of {name}"), kind, hdus[n].name
+    path = hdus.filename()
+    for beside, kind in noise_beside(Path(path)) if path else ():
+        # A file that is unreadable or of another image only looked like its weights.
+        with contextlib.suppress(FrameError), open_fits(beside) as others:
+            n = find_hdu(others, None, beside.name)
+            if image_shape(others[n]) == image_shape(hdus[number]):
+                return np.array(read_pixels(others[n], beside.name)), kind, beside.name
+    return None
+
+
 def planes_of(path: str | Path) -> set[int]:
     """Return the numbers of the HDUs that are masks or variances of other images in a file."""
     with open_fits(path) as hdus, quiet():
-        return {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
+        behind = {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
+        named = {plane for n in range(len(hdus)) for plane, _ in named_planes(hdus, n)}
+        return behind | named
 
 
 def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
@@ -219,7 +239,7 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
     if number:
         name = f"{name}[{number}]"
     headers = tuple(_repaired(h) for h in ([hdu] if number == 0 else [hdu, hdus[0]]))
-    mask = variance = saturated = None
+    mask = variance = saturated = noise_plane = None
     following = [hdus[n] for n in _planes_behind(hdus, number)]
     if following:
         header = following[0].header
@@ -233,6 +253,8 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
         saturated = (plane & bits("SAT")) != 0
         if len(following) > 1 and following[1].header["BITPIX"] < 0:
             variance = read_pixels(following[1], f"the variance of {name}")
+    else:
+        noise_plane = _noise_plane(hdus, number, name)
     return Image(
         data=read_pixels(hdu, name),
         name=name,
@@ -241,6 +263,7 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
         mask=mask,
         variance=variance,
         saturated_plane=saturated,
+        noise_plane=noise_plane,
     )
 
 

@@ -26,17 +26,17 @@ class Frame:
     Attributes
     ----------
     data : ndarray of float32, shape (ny, nx)
-        Pixels in ADU, native byte order, C-contiguous; non-finite pixels are 0 and masked.
+        Pixels in `unit`, native byte order, C-contiguous; non-finite pixels are 0 and masked.
     mask : ndarray of bool, shape (ny, nx)
         True where a pixel is bad.
     gain : float
-        Electrons per ADU.
+        Electrons per unit of the pixels; infinite if unknown, which leaves out photon noise.
     saturation : float
-        In ADU; infinite if there is no limit.
+        In the unit of the pixels; infinite if there is no limit.
     read_noise : float
         In electrons; 0 when unknown.
     variance : ndarray of float32, shape (ny, nx), or None
-        In ADU².
+        Square of the pixels' unit; it includes the photon noise of the sources.
     saturated_plane : ndarray of bool, shape (ny, nx), or None
         Pixels that the file's mask marks as saturated.
     wcs : astropy.wcs.WCS or None
@@ -48,7 +48,11 @@ class Frame:
     sha256 : str
         Hash of the pixels as little-endian float32, to identify the frame in outputs.
     origin : mapping of str to str
-        Description of where ``gain``, ``saturation`` and ``read_noise`` are from.
+        Description of where ``gain``, ``saturation``, ``read_noise`` and ``unit`` are from.
+    guessed : frozenset of str
+        Those of ``gain``, ``saturation`` and ``unit`` that neither the header nor the user gave.
+    unit : str
+        Unit of the pixels as the header has it; empty if it has none, then counts (ADU).
     given_background : Background or None
         Sky given by the caller; see `with_background`.
     """
@@ -65,6 +69,8 @@ class Frame:
     name: str = "array"
     sha256: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
+    guessed: frozenset[str] = frozenset()
+    unit: str = ""
     given_background: Background | None = field(default=None, repr=False)
 
     @property
@@ -72,6 +78,21 @@ class Frame:
         """Rows and columns."""
         ny, nx = self.data.shape
         return ny, nx
+
+    @property
+    def known_gain(self) -> float:
+        """Gain if it is known, infinite if it was guessed from the sky.
+
+        A guess changes with any level that was added to the pixels or taken off. What stars are
+        chosen must not.
+        """
+        known = "gain" not in self.guessed and self.gain > 0
+        return self.gain if known else float("inf")
+
+    @property
+    def unit_name(self) -> str:
+        """Unit of the pixels for messages."""
+        return self.unit or "ADU"
 
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:
@@ -122,9 +143,9 @@ class Frame:
         Parameters
         ----------
         level : float or array_like, shape (ny, nx)
-            Sky level in ADU; 0 if it has been subtracted.
+            Sky level in the unit of the pixels; 0 if it has been subtracted.
         rms : float or array_like, shape (ny, nx), optional
-            Noise of the sky in ADU; measured by default.
+            Noise of the sky in the same unit; measured by default.
 
         Returns
         -------
@@ -143,10 +164,11 @@ class Frame:
         100.0
         """
         level = self._plane("level", level)
+        correlation = self.background.correlation if rms is None else 1.0
         rms = self._plane("rms", self.background.rms if rms is None else rms)
         if not (rms > 0).all():
             raise InputError("The 'rms' of a background must be positive everywhere.")
-        return dataclasses.replace(self, given_background=Background(level, rms))
+        return dataclasses.replace(self, given_background=Background(level, rms, correlation))
 
     def _plane(self, name: str, value: ArrayLike) -> NDArray[np.float32]:
         values = np.asarray(value, dtype=np.float32)
@@ -160,6 +182,6 @@ class Frame:
     def __repr__(self) -> str:
         ny, nx = self.shape
         return (
-            f"<Frame {self.name}: {ny} x {nx} pixels, gain {self.gain:.3g} e/ADU, "
-            f"saturation {self.saturation:g} ADU>"
+            f"<Frame {self.name}: {ny} x {nx} pixels, gain {self.gain:.3g} e/{self.unit_name}, "
+            f"saturation {self.saturation:g} {self.unit_name}>"
         )

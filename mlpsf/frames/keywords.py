@@ -50,9 +50,8 @@ SATURATION_KEYWORDS = (
     "NONLINEA",
     "ESO DET SATURATION",
     "CELL.SATURATION",
-    "DATAMAX",
 )
-"""Keywords in ADU."""
+"""Keywords in ADU. DATAMAX is none of them: it is the brightest pixel, often of another file."""
 
 WELL_KEYWORDS = ("FULLWELL", "WELLDEPT", "FULL_WELL")
 """Keywords in electrons."""

@@ -20,8 +20,8 @@ from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import FrameError, InputError
-from mlpsf.frames.calibration import find_gain, find_read_noise, find_saturation
-from mlpsf.frames.estimation import measure_sky_noise
+from mlpsf.frames.calibration import Found, find_gain, find_read_noise, find_saturation
+from mlpsf.frames.estimation import SkyNoise, measure_sky_noise
 from mlpsf.frames.fitsio import (
     HDUSelector,
     Image,
@@ -37,6 +37,8 @@ from mlpsf.frames.fitsio import (
     squeeze,
 )
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.planes import as_variance
+from mlpsf.frames.units import pixel_unit
 
 __all__ = ["FrameSource", "HDUSelector", "list_images", "read_frame"]
 
@@ -175,6 +177,7 @@ def _overridden(
             changes[key] = value
             origin[key] = "given"
             changes["origin"] = origin
+            changes["guessed"] = changes.get("guessed", frame.guessed) - {key}
     if mask is not None:
         changes["mask"] = frame.mask | _bad(_companion(mask, "mask", frame.shape))
     if variance is not None:
@@ -217,18 +220,21 @@ def read_frame(
         A FITS file (plain, multi-extension, ``.gz`` or tile-compressed ``.fz``), a 2-D array
         (masked or not), an `astropy.nddata.NDData` such as ``CCDData``, an astropy HDU or list of
         them, or a frame. A frame is changed only by the other parameters. The mask and variance
-        HDUs of LSST and HSC exposures are recognised.
+        HDUs of LSST and HSC exposures are recognised, and HDUs named ERR, VAR, WHT, WEIGHT or
+        IVAR, or such files beside the image, as ``image.weight.fits``.
     hdu : int, str or (str, int), optional
         HDU of a file: its number, its name, or its name and version (also as ``"SCI,2"``). By
         default the first one with a 2-D image.
     mask : array or path, shape (ny, nx), optional
         Nonzero where a pixel is bad; combined with the masks of the source.
     variance : array or path, shape (ny, nx), optional
-        In ADU². Pixels where it is negative or not finite are masked.
+        Square of the pixels' unit, with the photon noise of the sources in it. Pixels where it is
+        negative or not finite are masked.
     gain : float, optional
-        Electrons per ADU, instead of the value from the header or the pixels.
+        Electrons per unit of the pixels, instead of the value from the header or the pixels.
     saturation : float, optional
-        In ADU, instead of the value from the header or the pixels; infinite for no limit.
+        In the unit of the pixels, instead of the value from the header or the pixels; infinite for
+        no limit.
 
     Returns
     -------
@@ -279,34 +285,44 @@ def read_frame(
     for extra in (image.mask, mask):
         if extra is not None:
             bad |= _bad(_companion(extra, "mask", data.shape))
-    variance_plane = None
-    for values in (image.variance, variance):
+    _check_pixels(data, bad, image.name)
+    noise = measure_sky_noise(data, bad)
+    variance_plane, weights = None, False
+    for values in (_noise_of(image, noise), image.variance, variance):
         if values is not None:
             variance_plane, bad = _with_variance(values, bad)
+            weights = values is not variance and image.noise_plane is not None
+            weights = weights and image.noise_plane[1] == "weight"  # type: ignore[index]
     _check_pixels(data, bad, image.name)
 
-    noise = measure_sky_noise(data, bad)
     read_noise, read_noise_origin = find_read_noise(image.headers)
-    gain_origin = saturation_origin = "given"
+    unit = pixel_unit(image.headers, image.unit)
+    found_gain = Found(gain or 0.0, "given", guessed=False)
     if gain is None:
-        gain, gain_origin = find_gain(
+        found_gain = find_gain(
             data,
             bad,
             image.headers,
             noise,
             read_noise=read_noise,
-            variance=variance_plane,
+            variance=None if weights else variance_plane,
             unit=image.unit,
         )
+    if weights and variance_plane is not None and noise is not None and not found_gain.guessed:
+        # Weights hold the noise of the sky alone.
+        variance_plane += np.maximum(data - np.float32(noise.sky), 0) / found_gain.value
+    found_saturation = Found(saturation or 0.0, "given", guessed=False)
     if saturation is None:
-        saturation, saturation_origin = find_saturation(
-            data, bad, image.headers, noise, gain=gain, dtype=raw.dtype
+        found_saturation = find_saturation(
+            data, bad, image.headers, noise, gain=found_gain.value, dtype=raw.dtype, unit=image.unit
         )
+    found = {"gain": found_gain, "saturation": found_saturation}
+    guessed = {key for key, value in found.items() if value.guessed}
     return Frame(
         data=data,
         mask=bad,
-        gain=gain,
-        saturation=saturation,
+        gain=found_gain.value,
+        saturation=found_saturation.value,
         read_noise=read_noise,
         variance=variance_plane,
         saturated_plane=image.saturated_plane,
@@ -315,8 +331,20 @@ def read_frame(
         name=image.name,
         sha256=hashlib.sha256(data.astype("<f4", copy=False).data).hexdigest(),
         origin={
-            "gain": gain_origin,
-            "saturation": saturation_origin,
+            **{key: value.origin for key, value in found.items()},
             "read_noise": read_noise_origin,
+            "unit": "header BUNIT" if unit.text else "unknown, taken as counts",
+            **({} if image.noise_plane is None else {"variance": image.noise_plane[2]}),
         },
+        guessed=frozenset(guessed if unit.text else guessed | {"unit"}),
+        unit=unit.text,
     )
+
+
+def _noise_of(image: Image, noise: SkyNoise | None) -> NDArray[np.float32] | None:
+    """Return the variance by the plane of the noise in the image's file, or beside it."""
+    if image.noise_plane is None:
+        return None
+    plane, kind, name = image.noise_plane
+    sky = None if noise is None else noise.variance
+    return as_variance(squeeze(plane, name), kind, sky)

@@ -12,10 +12,15 @@ from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame
 
-__all__ = ["SNR_MIN", "check_snr_min", "flag_ineligible"]
+__all__ = ["SNR_MIN", "check_snr_min", "flag_ineligible", "flag_other_sizes"]
 
 SNR_MIN = 50.0
 """Lowest S/N of a PSF star. The ML-PSF study used 200, on deep frames with many stars."""
+
+
+_SIGMAS = 5.0  # standard deviations by which a star's width may be off
+_WIDTH_ERROR = 1.2  # relative error of a width, times the S/N
+_LEAST_SCATTER = 0.02  # relative scatter of the widths of stars that no map of them follows
 
 
 def check_snr_min(snr_min: float) -> None:
@@ -54,4 +59,24 @@ def flag_ineligible(
         if unknown:
             raise InputError(f"No source has the id to veto: {unknown[:5]}.")
         flags[np.isin(sources["id"], veto)] |= Flag.VETOED
+    sources["flags"] = flags
+
+
+def flag_other_sizes(sources: Table) -> None:
+    """Flag sources that are wider or narrower than the stars near them, in place.
+
+    This holds whatever a selector says: a round galaxy is as smooth and single as a star. The width
+    may be off by five standard deviations: of the noise, of the map of the stars' widths, and of
+    the stars about it.
+
+    Parameters
+    ----------
+    sources : Table
+        Sources as returned by `mlpsf.find_sources`.
+    """
+    off = np.log(np.asarray(sources["fwhm"]) / np.asarray(sources["local_fwhm"]))
+    scatter = np.clip(sources.meta["fwhm_scatter"], _LEAST_SCATTER, 2 * _LEAST_SCATTER)
+    error = np.hypot(scatter, _WIDTH_ERROR / np.maximum(np.asarray(sources["snr"]), 1.0))
+    flags = np.array(sources["flags"])
+    flags[~(np.abs(off) <= _SIGMAS * error)] |= Flag.OTHER_SIZE
     sources["flags"] = flags

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import isqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from astropy.table import Table
@@ -16,11 +17,13 @@ from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.selectors.judge import Judge
-from mlpsf.stamps.standard import extract_stamps, frame_star
+from mlpsf.stamps.common_star import CommonStar
+from mlpsf.stamps.standard import extract_stamps
 
 __all__ = ["judge_sources", "own_cutout_size"]
 
 _BLOCK = 256  # sources cut out and judged at once
+_Part: TypeAlias = tuple[NDArray[np.intp], CommonStar | None, float]
 
 
 def judge_sources(
@@ -30,6 +33,7 @@ def judge_sources(
     *,
     cutout_size: int | None = None,
     alike: Table | None = None,
+    unit: float = 1.0,
 ) -> tuple[Table, NDArray[np.float64]]:
     """Cut out the sources in the form that the selector takes, and return its probabilities.
 
@@ -43,6 +47,8 @@ def judge_sources(
         As in `select_stars`.
     alike : Table, optional
         Sources whose FWHM and common star are used as the PSF of the frame. Default: `sources`.
+    unit : float
+        Cutouts of a selector that learns from them are divided by it, see `frame_selector`.
 
     Returns
     -------
@@ -63,29 +69,31 @@ def judge_sources(
         rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    star = None
+    if reference is not None and reference != REFERENCE_FWHM:
+        raise InputError(
+            f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
+            f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
+        )
+    # Where the PSF varies strongly, each part of the frame has its own common star.
+    parts: list[_Part] = [(rows, None, fwhm)]
     if reference is not None:
-        if reference != REFERENCE_FWHM:
-            raise InputError(
-                f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
-                f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
-            )
-        star = frame_star(frame, alike, size)
+        parts = stars_of_parts(frame, alike, sources, size)
 
-    def cut_out(block: NDArray[np.intp]) -> Cutouts:
+    def cut_out(block: NDArray[np.intp], star: CommonStar | None, fwhm: float) -> Cutouts:
         at = x[block], y[block]
         if reference is None:
-            return extract_cutouts(frame, *at, size, background=frame.background.level)
+            cut = extract_cutouts(frame, *at, size, background=frame.background.level)
+            return replace(cut, data=cut.data / np.float32(unit)) if own and unit != 1 else cut
         return extract_stamps(frame, *at, size, fwhm=fwhm, star=star)
 
-    def ask(block: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        cut = cut_out(block)
+    def ask(part: _Part) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        cut = cut_out(*part)
         # Stamps as such, so that no step of the estimator homogenizes them again.
         pixels = cut if homogenizes else cut.data
         return cut.near_edge, estimator.predict_proba(pixels)[:, 1]
 
     if own:
-        cut = cut_out(rows)
+        cut = cut_out(rows, None, fwhm)
         flags[rows[cut.near_edge]] |= Flag.NEAR_EDGE
         whole = ~cut.near_edge
         if whole.sum() < 5:
@@ -101,11 +109,15 @@ def judge_sources(
         probability[rows[whole]] = good
         flags[rows[whole][good == 0]] |= Flag.REJECTED
     else:
-        blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+        blocks = [
+            (rows[start : start + _BLOCK], star, local)
+            for rows, star, local in parts
+            for start in range(0, len(rows), _BLOCK)
+        ]
         with ThreadPoolExecutor(_threads()) as pool:
             # Estimators other than Judge may not be thread-safe.
             each = pool.map if isinstance(estimator, Judge) and _threads() > 1 else map
-            for block, (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
+            for (block, _, _), (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
     out = sources.copy()

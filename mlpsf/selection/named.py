@@ -19,7 +19,7 @@ from mlpsf.selectors.loading import load_judge
 from mlpsf.selectors.storage import pretrained_path
 from mlpsf.version import __version__
 
-__all__ = ["frame_selector", "provenance", "rules_for"]
+__all__ = ["count_of", "frame_selector", "provenance", "rules_for"]
 
 
 def frame_selector(selector: Any, frame: Frame) -> tuple[Any, str]:
@@ -40,8 +40,9 @@ def frame_selector(selector: Any, frame: Frame) -> tuple[Any, str]:
 
         # The study's limits in ADU are for one camera: half of its full well, and far below its
         # noise. Here they are computed for this frame.
-        noise = float(np.median(frame.background.rms))
-        full_well = float(frame.saturation - np.median(frame.background.level))
+        count = count_of(selector, frame)
+        noise = float(np.median(frame.background.rms)) / count
+        full_well = float(frame.saturation - np.median(frame.background.level)) / count
         limits = (-20.0 * noise, 0.5 * full_well)
         return (
             ResidualSelector(
@@ -50,6 +51,18 @@ def frame_selector(selector: Any, frame: Frame) -> tuple[Any, str]:
             "residual",
         )
     raise InputError(f"A selector is 'cnn', 'residual' or an estimator. Got {selector!r}.")
+
+
+def count_of(selector: Any, frame: Frame) -> float:
+    """Return the value of a count for a selector, in the unit of the frame's pixels.
+
+    The residual rule is in counts: its weights are ``1 / (light + 1)``. A count there is a tenth of
+    the sky's noise, which is what it is on the study's frames, so that the rule is the same in any
+    unit. For all other selectors it is 1.
+    """
+    if isinstance(selector, str) and selector == "residual":
+        return 0.1 * float(np.median(frame.background.rms))
+    return 1.0
 
 
 @cache

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from mlpsf.detection.sources import parts_of
 from mlpsf.errors import InputError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM, extract_cutouts, nearest_pixels
@@ -55,11 +56,6 @@ class SecondLook(NamedTuple):
     outlier: NDArray[np.bool_]
     contamination: NDArray[np.float64]
     significance: NDArray[np.float64]
-
-    def worst_first(self) -> NDArray[np.intp]:
-        """Return the rows of the outliers: failed fits first, then by decreasing significance."""
-        worst = np.argsort(-np.nan_to_num(self.significance, nan=np.inf), kind="stable")
-        return np.asarray(worst[self.outlier[worst]])
 
 
 class _Cutouts(NamedTuple):
@@ -181,13 +177,21 @@ def _outliers(frame: Frame, sources: Table, rows: NDArray[np.intp]) -> tuple[NDA
     n_looked_at : int
         Number of rows compared; 0 if no PSF could be made.
     """
-    x, y = (np.asarray(sources[name])[rows] for name in "xy")
-    try:
-        look = second_look(frame, x, y, float(sources.meta["fwhm"]))
-    except PSFError:
-        return rows[:0], 0
-    compared = look.outlier | np.isfinite(look.significance)
-    return rows[look.worst_first()], int(compared.sum())
+    x, y = (np.asarray(sources[name]) for name in "xy")
+    outliers: list[int] = []
+    significance: list[float] = []
+    n_looked_at = 0
+    for part, _, fwhm in parts_of(sources):
+        here = rows[np.isin(rows, part)]
+        try:
+            look = second_look(frame, x[here], y[here], fwhm)
+        except PSFError:
+            continue
+        n_looked_at += int((look.outlier | np.isfinite(look.significance)).sum())
+        outliers.extend(here[look.outlier])
+        significance.extend(np.nan_to_num(look.significance[look.outlier], nan=np.inf))
+    worst = np.argsort(-np.array(significance), kind="stable")
+    return np.array(outliers, dtype=np.intp)[worst], n_looked_at
 
 
 def _cut(
@@ -215,8 +219,8 @@ def _cut(
             frame.background.rms**2, x, y, 2 * half + 1, fwhm=fwhm if scale > 1 else None
         )
         variance = everywhere.data.astype(np.float64)
-    elif np.isfinite(frame.gain) and frame.gain > 0:
-        gain = frame.gain
+    else:
+        gain = frame.known_gain
     u = np.arange(-half, half + 1)
     near = np.hypot(u, u[:, None]) <= width
     flux = np.asarray(np.nansum(np.where(near, cut.data, 0.0), axis=(1, 2), dtype=np.float64))

@@ -160,6 +160,8 @@ class EffectivePSF:
 
 _MAX_SHIFT = 4  # pixels, largest offset of a star from the stamp's centre
 _IN_CACHE = 100_000  # values processed at once
+_AGREE = np.float32(2e-3)  # of the light: smaller differences are no reason to clip
+_SOFT = 3.0  # the limit of clipping over the range in which weights fall
 _RIM = 2 * _MAX_SHIFT + 1  # padding: twice the largest offset and one pixel
 
 
@@ -209,7 +211,7 @@ def stack_stars(
     n_iter : int
         Number of rounds of stacking.
     clip : float
-        Values more than this many standard deviations from the stars' median are left out.
+        Values more than about this many standard deviations from the stars' median are left out.
 
     Returns
     -------
@@ -274,9 +276,16 @@ def _clipped_mean(
         values = np.ascontiguousarray(stars[:, part].reshape(n, -1).T)
         keep = ~lost[:, part].reshape(n, -1).T
         if n >= 4:
-            off = np.abs(values - _median(values)[:, None])
-            keep &= off <= (clip * np.float32(1.4826) * _median(off) + np.float32(1e-7))[:, None]
-        weight = keep * share
+            middle = _median(values)
+            off = np.abs(values - middle[:, None])
+            # Where a few stars agree by chance, they set no limit for the others.
+            limit = clip * np.float32(1.4826) * _median(off) + _AGREE * np.abs(middle) + _AGREE**2
+            # Weights fall from 1 to 0 around the limit. A sharp one would let a rounding error
+            # take a star in or out of a point of the stack.
+            inside = np.clip((_SOFT + 0.5) - _SOFT * off / limit[:, None], 0, 1)
+            weight = keep * inside.astype(np.float32) * share
+        else:
+            weight = keep * share
         total = weight.sum(axis=1)
         weight *= values
         mean[part] = (weight.sum(axis=1) / np.where(total > 0, total, 1.0)).reshape(-1, nx)

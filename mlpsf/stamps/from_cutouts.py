@@ -14,7 +14,7 @@ from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import REFERENCE_FWHM, Cutouts
 from mlpsf.frames.tiles import TiledFrame, tile_cutouts
 from mlpsf.stamps.common_star import CommonStar, brightest
-from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star, standard_star
+from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, standard_star, stars_of_parts
 
 __all__ = [
     "FEWEST_CUTOUTS",
@@ -139,14 +139,19 @@ def homogenize(
         x, y = (cutouts.x, cutouts.y) if x is None else (x, y)
         cutouts = cutouts.data
     found = measure_cutouts(cutouts, x, y, defects=False, name=name, stacklevel=5)
-    star = frame_star(found.frame, cutouts_alike(found, stacklevel=4), size) if replace else None
-    fwhm = float(found.sources.meta["fwhm"])
-    given = np.asarray(cutouts, dtype=np.float32).reshape(len(found.sources), -1)
+    frame, sources = found
+    alike = cutouts_alike(found, stacklevel=4) if replace else sources[:0]
+    parts = stars_of_parts(frame, alike, sources, size)
+    star = parts[0][1]
+    given = np.asarray(cutouts, dtype=np.float32).reshape(len(sources), -1)
     same_size = given.shape[1] == size * size
     if star is not None and same_size and _is_standard(star, found, size):
         return given.reshape(-1, size, size)
-    at = np.asarray(found.sources["x"]), np.asarray(found.sources["y"])
-    return extract_stamps(found.frame, *at, size, fwhm=fwhm, star=star).data
+    out = np.empty((len(sources), size, size), dtype=np.float32)
+    at = np.asarray(sources["x"]), np.asarray(sources["y"])
+    for rows, star, fwhm in parts:
+        out[rows] = extract_stamps(frame, *(v[rows] for v in at), size, fwhm=fwhm, star=star).data
+    return out
 
 
 def _is_standard(star: CommonStar, found: CutoutSources, size: int) -> bool:

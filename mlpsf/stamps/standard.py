@@ -16,6 +16,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from mlpsf.detection.sources import parts_of
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import (
     REFERENCE_FWHM,
@@ -36,6 +37,7 @@ __all__ = [
     "frame_star",
     "standard_star",
     "standardise",
+    "stars_of_parts",
 ]
 
 STAMP_SIZE = 41
@@ -160,6 +162,34 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
         frame, part["x"], part["y"], size, fwhm=fwhm, background=frame.background.level
     )
     return common_star(cut.data, part["snr"], part["flags"], *place)
+
+
+def stars_of_parts(
+    frame: Frame, alike: Table, sources: Table, size: int = STAMP_SIZE
+) -> list[tuple[NDArray[np.intp], CommonStar | None, float]]:
+    """Find the common star of each part of a frame; of one part, unless the PSF varies strongly.
+
+    Parameters
+    ----------
+    frame : Frame
+    alike : Table
+        Sources whose common star is found.
+    sources : Table
+        Sources to divide into the same parts.
+    size : int
+        Side of the stamps in pixels.
+
+    Returns
+    -------
+    list of (ndarray of int, CommonStar or None, float)
+        Rows of `sources`, their common star and its FWHM, for each part.
+    """
+    found = []
+    for theirs, ours, fwhm in parts_of(alike, sources):
+        part = alike[theirs]
+        part.meta["fwhm"] = fwhm
+        found.append((ours, frame_star(frame, part, size), fwhm))
+    return found
 
 
 def extract_stamps(

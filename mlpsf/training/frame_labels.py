@@ -26,7 +26,7 @@ from mlpsf.frames.reading import HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
 from mlpsf.selection.eligibility import SNR_MIN
 from mlpsf.selection.judging import own_cutout_size
-from mlpsf.selection.named import frame_selector
+from mlpsf.selection.named import count_of, frame_selector
 from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star
 from mlpsf.training.sets import CutoutSet
 
@@ -252,7 +252,7 @@ def _by_residual(frame: Frame, sources: Table, bright: NDArray[np.bool_], n_best
     # The same rule as 'select --selector residual', including the limits for this frame.
     selector, _ = frame_selector("residual", frame)
     selector.set_params(n_best=n_best)
-    inner = cut.data[~cut.near_edge]
+    inner = cut.data[~cut.near_edge] / np.float32(count_of("residual", frame))
     selector.fit(inner)
     label = np.full(len(sources), AMBIGUOUS)
     probability, distance = np.full((2, len(sources)), np.nan)

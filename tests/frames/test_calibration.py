@@ -9,13 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsf.frames.calibration import find_gain, find_read_noise, find_saturation
-from mlpsf.frames.estimation import find_pile_up, gain_lower_bound, measure_sky_noise
+from mlpsf.frames.estimation import (
+    find_pile_up,
+    gain_lower_bound,
+    measure_sky_noise,
+    noise_correlation,
+)
 from mlpsf.frames.keywords import (
     GAIN_KEYWORDS,
     READ_NOISE_KEYWORDS,
     SATURATION_KEYWORDS,
     header_number,
 )
+from mlpsf.frames.units import header_gain, pixel_unit
 
 UINT16 = np.dtype(np.uint16)
 FLOAT32 = np.dtype(np.float32)
@@ -45,13 +51,13 @@ def star_field(seed=0, shape=(300, 300), n=40, galaxy=0.0, gain=1.0, pedestal=0.
 
 def gain_of(data, *headers, **kwargs):
     mask = np.zeros(data.shape, bool)
-    return find_gain(data, mask, headers, measure_sky_noise(data, mask), **kwargs)
+    return find_gain(data, mask, headers, measure_sky_noise(data, mask), **kwargs)[:2]
 
 
 def saturation_of(data, *headers, gain=1.0, dtype=FLOAT32):
     mask = np.zeros(data.shape, bool)
     noise = measure_sky_noise(data, mask)
-    return find_saturation(data, mask, headers, noise, gain=gain, dtype=dtype)
+    return find_saturation(data, mask, headers, noise, gain=gain, dtype=dtype)[:2]
 
 
 def pile_of(data):
@@ -137,7 +143,7 @@ def test_the_lower_bound_holds_whatever_the_pedestal():
 
 def test_no_sky_no_gain():
     data = star_field() - 400
-    assert gain_of(data) == (1.0, "unknown, taken as 1")
+    assert gain_of(data) == (np.inf, "unknown, the noise of the sky alone")
     assert gain_of(data, fits.Header({"GAIN": 5.0})) == (5.0, "header GAIN")
 
 
@@ -202,7 +208,7 @@ def test_integers_saturate_at_their_largest_value():
     assert saturation_of(data, dtype=np.dtype(">i2"))[0] == 32767
 
 
-@pytest.mark.parametrize("keyword", [k for k in SATURATION_KEYWORDS if k != "DATAMAX"])
+@pytest.mark.parametrize("keyword", SATURATION_KEYWORDS)
 def test_header_saturation(keyword):
     header = fits.Header([card(keyword, 5e4)])
     assert saturation_of(star_field(3), header) == (5e4, f"header {keyword}")
@@ -212,10 +218,10 @@ def test_header_full_well_is_in_electrons():
     assert saturation_of(star_field(3), fits.Header({"FULLWELL": 1e5}), gain=2.0)[0] == 5e4
 
 
-def test_datamax_of_the_standard_is_no_saturation():
+@pytest.mark.parametrize("share", [0.5, 1.0, 3.0])
+def test_datamax_is_no_saturation(share):
     data = star_field(3)
-    assert saturation_of(data, fits.Header({"DATAMAX": float(data.max())}))[0] == np.inf
-    assert saturation_of(data, fits.Header({"DATAMAX": 60000}))[0] == 60000
+    assert saturation_of(data, fits.Header({"DATAMAX": float(share * data.max())}))[0] == np.inf
 
 
 def test_header_saturation_above_the_pile_up_is_overruled():
@@ -251,3 +257,51 @@ def test_masked_pixels_do_not_count():
     assert noise.sky == pytest.approx(clean.sky, rel=0.01)
     assert noise.variance == pytest.approx(clean.variance, rel=0.1)
     assert find_pile_up(data, mask, noise) is None
+
+
+@pytest.mark.parametrize(
+    ("cards", "gain"),
+    [
+        ({"BUNIT": "DN", "GAIN": 2.0}, 2.0),
+        ({"GAIN": 2.0}, 2.0),
+        ({"BUNIT": "ELECTRONS/S", "EXPTIME": 500.0, "CCDGAIN": 1.5}, 500.0),
+        ({"BUNIT": "electron s-1", "XPOSURE": 500.0}, 500.0),
+        ({"BUNIT": "DN/s", "GAIN": 2.0, "EXPTIME": 30.0}, 60.0),
+        ({"BUNIT": "DN/s", "GAIN": 2.0}, None),
+        ({"BUNIT": "MJy/sr", "GAIN": 2.0, "EXPTIME": 100.0}, None),
+        ({"BUNIT": "MJy/sr", "GAIN": 2.0, "PHOTMJSR": 0.5, "EXPTIME": 100.0}, 400.0),
+        ({"BUNIT": "nanomaggy", "GAIN": 4.0, "NMGY": 0.005}, 800.0),
+        ({"BUNIT": "nanomaggy", "GAIN": 4.0}, None),
+        ({"BUNIT": "Jy", "EGAIN": 1.0}, None),
+    ],
+)
+def test_a_gain_counts_in_the_unit_of_the_pixels(cards, gain):
+    header = fits.Header(cards)
+    found = header_gain([header], pixel_unit([header]))
+    assert (found and found[0]) == (gain and pytest.approx(gain))
+
+
+def test_a_gain_that_makes_pixels_quieter_than_any_detector_is_of_another_unit():
+    data = (star_field(gain=2.0) - 400) * 1e-4
+    value, origin = gain_of(data, fits.Header({"GAIN": 2.0}))
+    assert value == np.inf
+    assert "GAIN = 2 contradicts" in origin
+
+
+def test_a_saturation_in_counts_says_nothing_of_calibrated_pixels():
+    header = fits.Header({"BUNIT": "MJy/sr", "SATURATE": 3000})
+    assert saturation_of(star_field(3), header)[0] == np.inf
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0, 1.0), (1, 1.41), (2, 2.05)])
+def test_the_correlation_of_noise(spread, expected):
+    noise = np.random.default_rng(4).normal(size=(300, 300))
+    for axis in range(spread):
+        noise = noise + np.roll(noise, 1, axis)
+    found = noise_correlation(noise, np.zeros(noise.shape, bool))
+    assert found == pytest.approx(expected, abs=0.08)
+
+
+def test_crowding_is_no_correlation_of_noise():
+    data = star_field(n=4000, fwhm=5.0)
+    assert noise_correlation(data - 400, np.zeros(data.shape, bool)) == 1.0

@@ -428,7 +428,7 @@ def test_hdu_of_an_array_makes_no_sense(image):
 
 def test_tiny_image():
     frame = read_frame([[1.0, 2.0]])
-    assert frame.origin["gain"] == "unknown, taken as 1"
+    assert frame.origin["gain"] == "unknown, the noise of the sky alone"
     assert frame.saturation == np.inf
 
 
