@@ -18,7 +18,7 @@ from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extrac
 from mlpsf.frames.frame import Frame
 from mlpsf.selectors.judge import Judge
 from mlpsf.stamps.common_star import CommonStar
-from mlpsf.stamps.standard import extract_stamps
+from mlpsf.stamps.standard import extract_stamps, stars_of_parts
 
 __all__ = ["judge_sources", "own_cutout_size"]
 

@@ -148,9 +148,9 @@ def homogenize(
     if star is not None and same_size and _is_standard(star, found, size):
         return given.reshape(-1, size, size)
     out = np.empty((len(sources), size, size), dtype=np.float32)
-    at = np.asarray(sources["x"]), np.asarray(sources["y"])
-    for rows, star, fwhm in parts:
-        out[rows] = extract_stamps(frame, *(v[rows] for v in at), size, fwhm=fwhm, star=star).data
+    x, y = (np.asarray(sources[name]) for name in "xy")
+    for rows, own, fwhm in parts:
+        out[rows] = extract_stamps(frame, x[rows], y[rows], size, fwhm=fwhm, star=own).data
     return out
 
 
