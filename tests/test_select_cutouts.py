@@ -15,7 +15,7 @@ from mlpsf.frames.cutout_files import read_cutouts, write_cutouts
 from mlpsf.frames.cutouts import Cutouts
 
 COLUMNS = [
-    *("id", "x", "y", "flux", "snr", "peak", "fwhm", "ellipticity"),
+    *("id", "x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "local_fwhm"),
     *("probability", "selected", "reserved", "flags", "reason"),
 ]
 

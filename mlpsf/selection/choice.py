@@ -226,8 +226,9 @@ def unjudged(ids: ArrayLike) -> Table:
     """Return the star table of sources that nothing could be measured of, none of them selected."""
     n = len(np.asarray(ids))
     nan = np.full(n, np.nan)
-    columns = ("x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "probability")
-    table = Table({"id": np.asarray(ids), **dict.fromkeys(columns, nan)})
+    measured = ("x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "local_fwhm")
+    columns = dict.fromkeys((*measured, "probability"), nan)
+    table = Table({"id": np.asarray(ids), **columns})
     table["selected"] = table["reserved"] = np.zeros(n, dtype=bool)
     table["flags"] = np.full(n, int(Flag.NOT_JUDGED), dtype=np.int32)
     table["reason"] = np.array([describe(Flag.NOT_JUDGED)] * n, dtype=str)
