@@ -12,7 +12,7 @@ from __future__ import annotations
 from enum import IntFlag
 from functools import cache
 
-__all__ = ["NEVER_A_PSF_STAR", "Flag", "describe"]
+__all__ = ["NEVER_A_PSF_STAR", "UNUSABLE", "Flag", "describe"]
 
 
 class Flag(IntFlag):
@@ -55,6 +55,8 @@ class Flag(IntFlag):
         "on an uneven sky",
         "the sky differs from one side of it to the other: a galaxy's light, an amplifier's edge",
     )
+    NOT_LISTED = 131072, "not in the list", "the stars were given as a list that it is not in"
+    KEPT = 262144, "kept by the user", "taken because it is in a list of the user, whatever it is"
 
     short: str
     meaning: str
@@ -79,8 +81,12 @@ NEVER_A_PSF_STAR = (
     | Flag.OUTLIER
     | Flag.STRUCK
     | Flag.UNEVEN_SKY
+    | Flag.NOT_LISTED
 )
 """Sources with any of these flags are never chosen, even with a high probability."""
+
+UNUSABLE = Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.VETOED
+"""Sources with any of these flags are not chosen even if the user's list keeps them."""
 
 
 @cache

@@ -17,6 +17,7 @@ from mlpsf.frames.reading import FrameSource, read_frame
 from mlpsf.selection.choice import ChoiceOptions, choose_by, warn_of_few_reserved
 from mlpsf.selection.eligibility import SNR_MIN, check_snr_min, flag_ineligible
 from mlpsf.selection.judging import judge_sources
+from mlpsf.selection.lists import StarList, flag_listed
 from mlpsf.selection.named import frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 
@@ -30,7 +31,9 @@ def select_stars(
     *,
     selector: Any = "cnn",
     catalogue: Table | str | os.PathLike[str] | None = None,
-    veto: list[int] | None = None,
+    stars: StarList | None = None,
+    keep: StarList | None = None,
+    veto: StarList | None = None,
     snr_min: float = SNR_MIN,
     second_look: bool = True,
     cutout_size: int | None = None,
@@ -49,8 +52,16 @@ def select_stars(
         fitted to the frame's cutouts.
     catalogue : Table or path, optional
         Sources to judge instead of detected ones; see `mlpsf.frames.catalogue.read_catalogue`.
-    veto : list of int, optional
-        Values of ``id`` that must not be chosen.
+    stars : Table, path or list of int, optional
+        The stars that make the PSF, chosen before: these and no others, whatever the selector
+        thinks of them, as far as they can be used (not saturated, masked, or near the edge). Of a
+        star table its selected rows, of any other table all; positions as in `catalogue`, each
+        matched with the nearest source within a FWHM. A list of int holds values of ``id``. `n_min`
+        and `n_max` give way to the number of stars.
+    keep : Table, path or list of int, optional
+        Stars that are chosen before all others, in the same way.
+    veto : Table, path or list of int, optional
+        Sources that must not be chosen: all rows of the table.
     snr_min : float
         Minimum signal-to-noise ratio of a chosen star.
     second_look : bool
@@ -110,7 +121,8 @@ def select_stars(
     say("finding sources")
     estimator, name = frame_selector(selector, frame)
     sources = find_sources(frame, listed)
-    flag_ineligible(frame, sources, snr_min=snr_min, veto=veto)
+    flag_ineligible(frame, sources, snr_min=snr_min)
+    rules = flag_listed(frame, sources, rules, stars=stars, keep=keep, veto=veto)
     say("judging sources")
     alike = sources if listed is None else _own_sources(frame, sources)
     sources, probability = judge_sources(
@@ -121,9 +133,9 @@ def select_stars(
     if second_look:
         say("looking again")
         strike_outliers(frame, sources, probability, rules)
-    stars = choose_by(rules, sources, probability)
-    warn_of_few_reserved(stars)
-    return stars
+    chosen = choose_by(rules, sources, probability)
+    warn_of_few_reserved(chosen)
+    return chosen
 
 
 def _own_sources(frame: Frame, listed: Table) -> Table:
