@@ -131,6 +131,7 @@ def read_stars(path: str | os.PathLike[str]) -> Table:
         raise CatalogueError(f"{path.name} cannot be read as a star table: {error}.") from error
     if not {"x", "y"} <= set(table.colnames):
         raise CatalogueError(f"{path.name} has no columns x and y, so it is no star table.")
+    table.convert_bytestring_to_unicode()
     for name in table.colnames:
         column = table[name]
         if column.dtype.kind in "SU" and set(np.ma.filled(column, "")) <= {"True", "False"}:
