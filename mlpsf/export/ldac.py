@@ -6,6 +6,8 @@ import numpy as np
 import sep
 from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from mlpsf.export.places import hdu_bytes, sign
 from mlpsf.export.tables import psf_rows
@@ -14,7 +16,11 @@ from mlpsf.frames.frame import Frame
 
 __all__ = ["ldac_catalogue"]
 
+FloatArray = NDArray[np.float64]
+
 _APERTURE = 2.1  # radius in FWHM; PSFEx's manual wants a diameter of 5" at a FWHM of 1.2"
+_NEIGHBOUR = 1.5  # times the noise: pixels above it belong to a source
+_GROWTH = 3  # pixels by which other sources reach beyond theirs
 _MASKED = -1e30  # what SExtractor writes for a pixel that is not to be used
 
 
@@ -36,7 +42,8 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
         Tables ``LDAC_IMHEAD`` and ``LDAC_OBJECTS`` with ``NUMBER`` (the star table's id),
         ``VIGNET``, ``X_IMAGE``, ``Y_IMAGE`` (counted from 1), ``FLUX_RADIUS``, ``SNR_WIN``,
         ``FLUX_APER``, ``FLUXERR_APER``, ``FLUX_AUTO``, ``FLUX_MAX``, ``ELONGATION``, ``FLAGS``.
-        Pixels that are masked or saturated hold -1e30.
+        Pixels that are masked or saturated, or that another source reaches, hold -1e30, which
+        PSFEx leaves out.
 
     Examples
     --------
@@ -53,7 +60,8 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     bad = frame.mask | frame.saturated
     pixels = np.where(bad, 0, frame.data - sky.level).astype(np.float32)
     stamps = extract_cutouts(frame, x, y, side, background=sky.level).data
-    stamps = np.where(np.isfinite(stamps), stamps, _MASKED).astype(np.float32)
+    usable = np.isfinite(stamps) & ~_of_others(frame, pixels, x, y, side)
+    stamps = np.where(usable, stamps, _MASKED).astype(np.float32)
     radius = _APERTURE * fwhm
     flux, error, _ = sep.sum_circle(pixels, x, y, radius, err=sky.rms, mask=bad, gain=frame.gain)
     half_light, _ = sep.flux_radius(
@@ -99,6 +107,30 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     content = hdu_bytes(fits.PrimaryHDU(), _image_header(frame, radius), table)
     # The blanks at the end of a text column are written as zeros, which PSFEx does not survive.
     return content.replace(b"END" + 77 * b"\0", b"END" + 77 * b" ", 1)
+
+
+def _of_others(
+    frame: Frame, pixels: NDArray[np.float32], x: FloatArray, y: FloatArray, side: int
+) -> NDArray[np.bool_]:
+    """Return which pixels of the stamps belong to other sources, with a margin."""
+    sep.set_sub_object_limit(16384)
+    sep.set_extract_pixstack(max(300_000, pixels.size // 2))
+    _, segments = sep.extract(
+        pixels,
+        _NEIGHBOUR,
+        err=frame.background.rms,
+        minarea=5,
+        segmentation_map=True,
+    )
+    half = side // 2 + _GROWTH
+    wide = np.pad(segments, half)
+    others = np.zeros((len(x), side, side), dtype=bool)
+    for k, (a, b) in enumerate(zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True)):
+        box = wide[b : b + 2 * half + 1, a : a + 2 * half + 1]
+        foreign = (box != 0) & (box != box[half, half])
+        inner = slice(_GROWTH, _GROWTH + side)
+        others[k] = binary_dilation(foreign, iterations=_GROWTH)[inner, inner]
+    return others
 
 
 _DEFAULTS = {"snr": 0.0, "flux": 0.0, "ellipticity": 0.0}
