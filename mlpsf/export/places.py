@@ -73,7 +73,8 @@ def frame_size(psf: Any, given: tuple[int, int] | None = None) -> tuple[int, int
     InputError
         If the shape is not two positive numbers.
     """
-    shape = given or getattr(psf, "frame_shape", None)
+    terms = getattr(psf, "terms", None)
+    shape = given or getattr(psf, "frame_shape", None) or getattr(terms, "frame_shape", None)
     if shape is None and len(psf.stars):
         x, y = np.ceil(psf.stars[:, :2].max(axis=0) + 0.5).astype(int)
         shape = (y, x)
