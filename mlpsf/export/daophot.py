@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 from scipy.special import erf
 
@@ -48,9 +50,14 @@ def daophot_psf(psf: Any, *, frame_shape: tuple[int, int] | None = None) -> byte
     Returns
     -------
     bytes
-        A FITS image. DAOPHOT adds a table in steps of half a pixel to an analytic function; here
+        A FITS image, whose magnitudes are those of fluxes at a zero point of 25. DAOPHOT adds a table in steps of half a pixel to an analytic function; here
         a round Gaussian of the PSF's FWHM takes most of the light off the table, which holds all
         the rest, so nothing is lost but what lies between half pixels.
+
+    Warns
+    -----
+    AstropyUserWarning
+        If the PSF varies by a higher order.
 
     Examples
     --------
@@ -60,6 +67,13 @@ def daophot_psf(psf: Any, *, frame_shape: tuple[int, int] | None = None) -> byte
     """
     shape = ny, nx = frame_size(psf, frame_shape)
     degree = min(order_of(psf), 2)
+    if order_of(psf) > degree:
+        warnings.warn(
+            f"DAOPHOT's PSFs vary up to second order: this one, of order {order_of(psf)}, is "
+            "written as the nearest of them",
+            AstropyUserWarning,
+            stacklevel=2,
+        )
     radius = psf.size // 2
     half = 2 * radius + 1
     width = psf.fwhm / 2

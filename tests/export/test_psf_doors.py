@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 from doors_help import difference
 from scipy.spatial import cKDTree
 
@@ -216,6 +217,13 @@ def test_allstar_measures_fluxes(scene, iraf, tmp_path):
     assert len(rows) > 20
     measured = 10 ** (-0.4 * (np.asarray(out["MAG"])[rows] - 25))
     assert abs(np.median(measured / flux) - 1) < 0.003
+
+
+def test_daophot_varies_up_to_second_order(varying, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(varying), "order", 3)
+    with pytest.warns(AstropyUserWarning, match="up to second order: this one, of order 3"):
+        path = export_psf(varying, tmp_path / "p.fits", "daophot")
+    assert fits.getheader(path)["VARORDER"] == 2
 
 
 # --- galfit, imfit, TRIPPy -----------------------------------------------------------------------
