@@ -50,9 +50,10 @@ def daophot_psf(psf: Any, *, frame_shape: tuple[int, int] | None = None) -> byte
     Returns
     -------
     bytes
-        A FITS image, whose magnitudes are those of fluxes at a zero point of 25. DAOPHOT adds a table in steps of half a pixel to an analytic function; here
-        a round Gaussian of the PSF's FWHM takes most of the light off the table, which holds all
-        the rest, so nothing is lost but what lies between half pixels.
+        A FITS image, whose magnitudes are those of fluxes at a zero point of 25. DAOPHOT adds a
+        table in steps of half a pixel to an analytic function; here a round Gaussian of the PSF's
+        FWHM takes most of the light off the table, which holds all the rest, so nothing is lost
+        but what lies between half pixels.
 
     Warns
     -----

@@ -15,6 +15,7 @@ from astropy.table import Table
 
 from mlpsf.errors import CatalogueError
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.regions import read_regions
 
 __all__ = ["read_catalogue", "read_table"]
 
@@ -45,7 +46,8 @@ def read_catalogue(
     Parameters
     ----------
     source : Table or path
-        Any table that astropy reads (FITS, ECSV, CSV, VOTable ...) or a SExtractor LDAC file.
+        Any table that astropy reads (FITS, ECSV, CSV, VOTable ...), a SExtractor LDAC file, or
+        regions of DS9 (``.reg``).
         Position columns are searched in this order: ``x``, ``y`` and photutils' names (0-based);
         SExtractor's ``X_IMAGE`` and similar (1-based); ``ra``, ``dec`` and common variants in
         degrees (or their own unit), or a column of ``SkyCoord``, converted with the frame's WCS.
@@ -120,6 +122,8 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     path = Path(path)
     if not path.is_file():
         raise CatalogueError(f"There is no catalogue file {path}.")
+    if path.suffix.lower() == ".reg":
+        return read_regions(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
         try:
