@@ -55,8 +55,8 @@ class Flag(IntFlag):
         "on an uneven sky",
         "the sky differs from one side of it to the other: a galaxy's light, an amplifier's edge",
     )
-    NOT_LISTED = 131072, "not in the list", "the stars were given as a list that it is not in"
-    KEPT = 262144, "kept by the user", "taken because it is in a list of the user, whatever it is"
+    NOT_LISTED = 1048576, "not in the list", "the stars were given as a list that it is not in"
+    KEPT = 2097152, "kept by the user", "taken because it is in a list of the user, whatever it is"
 
     short: str
     meaning: str

@@ -270,7 +270,8 @@ def table_with_ucds(stars: Table) -> bytes:
         for k, name in enumerate(stars.colnames, 1):
             unit, ucd, text = _UCDS.get(name, ("", "", ""))
             for key, value in (("TUNIT", unit), ("TUCD", ucd), ("TCOMM", text)):
-                if value:
+                # The unit of the pixels is the frame's; a table that has it knows better.
+                if value and f"{key}{k}" not in header:
                     header[f"{key}{k}"] = value
         file = io.BytesIO()
         hdus.writeto(file)

@@ -182,7 +182,7 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     relaxed = rules.relax and n_good < rules.n_min
     good = order[: rules.n_min if relaxed else n_good]
     if rules.rank_by == "snr":
-        good = _brightest_first(sources, good)
+        good = _kept_first(sources, _brightest_first(sources, good))
     # Stars that the user keeps make the PSF, unless there are no others to reserve.
     free = good[~kept_by_user[good]] if not kept_by_user[good].all() else good
     reserved_rows = _reserve(free, rules.reserve, rules.n_max, rules.n_min)
@@ -242,10 +242,11 @@ def candidates(
     flags = np.asarray(sources["flags"], dtype=np.int32)
     kept = flags & Flag.KEPT != 0
     snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(flags))
-    order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability), ~kept))
+    order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
     reaches = np.isfinite(probability) & (probability >= _compared(threshold))
     order = order[(_allowed(flags) & (reaches | kept))[order]]
-    return _brightest_first(sources, order) if rank_by == "snr" else order
+    order = _brightest_first(sources, order) if rank_by == "snr" else order
+    return _kept_first(sources, order)
 
 
 def _allowed(flags: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -259,12 +260,17 @@ def _compared(probability: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(probability, dtype=np.float64).round(_DIGITS)
 
 
+def _kept_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Move the stars that the user keeps to the front of an order."""
+    kept = np.asarray(sources["flags"], dtype=np.int32)[rows] & Flag.KEPT != 0
+    return np.concatenate([rows[kept], rows[~kept]])
+
+
 def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Order rows by decreasing S/N, kept ones first; unchanged if there is no S/N."""
+    """Order rows by decreasing S/N; unchanged if there is no S/N."""
     if "snr" not in sources.colnames:
         return rows
-    free = np.asarray(sources["flags"], dtype=np.int32)[rows] & Flag.KEPT == 0
-    return rows[np.lexsort((-np.nan_to_num(np.asarray(sources["snr"])[rows]), free))]
+    return rows[np.argsort(-np.nan_to_num(np.asarray(sources["snr"])[rows]), kind="stable")]
 
 
 def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> NDArray[np.intp]:
