@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli.options import HduOption, OverwriteOption, QuietOption, check_outputs, hdu_number
+from mlpsf.cli.options import HduOption, QuietOption, check_outputs, hdu_number
 from mlpsf.cli.progress import Progress
 from mlpsf.errors import InputError
 
@@ -64,7 +64,9 @@ def export(
     oversampling: Annotated[
         int, typer.Option(min=1, help="Pixels of an image per pixel of the frame.")
     ] = 1,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a PSF or a star table in the format of another tool.
