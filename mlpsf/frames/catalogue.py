@@ -212,6 +212,9 @@ def _on_frame(sky: SkyCoord, frame: Frame) -> tuple[Any, Any]:
 def _is_of_another(table: Table, frame: Frame) -> bool:
     """Return whether a table says that it was made of other pixels than the frame's."""
     made_of = table.meta.get("frame_sha256", table.meta.get("MLPSF FRAME SHA256"))
+    for line in table.meta.get("comments", ()):  # of a CSV file
+        key, _, value = str(line).partition(": ")
+        made_of = value if key == "frame_sha256" else made_of
     return made_of is not None and made_of != frame.sha256
 
 

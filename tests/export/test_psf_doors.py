@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
-from doors_help import difference
+from doors_help import Varying, difference
 from scipy.spatial import cKDTree
 
 from mlpsf.errors import InputError, MissingPackageError, OutputError
@@ -23,6 +23,11 @@ from mlpsf.export.places import effective, frame_size
 from mlpsf.psf import PSFModel
 
 PLACES = [(10.0, 20.0), (600.0, 30.0), (319.0, 299.0), (55.0, 580.0), (630.0, 590.0)]
+
+
+@pytest.fixture(scope="module")
+def varying():
+    return Varying()
 
 
 @pytest.fixture(params=["constant", "varying"])

@@ -72,6 +72,17 @@ def test_another_frame_is_matched_on_the_sky(field, chosen):
     assert len(there) >= 10
 
 
+@pytest.mark.parametrize("ending", [".ecsv", ".fits", ".csv"])
+def test_a_file_tells_of_which_frame_it_is(field, chosen, tmp_path, ending):
+    """Pixels that are wrong by 30 do not matter for a table of another frame."""
+    moved = chosen.copy()
+    moved["x"] += 30
+    moved.meta["frame_sha256"] = "another"
+    path = write_stars(moved, tmp_path / f"s{ending}")
+    rows = match_list(path, field.frame, chosen, selected=True)
+    assert rows.tolist() == np.flatnonzero(chosen["selected"]).tolist()
+
+
 def test_sky_positions_as_users_have_them(field, chosen):
     here = chosen[chosen["selected"]][:3]
     want = np.flatnonzero(np.isin(chosen["id"], here["id"])).tolist()
