@@ -81,7 +81,9 @@ _HOME = {
     "write_stars": "export",
 }
 
-_STAGES = frozenset({"batch", "detection", "errors", "labelling", "plots", "psf", "selectors"})
+_STAGES = frozenset(
+    {"batch", "detection", "errors", "export", "labelling", "plots", "psf", "selectors"}
+)
 """Modules and folders available as ``mlpsf.NAME`` without a separate import."""
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from enum import IntFlag
 from functools import cache
 
-__all__ = ["NEVER_A_PSF_STAR", "Flag", "describe"]
+__all__ = ["NEVER_A_PSF_STAR", "UNUSABLE", "Flag", "describe"]
 
 
 class Flag(IntFlag):
@@ -55,6 +55,8 @@ class Flag(IntFlag):
         "on an uneven sky",
         "the sky differs from one side of it to the other: a galaxy's light, an amplifier's edge",
     )
+    NOT_LISTED = 1048576, "not in the list", "the stars were given as a list that it is not in"
+    KEPT = 2097152, "kept by the user", "taken because it is in a list of the user, whatever it is"
 
     OTHER_SIZE = (
         131072,
@@ -86,8 +88,12 @@ NEVER_A_PSF_STAR = (
     | Flag.STRUCK
     | Flag.UNEVEN_SKY
     | Flag.OTHER_SIZE
+    | Flag.NOT_LISTED
 )
 """Sources with any of these flags are never chosen, even with a high probability."""
+
+UNUSABLE = Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.VETOED
+"""Sources with any of these flags are not chosen even if the user's list keeps them."""
 
 
 @cache

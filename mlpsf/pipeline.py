@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from astropy.table import Table, vstack
@@ -27,6 +27,7 @@ from mlpsf.selection.eligibility import (
     flag_other_sizes,
 )
 from mlpsf.selection.judging import judge_sources
+from mlpsf.selection.lists import StarList, flag_listed
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 from mlpsf.stamps.from_cutouts import cutouts_alike, measure_cutouts
@@ -41,7 +42,9 @@ def select_stars(
     *,
     selector: Any = "cnn",
     catalogue: Table | str | os.PathLike[str] | None = None,
-    veto: list[int] | None = None,
+    stars: StarList | None = None,
+    keep: StarList | None = None,
+    veto: StarList | None = None,
     snr_min: float = SNR_MIN,
     second_look: bool = True,
     cutout_size: int | None = None,
@@ -60,8 +63,16 @@ def select_stars(
         fitted to the frame's cutouts.
     catalogue : Table or path, optional
         Sources to judge instead of detected ones; see `mlpsf.frames.catalogue.read_catalogue`.
-    veto : list of int, optional
-        Values of ``id`` that must not be chosen.
+    stars : Table, path or list of int, optional
+        The stars that make the PSF, chosen before: these and no others, whatever the selector
+        thinks of them, as far as they can be used (not saturated, masked, or near the edge). Of a
+        star table its selected rows, of any other table all; positions as in `catalogue`, each
+        matched with the nearest source within a FWHM. A list of int holds values of ``id``. `n_min`
+        and `n_max` give way to the number of stars.
+    keep : Table, path or list of int, optional
+        Stars that are chosen before all others, in the same way.
+    veto : Table, path or list of int, optional
+        Sources that must not be chosen: all rows of the table.
     snr_min : float
         Minimum signal-to-noise ratio of a chosen star.
     second_look : bool
@@ -121,11 +132,10 @@ def select_stars(
     say("finding sources")
     sources = find_sources(frame, listed)
     alike = sources if listed is None else _own_sources(frame, sources)
-    stars = _select_found(
-        frame, sources, alike, selector, rules, snr_min, veto, second_look, cutout_size, say
-    )
-    warn_of_few_reserved(stars)
-    return stars
+    wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
+    chosen = _select_found(frame, sources, alike, wishes)
+    warn_of_few_reserved(chosen)
+    return chosen
 
 
 def select_cutouts(
@@ -209,6 +219,7 @@ def select_cutouts(
     frames = np.zeros(n) if groups is None else np.asarray(groups)
     if frames.shape != (n,):
         raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
+    wishes = _Wishes(selector, rules, snr_min, None, None, veto, second_look, cutout_size, say)
     tables: list[Table] = []
     failures: list[MlpsfError] = []
     names = list(dict.fromkeys(frames.tolist()))
@@ -223,9 +234,7 @@ def select_cutouts(
             )
             found.sources["id"] = rows + 1
             alike = cutouts_alike(found, stacklevel=3)
-            table = _select_found(
-                *found, alike, selector, rules, snr_min, own_veto, second_look, cutout_size, say
-            )
+            table = _select_found(*found, alike, wishes._replace(veto=own_veto))
         except MlpsfError as error:
             failures.append(error)
             table = getattr(error, "table", None)
@@ -248,35 +257,41 @@ def select_cutouts(
     return whole
 
 
-def _select_found(
-    frame: Frame,
-    sources: Table,
-    alike: Table,
-    selector: Any,
-    rules: Rules,
-    snr_min: float,
-    veto: list[int] | None,
-    second_look: bool,
-    cutout_size: int | None,
-    say: Progress,
-) -> Table:
+class _Wishes(NamedTuple):
+    """How stars are chosen; the parameters of `select_stars`."""
+
+    selector: Any
+    rules: Rules
+    snr_min: float
+    stars: StarList | None
+    keep: StarList | None
+    veto: StarList | None
+    second_look: bool
+    cutout_size: int | None
+    say: Progress
+
+
+def _select_found(frame: Frame, sources: Table, alike: Table, wishes: _Wishes) -> Table:
     """Choose among sources that were found: judge them, look again, choose."""
-    estimator, name = frame_selector(selector, frame)
-    flag_ineligible(frame, sources, snr_min=snr_min, veto=veto)
-    say("judging sources")
+    estimator, name = frame_selector(wishes.selector, frame)
+    flag_ineligible(frame, sources, snr_min=wishes.snr_min)
+    rules = flag_listed(
+        frame, sources, wishes.rules, stars=wishes.stars, keep=wishes.keep, veto=wishes.veto
+    )
+    wishes.say("judging sources")
     sources, probability = judge_sources(
         frame,
         sources,
         estimator,
-        cutout_size=cutout_size,
+        cutout_size=wishes.cutout_size,
         alike=alike,
-        unit=count_of(selector, frame),
+        unit=count_of(wishes.selector, frame),
     )
     flag_other_sizes(sources)
     sources.meta.update(provenance(estimator, name))
-    sources.meta.update(snr_min=float(snr_min), second_look=bool(second_look))
-    if second_look:
-        say("looking again")
+    sources.meta.update(snr_min=float(wishes.snr_min), second_look=bool(wishes.second_look))
+    if wishes.second_look:
+        wishes.say("looking again")
         strike_outliers(frame, sources, probability, rules)
     return choose_by(rules, sources, probability)
 

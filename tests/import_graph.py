@@ -36,6 +36,7 @@ STAGES = (
     "export",
     "plots",
     "pipeline",
+    "star_chooser",
     "training",
     "batch",
     "cli",

@@ -14,6 +14,7 @@ from mlpsf.cli.options import (
     FrameArgument,
     GainOption,
     HduOption,
+    KeepOption,
     MaskOption,
     ModelOption,
     NMaxOption,
@@ -28,7 +29,9 @@ from mlpsf.cli.options import (
     SelectorName,
     SelectorOption,
     SnrOption,
+    StarsOption,
     ThresholdOption,
+    VetoOption,
     check_outputs,
     hdu_number,
 )
@@ -51,6 +54,9 @@ def select(
     selector: SelectorOption = SelectorName.cnn,
     model: ModelOption = None,
     catalogue: CatalogueOption = None,
+    stars: StarsOption = None,
+    keep: KeepOption = None,
+    veto: VetoOption = None,
     threshold: ThresholdOption = None,
     n_max: NMaxOption = 25,
     n_min: NMinOption = None,
@@ -89,7 +95,8 @@ def select(
         psfex stars.cat
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     if cutouts.is_set(frame):
-        cutouts.refuse(hdu=hdu, catalogue=catalogue, mask=mask, save_cutouts=save_cutouts)
+        lists = {"stars": stars, "keep": keep, "veto": veto}
+        cutouts.refuse(hdu=hdu, catalogue=catalogue, mask=mask, save_cutouts=save_cutouts, **lists)
         cutouts.check_set_output(frame, out)
         check_outputs([(out, "stars")], [frame, model], overwrite=overwrite)
         with Progress(quiet) as progress:
@@ -103,11 +110,13 @@ def select(
     from mlpsf.export import check_star_path
 
     check_star_path(out)
+    inputs = [frame, catalogue, mask, model, stars, keep, veto]
     outputs = [(out, "stars"), *([] if save_cutouts is None else [(save_cutouts, None)])]
-    check_outputs(outputs, [frame, catalogue, mask, model], overwrite=overwrite)
+    check_outputs(outputs, inputs, overwrite=overwrite)
     with Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
+        options |= {"stars": stars, "keep": keep, "veto": veto}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
         table = _choose(image, options, out, progress)
@@ -120,7 +129,7 @@ def select(
 def psf(
     frame: FrameArgument,
     out: Annotated[Path, typer.Option(help="PSF, as TRIPPy's FITS file.")] = Path("psf.fits"),
-    stars: Annotated[
+    table: Annotated[
         Path | None,
         typer.Option(
             help="Where the star table goes. Default: beside the PSF, ending in _stars.ecsv.",
@@ -132,6 +141,9 @@ def psf(
     selector: SelectorOption = SelectorName.cnn,
     model: ModelOption = None,
     catalogue: CatalogueOption = None,
+    stars: StarsOption = None,
+    keep: KeepOption = None,
+    veto: VetoOption = None,
     threshold: ThresholdOption = None,
     n_max: NMaxOption = 25,
     n_min: NMinOption = None,
@@ -158,6 +170,8 @@ def psf(
         mlpsf psf mosaic.fits --hdu SCI,2 --out amp2.fits --n-max 40
 
         mlpsf psf frame.fits --at 310.2 1470.5 --out target.fits
+
+        mlpsf psf frame2.fits --stars psf_stars.ecsv --out psf2.fits
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.export import check_star_path
     from mlpsf.files import check_folder
@@ -167,29 +181,30 @@ def psf(
 
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
-    table_path = check_star_path(stars or out.with_name(f"{out.stem}_stars.ecsv"))
-    inputs = [frame, catalogue, mask, model]
+    table_path = check_star_path(table or out.with_name(f"{out.stem}_stars.ecsv"))
+    inputs = [frame, catalogue, mask, model, stars, keep, veto]
     check_outputs([(out, "psf"), (table_path, "stars")], inputs, overwrite=overwrite)
     with Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
+        options |= {"stars": stars, "keep": keep, "veto": veto}
         progress("reading")
         image = _read(frame, hdu, mask, gain, saturation)
         if at is not None:
             check_place(at, image.shape)
-        table = _choose(image, options, table_path, progress, psf=out)
+        chosen = _choose(image, options, table_path, progress, psf=out)
         progress("making the PSF")
-        made = build_psf(image, table, at=at)
+        made = build_psf(image, chosen, at=at)
         made.save(out, overwrite=True)
-        progress.note(_summary(table, table_path))
+        progress.note(_summary(chosen, table_path))
         place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
         progress.note(
             f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
             f"in {out}."
         )
-        if table.meta["n_reserved"] >= FEWEST_RESERVED:
+        if chosen.meta["n_reserved"] >= FEWEST_RESERVED:
             progress("judging the PSF")
-            progress.note(_judgement(psf_quality(image, made, table)))
+            progress.note(_judgement(psf_quality(image, made, chosen)))
 
 
 def _read(

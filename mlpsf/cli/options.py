@@ -18,6 +18,7 @@ __all__ = [
     "FrameArgument",
     "GainOption",
     "HduOption",
+    "KeepOption",
     "MaskOption",
     "ModelOption",
     "NMaxOption",
@@ -33,7 +34,9 @@ __all__ = [
     "SelectorName",
     "SelectorOption",
     "SnrOption",
+    "StarsOption",
     "ThresholdOption",
+    "VetoOption",
     "check_outputs",
     "hdu_number",
 ]
@@ -79,6 +82,22 @@ CatalogueOption = Annotated[
         help="Judge these sources instead of detecting: a table with x, y (from 0), X_IMAGE, "
         "Y_IMAGE (from 1) or ra, dec; SExtractor's LDAC too."
     ),
+]
+StarsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Make the PSF of these stars, chosen before: the selected rows of a star table, or "
+        "any table of positions (as for --catalogue). Of another frame: matched on the sky.",
+        show_default=False,
+    ),
+]
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(help="Take these stars first, as in --stars.", show_default=False),
+]
+VetoOption = Annotated[
+    Path | None,
+    typer.Option(help="Never take these: all rows of a table of positions.", show_default=False),
 ]
 ThresholdOption = Annotated[
     float | None,

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 
 from mlpsf.errors import CatalogueError
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.regions import read_regions
 
-__all__ = ["read_catalogue"]
+__all__ = ["read_catalogue", "read_table"]
 
 _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     # names of x and y, and the coordinate of the first pixel's centre
@@ -36,18 +38,25 @@ _SKY_COLUMNS = (
 )
 
 
-def read_catalogue(source: Table | str | os.PathLike[str], frame: Frame) -> Table:
+def read_catalogue(
+    source: Table | str | os.PathLike[str], frame: Frame, *, name: str | None = None
+) -> Table:
     """Read source positions and convert them to pixels of a frame.
 
     Parameters
     ----------
     source : Table or path
-        Any table that astropy reads (FITS, ECSV, CSV, VOTable ...) or a SExtractor LDAC file.
+        Any table that astropy reads (FITS, ECSV, CSV, VOTable ...), a SExtractor LDAC file, or
+        regions of DS9 (``.reg``).
         Position columns are searched in this order: ``x``, ``y`` and photutils' names (0-based);
         SExtractor's ``X_IMAGE`` and similar (1-based); ``ra``, ``dec`` and common variants in
-        degrees, converted with the frame's WCS. Names are not case-sensitive.
+        degrees (or their own unit), or a column of ``SkyCoord``, converted with the frame's WCS.
+        Names are not case-sensitive. A star table that mlpsf made of another frame is placed by
+        its sky positions: its pixels are those of that frame.
     frame : Frame
         Frame on which the sources are.
+    name : str, optional
+        What the catalogue is called in messages; by default the file's name.
 
     Returns
     -------
@@ -72,8 +81,9 @@ def read_catalogue(source: Table | str | os.PathLike[str], frame: Frame) -> Tabl
     >>> read_catalogue(Table({"X_IMAGE": [11.0], "Y_IMAGE": [21.0]}), frame)["x"].tolist()
     [10.0]
     """
-    name = "the catalogue" if isinstance(source, Table) else Path(source).name
-    table = source if isinstance(source, Table) else _read(Path(source))
+    if name is None:
+        name = "the catalogue" if isinstance(source, Table) else Path(source).name
+    table = source if isinstance(source, Table) else read_table(source)
     if len(table) == 0:
         raise CatalogueError(f"{name} has no rows: expected one a source.")
     x, y = _positions(table, frame, name)
@@ -101,9 +111,19 @@ def read_catalogue(source: Table | str | os.PathLike[str], frame: Frame) -> Tabl
     return Table({"id": _ids(table)[on], "x": x[on], "y": y[on]})
 
 
-def _read(path: Path) -> Table:
+def read_table(path: str | os.PathLike[str]) -> Table:
+    """Read a table of any kind that `read_catalogue` takes.
+
+    Raises
+    ------
+    CatalogueError
+        If the file does not exist or is no table.
+    """
+    path = Path(path)
     if not path.is_file():
         raise CatalogueError(f"There is no catalogue file {path}.")
+    if path.suffix.lower() == ".reg":
+        return read_regions(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
         try:
@@ -143,24 +163,59 @@ def _ldac_hdu(path: Path) -> int | None:
 
 def _positions(table: Table, frame: Frame, name: str) -> tuple[Any, Any]:
     columns = {column.lower(): column for column in table.colnames}
+    sky = _sky(table, columns, name)
+    if sky is not None and frame.wcs is not None and _is_of_another(table, frame):
+        return _on_frame(sky, frame)
     for x_name, y_name, first in _PIXEL_COLUMNS:
         if x_name in columns and y_name in columns:
             x, y = _numbers(table, columns[x_name], name), _numbers(table, columns[y_name], name)
             return x - first, y - first
-    for ra_name, dec_name in _SKY_COLUMNS:
-        if ra_name in columns and dec_name in columns:
-            if frame.wcs is None:
-                raise CatalogueError(
-                    f"{name} has sky coordinates only, and {frame.name} has no WCS to place them "
-                    "by. Give columns x and y in pixels, counted from 0."
-                )
-            ra, dec = (_numbers(table, columns[c], name) for c in (ra_name, dec_name))
-            x, y = frame.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg"))
-            return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if sky is not None:
+        if frame.wcs is None:
+            raise CatalogueError(
+                f"{name} has sky coordinates only, and {frame.name} has no WCS to place them "
+                "by. Give columns x and y in pixels, counted from 0."
+            )
+        return _on_frame(sky, frame)
     raise CatalogueError(
         f"{name} has no columns of positions. Expected x and y (from 0), X_IMAGE and Y_IMAGE "
         f"(from 1), or ra and dec. Got: {', '.join(table.colnames[:12])}."
     )
+
+
+def _sky(table: Table, columns: dict[str, str], name: str) -> SkyCoord | None:
+    """Return the sky positions of a table, if it has any."""
+    for column in table.colnames:
+        if isinstance(table[column], SkyCoord):
+            return table[column]
+    for ra_name, dec_name in _SKY_COLUMNS:
+        if ra_name in columns and dec_name in columns:
+            ra, dec = (_degrees(table, columns[c], name) for c in (ra_name, dec_name))
+            return SkyCoord(ra, dec, unit="deg")
+    return None
+
+
+def _degrees(table: Table, column: str, name: str) -> Any:
+    """Return an angle in degrees; without a unit it is taken to be in degrees."""
+    unit = getattr(table[column], "unit", None)
+    values = _numbers(table, column, name)
+    if unit is None or not unit.is_equivalent(units.deg):
+        return values
+    return (values * unit).to_value(units.deg)
+
+
+def _on_frame(sky: SkyCoord, frame: Frame) -> tuple[Any, Any]:
+    x, y = frame.wcs.world_to_pixel(sky)  # type: ignore[union-attr]
+    return np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+
+
+def _is_of_another(table: Table, frame: Frame) -> bool:
+    """Return whether a table says that it was made of other pixels than the frame's."""
+    made_of = table.meta.get("frame_sha256", table.meta.get("MLPSF FRAME SHA256"))
+    for line in table.meta.get("comments", ()):  # of a CSV file
+        key, _, value = str(line).partition(": ")
+        made_of = value if key == "frame_sha256" else made_of
+    return made_of is not None and made_of != frame.sha256
 
 
 def _numbers(table: Table, column: str, name: str) -> Any:

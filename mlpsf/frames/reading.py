@@ -118,7 +118,12 @@ def _load(source: Any, hdu: HDUSelector | None) -> Image:
             )
         return image_of_hdus(fits.HDUList([source]), 0, name)
     mask = np.ma.getmaskarray(source) if isinstance(source, np.ma.MaskedArray) else None
-    return Image(data=np.ma.getdata(source), name="array", mask=mask)
+    unit = getattr(source, "unit", None)  # of a Quantity, or a masked one
+    if unit is not None:
+        mask = getattr(source, "mask", None)
+        source = getattr(source, "unmasked", source).value
+    data = np.ma.getdata(source)
+    return Image(data=data, name="array", mask=mask, unit=None if unit is None else str(unit))
 
 
 def _companion(value: Any, parameter: str, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -218,10 +223,11 @@ def read_frame(
     ----------
     source : path, array, NDData, HDU, HDUList or Frame
         A FITS file (plain, multi-extension, ``.gz`` or tile-compressed ``.fz``), a 2-D array
-        (masked or not), an `astropy.nddata.NDData` such as ``CCDData``, an astropy HDU or list of
-        them, or a frame. A frame is changed only by the other parameters. The mask and variance
-        HDUs of LSST and HSC exposures are recognised, and HDUs named ERR, VAR, WHT, WEIGHT or
-        IVAR, or such files beside the image, as ``image.weight.fits``.
+        (masked or not; also an `astropy.units.Quantity`), an `astropy.nddata.NDData` such as
+        ``CCDData``, an astropy HDU or list of them, or a frame. A frame is changed only by the
+        other parameters. The mask and variance HDUs of LSST and HSC exposures are recognised, and
+        HDUs named ERR, VAR, WHT, WEIGHT or IVAR, or such files beside the image, as
+        ``image.weight.fits``.
     hdu : int, str or (str, int), optional
         HDU of a file: its number, its name, or its name and version (also as ``"SCI,2"``). By
         default the first one with a 2-D image.

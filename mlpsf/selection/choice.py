@@ -11,7 +11,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, TooFewStarsError
-from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
+from mlpsf.flags import NEVER_A_PSF_STAR, UNUSABLE, Flag, describe
 
 __all__ = [
     "FEWEST_RESERVED",
@@ -108,7 +108,9 @@ def choose(
     ----------
     sources : Table
         Sources with a column ``flags``. Those with a flag of `mlpsf.flags.NEVER_A_PSF_STAR` are
-        not chosen. Equal probabilities are ordered by a column ``snr``, if there is one.
+        not chosen. Those with the flag ``KEPT`` come first, whatever their probability, unless
+        they have a flag of `mlpsf.flags.UNUSABLE`. Equal probabilities are ordered by a column
+        ``snr``, if there is one.
     probability : array_like, shape (n,)
         Probability of being a good PSF star. Sources without a finite value are never chosen.
         Five decimals are compared, with the threshold and with each other: the rest is rounding.
@@ -174,23 +176,27 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     own = Flag.BELOW_THRESHOLD | Flag.BEYOND_N_MAX | Flag.RESERVED | Flag.RELAXED
     own |= Flag.NOT_JUDGED
     flags = np.asarray(sources["flags"], dtype=np.int32) & ~np.int32(own)
-    possible = (flags & NEVER_A_PSF_STAR == 0) & np.isfinite(p)
+    kept_by_user = flags & Flag.KEPT != 0
+    possible = _allowed(flags) & (np.isfinite(p) | kept_by_user)
+    passes = kept_by_user | (p >= least)
     order = candidates(sources, p)
-    n_good = int((p[order] >= least).sum())
+    n_good = int(passes[order].sum())
     relaxed = rules.relax and n_good < rules.n_min
     good = order[: rules.n_min if relaxed else n_good]
     if rules.rank_by == "snr":
-        good = _brightest_first(sources, good)
-    reserved_rows = _reserve(good, rules.reserve, rules.n_max, rules.n_min)
+        good = _kept_first(sources, _brightest_first(sources, good))
+    # Stars that the user keeps make the PSF, unless there are no others to reserve.
+    free = good[~kept_by_user[good]] if not kept_by_user[good].all() else good
+    reserved_rows = _reserve(free, rules.reserve, rules.n_max, rules.n_min)
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[: rules.n_max]
-    flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0)] |= Flag.NOT_JUDGED
-    below = possible & (p < least)
+    flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0) & ~kept_by_user] |= Flag.NOT_JUDGED
+    below = possible & ~passes
     flags[below] |= Flag.BELOW_THRESHOLD
     flags[kept[rules.n_max :]] |= Flag.BEYOND_N_MAX
     flags[reserved_rows] |= Flag.RESERVED
     if relaxed:
-        taken = good[p[good] < least]
+        taken = good[~passes[good]]
         flags[taken] = flags[taken] & ~np.int32(Flag.BELOW_THRESHOLD) | Flag.RELAXED
     out = sources.copy()
     out["probability"] = given
@@ -199,7 +205,7 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     out.remove_column("flags")
     out["flags"] = flags
     reasons = [describe(f) for f in flags]
-    said = Flag.RELAXED | Flag.OUTLIER_KEPT
+    said = Flag.RELAXED | Flag.OUTLIER_KEPT | Flag.KEPT
     for row in chosen:  # flags of a chosen star are notes, not reasons against it
         reasons[row] = "selected; " + reasons[row] if flags[row] & said else "selected"
     out["reason"] = np.array(reasons, dtype=str)
@@ -248,17 +254,31 @@ def candidates(
     stars.
     """
     probability = _compared(probability)
-    never = np.asarray(sources["flags"], dtype=np.int32) & NEVER_A_PSF_STAR != 0
-    snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(never))
+    flags = np.asarray(sources["flags"], dtype=np.int32)
+    kept = flags & Flag.KEPT != 0
+    snr = np.asarray(sources["snr"]) if "snr" in sources.colnames else np.zeros(len(flags))
     order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
-    allowed = ~never & np.isfinite(probability) & (probability >= _compared(threshold))
-    order = order[allowed[order]]
-    return _brightest_first(sources, order) if rank_by == "snr" else order
+    reaches = np.isfinite(probability) & (probability >= _compared(threshold))
+    order = order[(_allowed(flags) & (reaches | kept))[order]]
+    order = _brightest_first(sources, order) if rank_by == "snr" else order
+    return _kept_first(sources, order)
+
+
+def _allowed(flags: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return which sources may be chosen by their flags."""
+    never = np.where(flags & Flag.KEPT != 0, int(UNUSABLE), int(NEVER_A_PSF_STAR))
+    return np.asarray(flags & never == 0)
 
 
 def _compared(probability: ArrayLike) -> NDArray[np.float64]:
     """Round probabilities, or a threshold of them, to the decimals that count."""
     return np.asarray(probability, dtype=np.float64).round(_DIGITS)
+
+
+def _kept_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Move the stars that the user keeps to the front of an order."""
+    kept = np.asarray(sources["flags"], dtype=np.int32)[rows] & Flag.KEPT != 0
+    return np.concatenate([rows[kept], rows[~kept]])
 
 
 def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:

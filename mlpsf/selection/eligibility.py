@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from astropy.table import Table
 
@@ -29,10 +27,8 @@ def check_snr_min(snr_min: float) -> None:
         raise InputError(f"The 'snr_min' parameter must be 0 or more. Got {snr_min}.")
 
 
-def flag_ineligible(
-    frame: Frame, sources: Table, *, snr_min: float = SNR_MIN, veto: Sequence[int] | None = None
-) -> None:
-    """Flag sources that are too faint, too near the edge or vetoed, in place.
+def flag_ineligible(frame: Frame, sources: Table, *, snr_min: float = SNR_MIN) -> None:
+    """Flag sources that are too faint or too near the edge, in place.
 
     Parameters
     ----------
@@ -41,24 +37,12 @@ def flag_ineligible(
         Sources as returned by `mlpsf.find_sources`.
     snr_min : float
         Lowest signal-to-noise ratio of a PSF star.
-    veto : sequence of int, optional
-        Values of ``id`` that must not be chosen.
-
-    Raises
-    ------
-    InputError
-        An id to veto does not belong to any source.
     """
     flags = np.array(sources["flags"])
     flags[~(sources["snr"] >= snr_min)] |= Flag.FAINT
     # The PSF must fit on the frame. One pixel more, because its FWHM is measured differently.
     margin = psf_size(sources.meta["fwhm"]) // 2 + PSF_MARGIN + 1
     flags[frame.cut_off(sources["x"], sources["y"], margin)] |= Flag.NEAR_EDGE
-    if veto is not None:
-        unknown = sorted(set(veto) - set(sources["id"].tolist()))
-        if unknown:
-            raise InputError(f"No source has the id to veto: {unknown[:5]}.")
-        flags[np.isin(sources["id"], veto)] |= Flag.VETOED
     sources["flags"] = flags
 
 

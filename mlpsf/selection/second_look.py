@@ -157,6 +157,7 @@ def strike_outliers(
     surest = candidates(sources, probability)
     rows = surest[np.isin(surest, rows)]  # the most probable make the PSF
     outliers, n_looked_at = _outliers(frame, sources, rows)
+    outliers = outliers[np.asarray(sources["flags"])[outliers] & Flag.KEPT == 0]
     n_struck = min(len(outliers), max(len(ranked) - rules.n_min, 0))
     flags = np.array(sources["flags"])
     flags[outliers[:n_struck]] |= Flag.OUTLIER

@@ -374,7 +374,7 @@ def test_no_output_replaces_an_input_or_the_other_output(run, frame_file):
         ["psf", frame_file, "--out", frame_file],
     ):
         check_error(run(*words), 1, "would replace an input")
-    check_error(run("psf", frame_file, "--out", "a.fits", "--stars", "a.fits"), 1, "would replace")
+    check_error(run("psf", frame_file, "--out", "a.fits", "--table", "a.fits"), 1, "would replace")
     assert frame_file.read_bytes() == before
     check_error(run("psf", frame_file, "--out", "a.txt"), 1, "must end in .fits")
 
@@ -387,7 +387,7 @@ def test_simulate_replaces_a_file_only_when_told_to(run):
 
 
 def test_star_table_of_the_psf_is_checked_before_the_work(run):
-    check_error(run("psf", "nothing.fits", "--stars", "stars.txt"), 1, "gives no format")
+    check_error(run("psf", "nothing.fits", "--table", "stars.txt"), 1, "gives no format")
 
 
 def test_a_file_that_was_there_stays_when_the_command_fails(run, tmp_path):

@@ -471,3 +471,20 @@ def test_real_mask_planes(real):
     assert frame.variance is not None
     assert frame.saturated_plane is not None
     assert 0 < frame.mask.mean() < 0.05
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_quantity_is_an_image(masked):
+    from astropy import units
+    from astropy.utils.masked import Masked
+
+    pixels = np.random.default_rng(1).poisson(800.0, (128, 128)).astype(float)
+    mask = np.zeros(pixels.shape, dtype=bool)
+    mask[3, 4] = True
+    image = pixels * units.electron
+    frame = read_frame(Masked(image, mask=mask) if masked else image)
+    np.testing.assert_array_equal(frame.data[5:], pixels[5:].astype(np.float32))
+    assert frame.gain == 1.0
+    assert "electron" in frame.origin["gain"]
+    assert frame.mask[3, 4] == masked
+    assert frame.mask.sum() == masked

@@ -121,7 +121,9 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
     else:
         if not {"x", "y"} <= set(columns):
             raise InputError(f"the star table needs columns x and y; it has {', '.join(columns)}")
-        places = np.column_stack([np.ma.filled(stars[c], np.nan) for c in "xy"]).astype(float)
+        # A QTable's columns are quantities.
+        values = [getattr(stars[c], "value", stars[c]) for c in "xy"]
+        places = np.column_stack([np.ma.filled(v, np.nan) for v in values]).astype(float)
         use = np.ones(len(places), dtype=bool)
         if "selected" in columns:
             use &= _truth(stars["selected"])

@@ -1,0 +1,1 @@
+"""What other tools make of what mlpsf writes for them."""

@@ -1,0 +1,227 @@
+"""What the formats need of a PSF: its values between pixels, at a place and over the frame.
+
+This is the one place that asks how a PSF varies. A PSF with ``varies`` and ``at(x, y)`` is asked
+for every place; any other is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from mlpsf.errors import InputError
+from mlpsf.version import __version__
+
+__all__ = [
+    "centred",
+    "effective",
+    "fit_over_frame",
+    "frame_size",
+    "half_cells",
+    "hdu_bytes",
+    "monomials",
+    "order_of",
+    "psf_at",
+    "sign",
+]
+
+FloatArray = NDArray[np.float64]
+Place = tuple[float, float]
+
+
+def order_of(psf: Any) -> int:
+    """Return the order of the polynomial by which a PSF varies over its frame; 0: constant."""
+    return int(psf.order) if getattr(psf, "varies", False) else 0
+
+
+def psf_at(psf: Any, at: Place | None) -> Any:
+    """Return the PSF of a place, or its mean where no place is given.
+
+    Parameters
+    ----------
+    psf : PSFModel
+    at : (float, float) or None
+        x and y on the frame, 0-based pixels.
+
+    Returns
+    -------
+    PSFModel
+        The PSF itself if it is constant.
+    """
+    if at is None or not getattr(psf, "varies", False):
+        return psf
+    return psf.at(*at)
+
+
+def frame_size(psf: Any, given: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return rows and columns of the frame of a PSF.
+
+    Parameters
+    ----------
+    psf : PSFModel
+        Without a known frame, the rectangle from the first pixel to its furthest stars is taken.
+    given : (int, int), optional
+        Used instead.
+
+    Raises
+    ------
+    InputError
+        If the shape is not two positive numbers.
+    """
+    terms = getattr(psf, "terms", None)
+    shape = given or getattr(psf, "frame_shape", None) or getattr(terms, "frame_shape", None)
+    if shape is None and len(psf.stars):
+        x, y = np.ceil(psf.stars[:, :2].max(axis=0) + 0.5).astype(int)
+        shape = (y, x)
+    elif shape is None:
+        shape = (psf.size, psf.size)
+    ny, nx = (int(v) for v in shape)
+    if min(nx, ny) < 2:
+        raise InputError(f"the frame of a PSF must have 2 x 2 pixels or more; got {nx} x {ny}")
+    return ny, nx
+
+
+def half_cells(psf: Any, step: float) -> int:
+    """Return how many cells on each side of the middle hold all light of a star's image.
+
+    Parameters
+    ----------
+    psf : PSFModel
+    step : float
+        Distance of the cells in pixels.
+    """
+    # Half a pixel more than the box of the PSF: a pixel that touches the box takes light of it.
+    return int(np.ceil((psf.size + 1) / 2 / step))
+
+
+def effective(psf: Any, step: float, half: int | None = None) -> FloatArray:
+    """Sample the effective PSF: the light that a pixel takes, by its distance from the star.
+
+    The response of the pixel is in it, so its values are those of pixels, not to be integrated.
+
+    Parameters
+    ----------
+    psf : PSFModel
+    step : float
+        Distance of the samples in pixels.
+    half : int, optional
+        Samples on each side of the middle; by default as many as hold all the light.
+
+    Returns
+    -------
+    (2 * half + 1, 2 * half + 1) array
+        For a star of flux 1; the middle sample is a pixel that is centred on the star. The sum
+        times the square of `step` is 1.
+
+    Examples
+    --------
+    >>> from mlpsf.psf import PSFModel
+    >>> values = effective(PSFModel(np.zeros((210, 210)), 3.0, 3.0), 0.5)
+    >>> values.shape, float((values.sum() * 0.25).round(3))
+    ((45, 45), 1.0)
+    """
+    half = half_cells(psf, step) if half is None else half
+    offset = np.arange(-half, half + 1) * step
+    y, x = np.meshgrid(offset, offset, indexing="ij")
+    # A pixel at +x from the star sees it at -x.
+    return np.asarray(psf.stamps(-x.ravel(), -y.ravel(), 1).reshape(x.shape))
+
+
+def centred(x: FloatArray, y: FloatArray, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Return coordinates that run from -1 at the first pixel of the frame to 1 at the last."""
+    ny, nx = shape
+    return np.asarray(x) / ((nx - 1) / 2) - 1, np.asarray(y) / ((ny - 1) / 2) - 1
+
+
+def monomials(u: FloatArray, v: FloatArray, degree: int) -> FloatArray:
+    """Return the products u^i v^j with i + j of at most `degree`; i runs fastest.
+
+    Examples
+    --------
+    >>> monomials(np.array([2.0]), np.array([3.0]), 2)
+    array([[1., 2., 4., 3., 6., 9.]])
+    """
+    return np.column_stack([u**i * v**j for j in range(degree + 1) for i in range(degree + 1 - j)])
+
+
+def fit_over_frame(
+    psf: Any,
+    sample: Callable[[Any], FloatArray],
+    terms: Callable[[FloatArray, FloatArray], FloatArray],
+    shape: tuple[int, int],
+) -> FloatArray:
+    """Fit the terms of a format's polynomial to samples of a PSF at places over its frame.
+
+    Parameters
+    ----------
+    psf : PSFModel
+        A constant PSF is sampled once, and the first term alone is not zero.
+    sample : callable
+        Takes the PSF of a place, returns an array.
+    terms : callable
+        Takes x and y of n places, 0-based pixels, returns (n, n_terms); the first term is 1.
+    shape : (int, int)
+        Rows and columns of the frame.
+
+    Returns
+    -------
+    (n_terms, ...) array
+        The coefficients, each of the shape of a sample.
+    """
+    ny, nx = shape
+    order = order_of(psf)
+    if order == 0:
+        value = sample(psf)
+        n_terms = terms(np.zeros(1), np.zeros(1)).shape[1]
+        return np.concatenate([value[None], np.zeros((n_terms - 1, *value.shape))])
+    # Chebyshev's points: a polynomial through them does not run away between or beyond.
+    n = order + 2
+    at = np.cos(np.pi * (np.arange(n) + 0.5) / n) / np.cos(np.pi / (2 * n))
+    y, x = np.meshgrid((at + 1) * (ny - 1) / 2, (at + 1) * (nx - 1) / 2, indexing="ij")
+    x, y = x.ravel(), y.ravel()
+    values = np.stack(
+        [sample(psf_at(psf, (float(a), float(b)))) for a, b in zip(x, y, strict=True)]
+    )
+    matrix = terms(x, y)
+    # Powers of pixels grow large: without a common size the solution would lose its decimals.
+    size = np.abs(matrix).max(axis=0)
+    solution = np.linalg.lstsq(matrix / size, values.reshape(len(values), -1), rcond=None)[0]
+    return np.asarray((solution / size[:, None]).reshape(-1, *values.shape[1:]))
+
+
+def sign(header: fits.Header, meta: Any, n_stars: int | None = None) -> None:
+    """Write into a header what made the file: mlpsf, the frame and the selector.
+
+    Parameters
+    ----------
+    header : Header
+        Changed.
+    meta : mapping
+        Of a PSF or a star table.
+    n_stars : int, optional
+        Number of stars of the PSF.
+    """
+    header["CREATOR"] = (f"mlpsf {meta.get('mlpsf_version', __version__)}", "what made this")
+    for name, key, comment in (
+        ("frame", "FRAME", "name of the frame"),
+        ("frame_sha256", "FRAMESHA", ""),
+        ("selector", "SELECTOR", "what chose the stars"),
+        ("model_sha256", "MODELSHA", ""),
+    ):
+        if meta.get(name):
+            text = str(meta[name]).encode("ascii", "backslashreplace").decode()
+            header[key] = (text, comment if len(text) < 25 else "")
+    if n_stars is not None:
+        header["NSTARS"] = (n_stars, "stars this PSF was made from")
+
+
+def hdu_bytes(*hdus: Any) -> bytes:
+    """Return the content of a FITS file."""
+    file = BytesIO()
+    fits.HDUList(list(hdus)).writeto(file)
+    return file.getvalue()
