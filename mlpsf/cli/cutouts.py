@@ -13,6 +13,7 @@ __all__ = [
     "check_set_output",
     "choose_from_set",
     "is_set",
+    "one_frame",
     "read_set",
     "refuse",
     "save_chosen",
@@ -61,6 +62,16 @@ def read_set(path: Path) -> Any:
     with CutoutSet(path) as found:
         several = len(found.frames) > 1
         return CutoutTable(found[:], found.x, found.y, found.frame if several else None)
+
+
+def one_frame(found: Any) -> Any:
+    """Return the cutouts of a set; raise `InputError` if they are of several frames."""
+    if found.groups is not None:
+        raise InputError(
+            f"The set holds cutouts of {len(set(found.groups.tolist()))} frames, and a PSF is that "
+            "of one. 'mlpsf select' chooses the stars of all; give one frame's cutouts to 'psf'."
+        )
+    return found.cutouts
 
 
 def save_chosen(frame: Any, table: Any, path: Path) -> None:

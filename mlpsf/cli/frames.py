@@ -172,6 +172,8 @@ def psf(
         mlpsf psf frame.fits --at 310.2 1470.5 --out target.fits
 
         mlpsf psf frame2.fits --stars psf_stars.ecsv --out psf2.fits
+
+        mlpsf psf frame.cat --out psf.fits            (cutouts: SExtractor's VIGNET)
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.export import check_star_path
     from mlpsf.files import check_folder
@@ -182,17 +184,28 @@ def psf(
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
         raise OutputError(f"A PSF goes into a FITS file: {out.name!r} must end in .fits.")
     table_path = check_star_path(table or out.with_name(f"{out.stem}_stars.ecsv"))
+    is_set = cutouts.is_set(frame)
+    if is_set:
+        lists = {"stars": stars, "keep": keep, "veto": veto}
+        cutouts.refuse(hdu=hdu, catalogue=catalogue, mask=mask, **lists)
     inputs = [frame, catalogue, mask, model, stars, keep, veto]
     check_outputs([(out, "psf"), (table_path, "stars")], inputs, overwrite=overwrite)
     with Progress(quiet) as progress:
         options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
         options |= {"snr_min": snr_min, "second_look": second_look}
-        options |= {"stars": stars, "keep": keep, "veto": veto}
-        progress("reading")
-        image = _read(frame, hdu, mask, gain, saturation)
-        if at is not None:
-            check_place(at, image.shape)
-        chosen = _choose(image, options, table_path, progress, psf=out)
+        image: Any
+        if is_set:
+            del options["catalogue"]
+            options |= {"gain": gain, "saturation": saturation}
+            found, chosen = cutouts.choose_from_set(frame, table_path, options, progress)
+            image = cutouts.one_frame(found)
+        else:
+            options |= {"stars": stars, "keep": keep, "veto": veto}
+            progress("reading")
+            image = _read(frame, hdu, mask, gain, saturation)
+            if at is not None:
+                check_place(at, image.shape)
+            chosen = _choose(image, options, table_path, progress, psf=out)
         progress("making the PSF")
         made = build_psf(image, chosen, at=at)
         made.save(out, overwrite=True)
@@ -202,7 +215,7 @@ def psf(
             f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
             f"in {out}."
         )
-        if chosen.meta["n_reserved"] >= FEWEST_RESERVED:
+        if chosen.meta["n_reserved"] >= FEWEST_RESERVED and not is_set:
             progress("judging the PSF")
             progress.note(_judgement(psf_quality(image, made, chosen)))
 

@@ -17,6 +17,7 @@ from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.reading import read_frame
 from mlpsf.psf.solver.solve import StarPixels
+from mlpsf.psf.solver.tiles import are_cutouts, tile_stars
 from mlpsf.stacks.values import sky_and_noise
 
 __all__ = ["Stars", "cut_stars", "say_left_out"]
@@ -215,6 +216,10 @@ def cut_stars(
     """
     if size is not None and (size < 5 or size % 2 == 0):
         raise InputError(f"size must be an odd number of pixels, 5 or more; got {size}")
+    largest = None
+    if are_cutouts(frame):
+        frame, stars, largest = tile_stars(frame, stars)
+        background = 0.0 if isinstance(background, str) and background == "mesh" else background
     pixels, mask, gain, meta = _read_frame(frame)
     hand = _read_stars(stars, pixels.shape)
     chosen_by = getattr(stars, "meta", None) or {}
@@ -230,7 +235,7 @@ def cut_stars(
     pixels = np.where(mask, 0.0, pixels - sky)
     fwhm = _guess_fwhm(_cut(pixels, hand, 25)[0])
     if size is None:
-        size = psf_size(fwhm)
+        size = psf_size(fwhm) if largest is None else min(psf_size(fwhm), largest)
     half = size // 2 + 3
     margin = size // 2 + PSF_MARGIN
     ny, nx = pixels.shape
@@ -254,12 +259,14 @@ def cut_stars(
     noise = np.maximum(noise, 1e-4 * light[lit].max(axis=(1, 2)))
     meta |= {key: chosen_by[key] for key in CHOSEN_BY if key in chosen_by}
     meta |= {"background": how, "n_left_out": sum(hand.left_out.values())}
+    place = (hand.x, hand.y), (ny, nx)
+    if isinstance(frame, Frame):
+        place = frame.place(hand.x, hand.y), frame.extent
     return Stars(
-        hand.x,
-        hand.y,
+        *place[0],
         StarPixels(cutouts, bad, x, y, noise, gain, fwhm),
         size,
-        (ny, nx),
+        place[1],
         hand.left_out,
         meta,
     )
