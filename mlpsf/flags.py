@@ -62,6 +62,8 @@ class Flag(IntFlag):
         "wider or narrower than the stars near it by more than the error of its width",
     )
 
+    NO_STARS = 262144, "on a frame without stars", "the verdict on the frame is that it has none"
+
     short: str
     meaning: str
 
@@ -86,6 +88,7 @@ NEVER_A_PSF_STAR = (
     | Flag.STRUCK
     | Flag.UNEVEN_SKY
     | Flag.OTHER_SIZE
+    | Flag.NO_STARS
 )
 """Sources with any of these flags are never chosen, even with a high probability."""
 

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from astropy.table import Table
 
+from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import NoSourcesError
 from mlpsf.frames.catalogue import read_catalogue
@@ -24,6 +25,7 @@ from mlpsf.selection.eligibility import (
 from mlpsf.selection.judging import judge_sources
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
+from mlpsf.selection.verdict import flag_verdict, judge_frame
 
 __all__ = ["select_stars"]
 
@@ -83,8 +85,9 @@ def select_stars(
     -------
     Table
         All sources, with the columns ``id x y [ra dec] flux snr peak fwhm ellipticity
-        probability selected reserved flags reason``. The metadata hold the frame, selector,
-        parameters and versions.
+        local_fwhm probability selected reserved flags reason``. The metadata hold the frame,
+        selector, parameters and versions, and a ``verdict`` on the frame with its
+        ``verdict_reason`` (`mlpsf.selection.verdict`).
 
     Raises
     ------
@@ -113,6 +116,7 @@ def select_stars(
         frame = read_frame(frame)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
+    frame = fill_lone_pixels(frame)
     estimator, name = frame_selector(selector, frame)
     sources = find_sources(frame, listed)
     flag_ineligible(frame, sources, snr_min=snr_min, veto=veto)
@@ -132,6 +136,7 @@ def select_stars(
     if second_look:
         say("looking again")
         strike_outliers(frame, sources, probability, rules)
+    flag_verdict(sources, judge_frame(frame, alike))
     stars = choose_by(rules, sources, probability)
     warn_of_few_reserved(stars)
     return stars
