@@ -13,6 +13,7 @@ COMMANDS = {
     "novelty": ("selection.novelty", "what can be done without labels"),
     "selection_defaults": ("selection.selection_defaults", "how many stars, how bright, how sure"),
     "contaminants": ("selection.contaminants", "what a contaminant does to the PSF"),
+    "any_frame": ("selection.any_frame", "what is said of frames of every kind"),
     "real_frames": ("selection.real_frames", "sheets of what is chosen on your own frames"),
     "picture": ("selection.picture", "the picture at the top of the README"),
     "psf_error": ("psf.psf_error", "the PSF against the truth, by who chose its stars"),

@@ -64,6 +64,8 @@ class Flag(IntFlag):
         "wider or narrower than the stars near it by more than the error of its width",
     )
 
+    NO_STARS = 262144, "on a frame without stars", "the verdict on the frame is that it has none"
+
     short: str
     meaning: str
 
@@ -89,6 +91,7 @@ NEVER_A_PSF_STAR = (
     | Flag.UNEVEN_SKY
     | Flag.OTHER_SIZE
     | Flag.NOT_LISTED
+    | Flag.NO_STARS
 )
 """Sources with any of these flags are never chosen, even with a high probability."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table, vstack
 from numpy.typing import ArrayLike
 
+from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError, MlpsfError, NoSourcesError, TooFewStarsError
 from mlpsf.frames.catalogue import read_catalogue
@@ -30,6 +31,7 @@ from mlpsf.selection.judging import judge_sources
 from mlpsf.selection.lists import StarList, flag_listed
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
+from mlpsf.selection.verdict import flag_verdict, judge_frame
 from mlpsf.stamps.from_cutouts import cutouts_alike, measure_cutouts
 
 __all__ = ["select_cutouts", "select_stars"]
@@ -100,8 +102,9 @@ def select_stars(
     -------
     Table
         All sources, with the columns ``id x y [ra dec] flux snr peak fwhm ellipticity
-        probability selected reserved flags reason``. The metadata hold the frame, selector,
-        parameters and versions.
+        local_fwhm probability selected reserved flags reason``. The metadata hold the frame,
+        selector, parameters and versions, and a ``verdict`` on the frame with its
+        ``verdict_reason`` (`mlpsf.selection.verdict`).
 
     Raises
     ------
@@ -130,8 +133,10 @@ def select_stars(
         frame = read_frame(frame)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
+    frame = fill_lone_pixels(frame)
     sources = find_sources(frame, listed)
     alike = sources if listed is None else _own_sources(frame, sources)
+    flag_verdict(sources, judge_frame(frame, alike))
     wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
     chosen = _select_found(frame, sources, alike, wishes)
     warn_of_few_reserved(chosen)

@@ -308,5 +308,18 @@ def _summary(table: Any, path: Path) -> str:
     return (
         f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
         f"selected{relaxed}{reserved}; "
-        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}."
+        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}\n"
+        f"Verdict: {meta['verdict']}: {meta['verdict_reason']}."
     )
+
+
+def _guesses(meta: Any) -> str:
+    """Say where gain, saturation and unit are from if neither header nor user gave them."""
+    unit = meta["unit"] or "ADU"
+    texts = {
+        "gain": f"gain {meta['gain']:.3g} e/{unit} ({meta['gain_from']})",
+        "saturation": f"saturation {meta['saturation']:.6g} {unit} ({meta['saturation_from']})",
+        "unit": "unit ADU",
+    }
+    guessed = [text for key, text in texts.items() if key in meta["guessed"].split(", ")]
+    return f" Guessed: {'; '.join(guessed)}." if guessed else ""

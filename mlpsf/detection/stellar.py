@@ -19,6 +19,7 @@ from mlpsf.stacks.moments import FWHM_PER_SIGMA, Moments
 __all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
 
 _PROFILE_STARS = 30  # brightest members; more would only be fainter
+_SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
 
@@ -86,6 +87,11 @@ def stellar_profile(
     # S/N within the matched Gaussian, whose effective area is 4 pi sigma^2.
     snr = moments.flux / (noise * np.sqrt(4 * np.pi) * moments.fwhm / FWHM_PER_SIGMA)
     usable = moments.ok & ~core_bad & (moments.ellipticity < 0.6) & (snr > 5)
+    # Nothing that came through optics is as sharp as one pixel: cosmic rays and hot pixels are.
+    minor = moments.fwhm * np.sqrt(1 - moments.ellipticity)
+    optical = usable & (np.nan_to_num(minor) > _SHARPEST)
+    if optical.sum() >= 3:
+        usable = optical
     if (usable & whole).sum() >= 5:
         usable &= whole
     if not usable.any():

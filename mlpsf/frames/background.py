@@ -17,6 +17,9 @@ MESH = 64
 """Side of a background mesh in pixels, as in the ML-PSF study."""
 
 
+_FEW_VALUES = 64  # fewer different values of the sky show the steps of the pixels
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """Sky level and noise of a frame.
@@ -71,11 +74,25 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
         # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
         good = np.isfinite(frame.variance) & (frame.variance > 0)
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
+    rms = np.hypot(rms, _step(pixels) * unit / np.sqrt(12))
     floor = max(float(sky.globalrms * unit) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
     rms = np.asarray(rms, dtype=np.float32)
     correlation = noise_correlation(pixels - level, frame.mask)
     level = level * unit + zero
     return Background(level, np.maximum(rms, np.float32(floor), out=rms), correlation)
+
+
+def _step(pixels: NDArray[np.float32]) -> float:
+    """Return the step of pixels that hold few different values, as of 8 bits; else 0.
+
+    Where the noise is less than a step, meshes of equal pixels seem to have none.
+    """
+    values = np.unique(pixels[:: max(1, len(pixels) // 64)])
+    middle = values[(values > -20) & (values < 20)]  # the sky, in units of its noise
+    if not 1 < len(middle) < _FEW_VALUES:
+        middle = values[:_FEW_VALUES]
+    gaps = np.diff(middle)
+    return float(np.median(gaps)) if 0 < len(middle) < _FEW_VALUES and len(gaps) else 0.0
 
 
 def _zero_and_unit(frame: _Image) -> tuple[np.float32, np.float32]:

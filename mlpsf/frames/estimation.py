@@ -345,7 +345,9 @@ def noise_correlation(noise: NDArray[np.floating], mask: NDArray[np.bool_]) -> f
         return float(np.mean((first - second) ** 2)) / 2
 
     far, farther = (0.5 * (difference(k, 0) + difference(0, k)) for k in (4, 8))
-    if far < 0.85 * farther:  # light of crowded sources, wider than any resampling
+    near, next_ = (0.5 * (difference(k, 0) + difference(0, k)) for k in (1, 2))
+    # Light of crowded sources and patterns of the detector reach farther than resampling.
+    if far < 0.85 * farther or 1 - next_ / far > 0.6 * (1 - near / far):
         return 1.0
     # Of two opposite lags one is measured. Lags along x first, then those of the rows below.
     lags = [(0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in range(-2, 3))]

@@ -345,13 +345,27 @@ def _too_few(
         )
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
-        f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.",
+        f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.{_about(table)}",
         found=found,
         wanted=wanted,
         threshold=threshold,
         enough_at=enough_at,
         table=table,
     )
+
+
+def _about(table: Table) -> str:
+    """Return what else a user has to know: the guessed gain if sources are faint, the verdict."""
+    meta, text = table.meta, ""
+    faint = int((np.asarray(table["flags"]) & Flag.FAINT != 0).sum())
+    if faint and "gain" in str(meta.get("guessed", "")):
+        text = (
+            f" The {faint} faint ones are so by the noise of the sky alone: the gain is a guess "
+            f"({meta.get('gain_from', '')}); give it with gain (--gain) if you know it."
+        )
+    if meta.get("verdict", "good") != "good":
+        text += f" The frame is {meta['verdict']}: {meta['verdict_reason']}."
+    return text.replace("is no stars", "has no stars")
 
 
 def _ordinal(n: int) -> str:

@@ -17,13 +17,7 @@ from mlpsf.frames.reading import read_frame
 def pixels():
     """Give a frame of common stars, its gain and its saturation."""
     frame = simulate_frame(
-        shape=(500, 500),
-        n_stars=250,
-        n_galaxies=30,
-        fwhm=3.5,
-        cosmic_rays=10,
-        hot_pixels=10,
-        seed=3,
+        shape=(500, 500), n_stars=250, n_galaxies=30, fwhm=3.5, cosmic_rays=9, hot_pixels=9, seed=3
     ).frame
     return np.where(frame.mask, np.nan, frame.data), frame.gain, frame.saturation
 

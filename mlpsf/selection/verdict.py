@@ -1,0 +1,241 @@
+"""A verdict on a frame, from what is measured on its sources.
+
+A list of stars and their FWHM say little if the frame holds no stars, or if every star is double.
+The verdict names the first of these that holds, with the measurement, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from mlpsf.flags import Flag
+from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.frame import Frame
+from mlpsf.stacks.values import row_quantiles
+
+__all__ = ["VERDICTS", "flag_verdict", "judge_frame"]
+
+VERDICTS = (
+    "no stars",
+    "doubled",
+    "out of focus",
+    "trailed",
+    "elongated",
+    "undersampled",
+    "crowded",
+    "varying",
+    "good",
+)
+"""Verdicts, in the order in which they are tried."""
+
+ELONGATED, TRAILED = 0.25, 0.45
+"""Ellipticity 1 - b/a of the stars from which a frame is elongated, or trailed."""
+
+UNDERSAMPLED = 1.7
+"""FWHM in pixels below which the image of a star depends on its place within a pixel."""
+
+_BRIGHT = 20.0  # S/N of the sources that are looked at
+_PAIRED = 0.3  # share of the sources with a companion at one and the same place
+_GROWN = 0.7  # largest logarithm of the width of a bright star over that of the others
+_WIDER = 1.08  # width of the brightest stars over that of the others from which it is said
+_SLIT = 15.0  # times the noise: light along whole rows of a spectrum
+_CROWDED = 0.75  # share of the bright sources that overlap with another
+_ON_CENTRE = 0.12  # pixels: sources nearer to a pixel's centre are on it
+_RING = 1.2  # light of a ring over that of the centre, from which a star is a disc with a hole
+
+
+def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
+    """Judge a frame by its sources.
+
+    Parameters
+    ----------
+    frame : Frame
+    sources : Table
+        Table from `find_sources`.
+
+    Returns
+    -------
+    dict
+        ``verdict``, one of `VERDICTS`, and ``verdict_reason``: the measurement and what to do.
+
+    Examples
+    --------
+    >>> from mlpsf import find_sources, simulate_frame
+    >>> frame = simulate_frame(shape=(400, 400), n_stars=200, n_galaxies=20, seed=2).frame
+    >>> judge_frame(frame, find_sources(frame))["verdict"]
+    'good'
+    """
+    meta = sources.meta
+    flags = np.asarray(sources["flags"])
+    snr = np.nan_to_num(np.asarray(sources["snr"], dtype=np.float64))
+    usable = flags & (Flag.SATURATED | Flag.MASKED | Flag.TOO_NARROW) == 0
+    bright = np.flatnonzero((snr > _BRIGHT) & usable)
+    bright = bright[np.argsort(-snr[bright], kind="stable")][:400]
+    fwhm, e = float(meta["fwhm"]), float(meta["ellipticity"])
+    reason = _mosaic(frame) or _spectrum(frame) or _hot_pixels(sources, bright, fwhm)
+    if reason is None and len(bright) < 3:
+        reason = f"{len(bright)} sources of S/N {_BRIGHT:g} or more; is this an image of the sky?"
+    if reason:
+        return _said("no stars", reason)
+    if reason := _doubled(sources, snr, fwhm):
+        return _said("doubled", reason)
+    if reason := _defocused(frame, sources, bright, fwhm):
+        return _said("out of focus", reason)
+    if e > ELONGATED:
+        kind = "trailed" if e > TRAILED else "elongated"
+        todo = "a PSF of it holds the whole image; nothing is cut off"
+        return _said(kind, f"the stars' ellipticity is {e:.2f} at a FWHM of {fwhm:.1f}; {todo}")
+    if fwhm < UNDERSAMPLED:
+        todo = "a PSF needs many stars, at all places within a pixel"
+        return _said("undersampled", f"FWHM {fwhm:.2f} pixels; {todo}")
+    blended = (flags[bright] & Flag.BLENDED != 0).mean() if len(bright) else 0.0
+    if blended > _CROWDED and len(bright) >= 30:
+        todo = "a PSF needs its stars' neighbours fitted with it"
+        return _said("crowded", f"{blended:.0%} of the bright sources overlap; {todo}")
+    if meta.get("varies", False):
+        low, high = np.quantile(np.asarray(sources["local_fwhm"])[bright], [0.05, 0.95])
+        todo = "a PSF is that of a place: build_psf(at=(x, y)), --at X Y"
+        return _said("varying", f"FWHM from {low:.1f} to {high:.1f} pixels over the frame; {todo}")
+    grown = _growth(sources, bright)
+    return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{grown}")
+
+
+def flag_verdict(sources: Table, verdict: dict[str, str]) -> None:
+    """Write a verdict to the metadata of sources; flag all if the frame has no stars, in place."""
+    sources.meta.update(verdict)
+    if verdict["verdict"] == "no stars":
+        sources["flags"] = np.array(sources["flags"]) | Flag.NO_STARS
+
+
+def _growth(sources: Table, bright: NDArray[np.intp]) -> str:
+    """Compare the widths of the brightest stars with those of the fainter ones."""
+    width = np.asarray(sources["fwhm"])[bright] / np.asarray(sources["local_fwhm"])[bright]
+    whole = np.asarray(sources["flags"])[bright] & Flag.BLENDED == 0
+    stellar = width[whole & (np.abs(np.log(width)) < _GROWN)]  # the brightest first
+    if len(stellar) < 20:
+        return ""
+    top, rest = (np.median(part) for part in (stellar[:10], stellar[len(stellar) // 2 :]))
+    if not top > rest * _WIDER:
+        return ""
+    return (
+        f"; the brightest stars are {top / rest - 1:.0%} wider than the fainter ones: saturated, "
+        "or not linear; give the level from which they are (--saturation)"
+    )
+
+
+def _said(verdict: str, reason: str) -> dict[str, str]:
+    return {"verdict": verdict, "verdict_reason": reason}
+
+
+def _mosaic(frame: Frame) -> str | None:
+    """Compare the four kinds of pixels that a colour mosaic has."""
+    pixels = np.where(frame.mask, np.float32(np.nan), frame.data)
+    kinds = [pixels[dy::2, dx::2].ravel()[::7] for dy in (0, 1) for dx in (0, 1)]
+    least = min(map(len, kinds))
+    if least < 500:
+        return None
+    values = np.stack([kind[:least] for kind in kinds])
+    (level,) = row_quantiles(values, 0.5)
+    noise = float(np.median(frame.background.rms))
+    step = float(level.max() - level.min())
+    # Sources and gradients are the same for all four, so their medians agree to the noise.
+    if step < max(8 * 1.25 * noise / np.sqrt(least), 0.5 * noise):
+        return None
+    return (
+        f"the four pixels of every 2 x 2 differ by {step / noise:.1f} times the noise: a colour "
+        "mosaic; take one colour of it (frame[0::2, 0::2]) or a debayered plane"
+    )
+
+
+def _spectrum(frame: Frame) -> str | None:
+    """Look for light that runs along whole rows or columns."""
+    noise = float(np.median(frame.background.rms))
+    pixels = np.where(frame.mask, np.float32(np.nan), frame.data)
+    for name, lines in (("rows", pixels), ("columns", pixels.T)):
+        if lines.shape[0] < 60 or lines.shape[1] < 60:
+            continue
+        (level,) = row_quantiles(np.ascontiguousarray(lines[:, ::4]), 0.5)
+        # A bad row is alone; the light of a slit is as wide as an image.
+        level = np.median([level[:-2], level[1:-1], level[2:]], axis=0)
+        middle = level[15:-15]
+        above = np.minimum(middle - level[:-30], middle - level[30:])
+        if above.max() > _SLIT * noise:
+            return (
+                f"light along whole {name}, {above.max() / noise:.0f} times the noise: a spectrum; "
+                "an image of the same field has the PSF"
+            )
+    return None
+
+
+def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | None:
+    """Count the sources that are centred on pixels, as no star prefers to be."""
+    if len(bright) < 8 or fwhm > 2.5:
+        return None
+    off = np.array([np.asarray(sources[k])[bright] for k in "xy"])
+    on = (np.abs(off - np.rint(off)) < _ON_CENTRE).all(axis=0)
+    expected = (2 * _ON_CENTRE) ** 2
+    if on.mean() < 0.5:
+        return None
+    return (
+        f"{on.sum()} of {len(bright)} sources are centred on a pixel ({expected:.0%} of stars "
+        "are): hot pixels; subtract a dark frame, or look whether this is one"
+    )
+
+
+def _doubled(sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | None:
+    """Look for one displacement that many pairs of sources share."""
+    from scipy.spatial import cKDTree
+
+    rows = np.flatnonzero(snr > 0.5 * _BRIGHT)
+    rows = rows[np.argsort(-snr[rows], kind="stable")][:400]
+    if len(rows) < 8:
+        return None
+    place = np.column_stack([np.asarray(sources[k])[rows] for k in "xy"])
+    flux = np.asarray(sources["flux"])[rows]
+    pairs = cKDTree(place).query_pairs(12 * fwhm, output_type="ndarray")
+    if not len(pairs):
+        return None
+    # From the brighter to the fainter of a pair, which the second image of all stars is.
+    swap = flux[pairs[:, 0]] < flux[pairs[:, 1]]
+    pairs[swap] = pairs[swap][:, ::-1]
+    gap = place[pairs[:, 1]] - place[pairs[:, 0]]
+    ratio = flux[pairs[:, 1]] / flux[pairs[:, 0]]
+    tree = cKDTree(np.column_stack([gap / max(0.25 * fwhm, 0.5), np.log(np.maximum(ratio, 1e-3))]))
+    count = tree.query_ball_point(tree.data, 1.0, return_length=True)
+    best = int(np.argmax(count))
+    # Each star that has a second image is a pair; both are sources.
+    share = 2 * count[best] / len(rows)
+    by_chance = float(np.median(count))
+    if count[best] < 6 or share < _PAIRED or count[best] < by_chance + 6 * np.sqrt(by_chance + 1):
+        return None
+    dx, dy = gap[best]
+    return (
+        f"{count[best]} of {len(rows)} sources have a companion of {ratio[best]:.0%} of their "
+        f"light at ({dx:+.1f}, {dy:+.1f}) pixels: the telescope moved. The PSF is both images; "
+        "a box that holds both (size) is needed, or leave the frame out"
+    )
+
+
+def _defocused(frame: Frame, sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | None:
+    """Compare the centre of the mean bright star with the rings around it."""
+    rows = bright[:25]
+    if len(rows) < 5 or fwhm < 4:
+        return None
+    half = int(np.ceil(fwhm))
+    x, y = (np.asarray(sources[k])[rows] for k in "xy")
+    cut = extract_cutouts(frame, x, y, 2 * half + 1, background=frame.background.level).data
+    light = np.nansum(np.maximum(cut, 0), axis=(1, 2))
+    star = np.nanmedian(cut / np.maximum(light, 1e-30)[:, None, None], axis=0)
+    u = np.arange(-half, half + 1)
+    ring = np.floor(np.hypot(u, u[:, None]) / max(fwhm / 8, 1.0)).astype(int)
+    profile = [float(np.nanmean(star[ring == k])) for k in range(int(ring[half, -1]))]
+    top = int(np.argmax(profile))
+    if top < 2 or not profile[top] > _RING * max(profile[0], 0.0):
+        return None
+    return (
+        f"a ring of {2 * (top + 0.5) * max(fwhm / 8, 1.0):.0f} pixels across is "
+        f"{profile[top] / max(profile[0], 1e-30):.1f} times as bright as the centre of the stars; "
+        "leave the frame out, or build a PSF of it with a box that holds the whole disc (size)"
+    )
