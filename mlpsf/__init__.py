@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from mlpsf.frames.cutouts import Cutouts as Cutouts
     from mlpsf.frames.cutouts import extract_cutouts as extract_cutouts
     from mlpsf.frames.frame import Frame as Frame
-    from mlpsf.frames.reading import list_images as list_images
-    from mlpsf.frames.reading import read_frame as read_frame
+    from mlpsf.frames.io.reading import list_images as list_images
+    from mlpsf.frames.io.reading import read_frame as read_frame
     from mlpsf.pipeline import select_cutouts as select_cutouts
     from mlpsf.pipeline import select_stars as select_stars
     from mlpsf.psf import PSFModel as PSFModel
@@ -71,8 +71,8 @@ _HOME = {
     "find_sources": "detection",
     "frame_star": "stamps.standard",
     "label_frames": "training.frame_labels",
-    "list_images": "frames.reading",
-    "read_frame": "frames.reading",
+    "list_images": "frames.io.reading",
+    "read_frame": "frames.io.reading",
     "run_frames": "batch",
     "select_cutouts": "pipeline",
     "select_stars": "pipeline",

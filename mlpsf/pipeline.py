@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError, MlpsfError, NoSourcesError, TooFewStarsError
-from mlpsf.frames.catalogue import read_catalogue
 from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import FrameSource, read_frame
+from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import clean_cutouts
 from mlpsf.selection.choice import ChoiceOptions, Rules, choose_by, unjudged, warn_of_few_reserved
 from mlpsf.selection.eligibility import (
@@ -64,7 +64,7 @@ def select_stars(
         estimator with ``predict_proba`` is used as it is. An unfitted one that needs no labels is
         fitted to the frame's cutouts.
     catalogue : Table or path, optional
-        Sources to judge instead of detected ones; see `mlpsf.frames.catalogue.read_catalogue`.
+        Sources to judge instead of detected ones; see `mlpsf.frames.io.catalogue.read_catalogue`.
     stars : Table, path or list of int, optional
         The stars that make the PSF, chosen before: these and no others, whatever the selector
         thinks of them, as far as they can be used (not saturated, masked, or near the edge). Of a

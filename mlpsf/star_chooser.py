@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf.trippy.chooser import fit_as_chooser, has_room
 from mlpsf.selection.choice import THRESHOLD

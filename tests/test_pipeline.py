@@ -24,7 +24,7 @@ from mlpsf.errors import (
 )
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frames.cutouts import extract_cutouts
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.selectors import ResidualSelector

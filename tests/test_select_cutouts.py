@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from mlpsf import extract_cutouts, find_sources, select_cutouts, select_stars
 from mlpsf.cli import app
 from mlpsf.errors import InputError, NoSourcesError, TooFewStarsError
-from mlpsf.frames.cutout_files import read_cutouts, write_cutouts
 from mlpsf.frames.cutouts import Cutouts
+from mlpsf.frames.io.cutout_files import read_cutouts, write_cutouts
 
 COLUMNS = [
     *("id", "x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "local_fwhm"),

@@ -32,7 +32,7 @@ from scipy.spatial import cKDTree
 from mlpsf.cli.main import app
 from mlpsf.export import as_image_psf, as_interpolated_image, extract_input
 from mlpsf.export.places import psf_at
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import PSFModel, build_psf
 from mlpsf.simulation import simulate_frame

@@ -52,7 +52,7 @@ from benchmarks.selection.real_frames import images_of
 from mlpsf.errors import InputError, MlpsfError
 from mlpsf.files import whole_file
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.plots._figure import new_figure
 from mlpsf.psf import build_psf

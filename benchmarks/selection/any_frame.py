@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter, shift
 from benchmarks.common.stamps import OUTPUT
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import list_images, read_frame
+from mlpsf.frames.io.reading import list_images, read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.simulation import simulate_frame
 

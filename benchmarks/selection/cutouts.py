@@ -28,9 +28,9 @@ from mlpsf.detection.sources import find_sources
 from mlpsf.errors import MlpsfError
 from mlpsf.files import whole_file
 from mlpsf.flags import NEVER_A_PSF_STAR
-from mlpsf.frames.cutout_files import kept_rows, read_cutouts
 from mlpsf.frames.cutouts import extract_cutouts
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.cutout_files import kept_rows, read_cutouts
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_cutouts
 from mlpsf.selectors import ResidualSelector
 from mlpsf.selectors.loading import load_judge

@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from benchmarks.common.stamps import OUTPUT
 from mlpsf.errors import MlpsfError, TooFewStarsError
-from mlpsf.frames.reading import list_images, read_frame
+from mlpsf.frames.io.reading import list_images, read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.plots import CutoutSheetDisplay
 from mlpsf.selectors import PSFStarSelector

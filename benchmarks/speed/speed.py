@@ -33,7 +33,7 @@ from benchmarks.speed.stages import STAGES, Cost, costs_of, run_warm, warm
 from mlpsf.detection.sources import find_sources
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, Cutouts, extract_cutouts
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf.trippy.border import release_downsample
 from mlpsf.selection.eligibility import SNR_MIN
 from mlpsf.selection.judging import own_cutout_size

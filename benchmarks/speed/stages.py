@@ -21,7 +21,7 @@ from astropy.table import Table
 from mlpsf import pipeline
 from mlpsf.frames import frame as frames
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
 from mlpsf.psf.trippy.border import load_trippy, release_downsample

@@ -42,7 +42,7 @@ class Settings:
     model : str, optional
         A ``.keras`` file written by `mlpsf.PSFStarSelector.save`.
     catalogue : str, optional
-        File of the sources to judge on all frames; see `mlpsf.frames.catalogue.read_catalogue`.
+        File of the sources to judge on all frames; see `mlpsf.frames.io.catalogue.read_catalogue`.
     threshold, n_max, n_min, reserve, relax, snr_min, second_look
         As in `mlpsf.select_stars`.
     gain : float, optional
@@ -294,7 +294,7 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
     """
     if not wanted:
         return [None]
-    from mlpsf.frames.fitsio import list_images, planes_of
+    from mlpsf.frames.io.fitsio import list_images, planes_of
 
     try:
         there = list_images(path)

@@ -161,7 +161,7 @@ def _work(job: Job, row: Row) -> None:
             "install the same on both"
         )
     from mlpsf.export import write_stars
-    from mlpsf.frames.reading import read_frame
+    from mlpsf.frames.io.reading import read_frame
     from mlpsf.pipeline import select_stars
     from mlpsf.psf import build_psf
 

@@ -29,7 +29,7 @@ def is_set(path: Path) -> bool:
         return False  # reading it as a frame says so
     if path.suffix.lower() in (".h5", ".hdf5"):
         return True
-    from mlpsf.frames.cutout_files import holds_cutouts
+    from mlpsf.frames.io.cutout_files import holds_cutouts
 
     return holds_cutouts(path)
 
@@ -53,7 +53,7 @@ def refuse(**options: Any) -> None:
 
 def read_set(path: Path) -> Any:
     """Read a set of cutouts of any kind."""
-    from mlpsf.frames.cutout_files import CutoutTable, read_cutouts
+    from mlpsf.frames.io.cutout_files import CutoutTable, read_cutouts
 
     if path.suffix.lower() not in (".h5", ".hdf5"):
         return read_cutouts(path)
@@ -76,8 +76,8 @@ def one_frame(found: Any) -> Any:
 
 def save_chosen(frame: Any, table: Any, path: Path) -> None:
     """Write the cutouts of the chosen stars of a frame."""
-    from mlpsf.frames.cutout_files import write_cutouts
     from mlpsf.frames.cutouts import extract_cutouts
+    from mlpsf.frames.io.cutout_files import write_cutouts
     from mlpsf.selection.judging import own_cutout_size
 
     stars = table[table["selected"]]
@@ -95,7 +95,7 @@ def choose_from_set(
     """
     from mlpsf.export import write_stars
     from mlpsf.files import whole_file
-    from mlpsf.frames.cutout_files import kept_rows
+    from mlpsf.frames.io.cutout_files import kept_rows
     from mlpsf.pipeline import select_cutouts
 
     progress("reading")

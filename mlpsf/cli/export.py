@@ -116,7 +116,7 @@ def _psf(
     overwrite: bool,
 ) -> Path:
     from mlpsf.export import export_psf
-    from mlpsf.frames.reading import read_frame
+    from mlpsf.frames.io.reading import read_frame
     from mlpsf.psf import PSFModel
 
     shape = None if frame is None else read_frame(frame, hdu=hdu_number(hdu)).shape

@@ -223,7 +223,7 @@ def psf(
 def _read(
     path: Path, hdu: str | None, mask: Path | None, gain: float | None, saturation: float | None
 ) -> Any:
-    from mlpsf.frames.reading import read_frame
+    from mlpsf.frames.io.reading import read_frame
 
     return read_frame(path, hdu=hdu_number(hdu), mask=mask, gain=gain, saturation=saturation)
 

@@ -53,7 +53,7 @@ def find_sources(
     frame : Frame
     catalogue : Table, optional
         Sources to measure instead of detecting, with columns x and y (0-based pixels). See
-        `mlpsf.frames.catalogue.read_catalogue`.
+        `mlpsf.frames.io.catalogue.read_catalogue`.
     sigma : float
         Detection threshold in units of the local noise.
     minimum_area : int
@@ -266,7 +266,7 @@ def _as_detections(catalogue: Table) -> NDArray[Any]:
         raise CatalogueError(
             "A catalogue needs rows and the columns x and y, 0-based pixels. Got "
             f"{len(catalogue)} rows of: {', '.join(catalogue.colnames)}. "
-            "mlpsf.frames.catalogue.read_catalogue reads other names and files."
+            "mlpsf.frames.io.catalogue.read_catalogue reads other names and files."
         )
     raw["x"], raw["y"] = catalogue["x"], catalogue["y"]
     raw["a"] = raw["b"] = 2.0

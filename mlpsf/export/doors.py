@@ -23,7 +23,7 @@ from mlpsf.export.psfex import psfex_psf
 from mlpsf.export.tables import FORMATS, psf_rows, region_file, table_with_ucds
 from mlpsf.files import check_folder, check_replaceable, whole_file
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import HDUSelector, read_frame
+from mlpsf.frames.io.reading import HDUSelector, read_frame
 
 __all__ = ["PSF_FORMATS", "STAR_FORMATS", "export_psf", "export_stars", "star_companion"]
 

@@ -16,8 +16,8 @@ from scipy.spatial import cKDTree
 
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.flags import UNUSABLE, Flag, describe
-from mlpsf.frames.catalogue import read_catalogue, read_table
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.io.catalogue import read_catalogue, read_table
 from mlpsf.selection.choice import Rules
 
 __all__ = ["StarList", "flag_listed", "match_list"]
@@ -101,7 +101,7 @@ def match_list(
     Parameters
     ----------
     listed : Table, path or sequence of int
-        Positions as in `mlpsf.frames.catalogue.read_catalogue`, each matched with the nearest
+        Positions as in `mlpsf.frames.io.catalogue.read_catalogue`, each matched with the nearest
         source within a FWHM; or values of ``id``.
     frame : Frame
     sources : Table

@@ -19,10 +19,10 @@ from mlpsf.detection.sources import find_sources
 from mlpsf.errors import FrameError, InputError, MlpsfError, NoSourcesError
 from mlpsf.files import check_folder
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
-from mlpsf.frames.catalogue import read_catalogue
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import HDUSelector, read_frame
+from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.reading import HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
 from mlpsf.selection.eligibility import SNR_MIN
 from mlpsf.selection.judging import own_cutout_size

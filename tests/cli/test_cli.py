@@ -14,7 +14,7 @@ from conftest import simulate
 
 from mlpsf import __version__
 from mlpsf.cli.main import main
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf import PSFModel
 
 RESIDUAL = ["--selector", "residual"]

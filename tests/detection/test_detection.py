@@ -11,8 +11,8 @@ from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
-from mlpsf.frames.catalogue import read_catalogue
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.simulation import simulate_frame
 from mlpsf.stacks.moments import FWHM_PER_SIGMA
 

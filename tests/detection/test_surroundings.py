@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlpsf.detection.sources import find_sources
 from mlpsf.detection.surroundings import UNEVEN, on_uneven_sky
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.simulation import simulate_frame
 
 CLEAN = {"n_galaxies": 0, "cosmic_rays": 0, "bad_columns": 0, "hot_pixels": 0, "seed": 3}

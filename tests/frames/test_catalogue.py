@@ -12,8 +12,8 @@ from astropy.table import MaskedColumn, Table
 from astropy.wcs import WCS
 
 from mlpsf.errors import CatalogueError, MlpsfError
-from mlpsf.frames.catalogue import read_catalogue
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.reading import read_frame
 
 X, Y = np.array([10.25, 70.5, 33.0]), np.array([20.75, 5.0, 41.0])
 

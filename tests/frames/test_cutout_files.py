@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpsf.errors import CatalogueError
-from mlpsf.frames.cutout_files import holds_cutouts, kept_rows, read_cutouts, write_cutouts
+from mlpsf.frames.io.cutout_files import holds_cutouts, kept_rows, read_cutouts, write_cutouts
 
 
 def catalogue(path, sizes=(5,), side=15, seed=0):

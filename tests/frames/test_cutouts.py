@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from mlpsf.errors import InputError
 from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.stacks.moments import FWHM_PER_SIGMA, gaussian_moments
 from mlpsf.stacks.values import as_cutouts, sky_and_noise
 from mlpsf.stamps.scaling import CutoutScaler

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import list_images, read_frame
+from mlpsf.frames.io.reading import list_images, read_frame
 
 SHAPE = (60, 80)
 

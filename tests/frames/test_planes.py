@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from mlpsf.frames.fitsio import planes_of
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.fitsio import planes_of
+from mlpsf.frames.io.reading import read_frame
 
 
 def image(seed=1, shape=(128, 128)):

@@ -7,8 +7,8 @@ import pytest
 
 from mlpsf.errors import CatalogueError
 from mlpsf.export import write_stars
-from mlpsf.frames.catalogue import read_catalogue
-from mlpsf.frames.regions import read_regions
+from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.regions import read_regions
 from mlpsf.pipeline import select_stars
 from mlpsf.selection.lists import match_list
 

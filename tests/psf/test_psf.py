@@ -19,7 +19,7 @@ from scipy.optimize import least_squares
 
 from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf import PSFModel, build_psf
 from mlpsf.psf.trippy import border as border
 from mlpsf.psf.trippy.tables import line_kernel, measure_shape

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlpsf import select_stars, simulate_frame
 from mlpsf.errors import TooFewStarsError
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from mlpsf import find_sources, select_stars, simulate_frame
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.errors import TooFewStarsError
 from mlpsf.flags import Flag
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.selection.verdict import VERDICTS, judge_frame
 
 

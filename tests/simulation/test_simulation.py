@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsf.errors import InputError, MissingPackageError, OutputError
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 
 pytest.importorskip("galsim")
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf.quality.figures import ELLIPTICITY_LIMIT, SIZE_LIMIT, PSFQuality
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside, judging_places
 from mlpsf.psf.quality.star_shapes import (

@@ -15,7 +15,7 @@ from scipy.ndimage import label
 from mlpsf.errors import InputError, PSFError
 from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.reading import read_frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf.solver.solve import StarPixels
 from mlpsf.psf.solver.tiles import are_cutouts, tile_stars
 from mlpsf.stacks.values import sky_and_noise

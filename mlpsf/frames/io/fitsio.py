@@ -1,7 +1,7 @@
 """Open FITS files, list their HDUs and read their images.
 
-The pixels are interpreted in `mlpsf.frames.reading`. Malformed but readable files are read without
-a warning; unreadable ones raise a `FrameError` that says why.
+The pixels are interpreted in `mlpsf.frames.io.reading`. Malformed but readable files are read
+without a warning; unreadable ones raise a `FrameError` that says why.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError
-from mlpsf.frames.planes import beside as noise_beside
-from mlpsf.frames.planes import named_planes
+from mlpsf.frames.io.planes import beside as noise_beside
+from mlpsf.frames.io.planes import named_planes
 
 __all__ = [
     "HDUSelector",

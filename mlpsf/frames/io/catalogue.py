@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from mlpsf.errors import CatalogueError
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.regions import read_regions
+from mlpsf.frames.io.regions import read_regions
 
 __all__ = ["read_catalogue", "read_table"]
 

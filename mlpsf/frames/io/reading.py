@@ -22,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import FrameError, InputError
 from mlpsf.frames.calibration import Found, find_gain, find_read_noise, find_saturation
 from mlpsf.frames.estimation import SkyNoise, measure_sky_noise
-from mlpsf.frames.fitsio import (
+from mlpsf.frames.frame import Frame
+from mlpsf.frames.io.fitsio import (
     HDUSelector,
     Image,
     celestial,
@@ -36,8 +37,7 @@ from mlpsf.frames.fitsio import (
     read_pixels,
     squeeze,
 )
-from mlpsf.frames.frame import Frame
-from mlpsf.frames.planes import as_variance
+from mlpsf.frames.io.planes import as_variance
 from mlpsf.frames.units import pixel_unit
 
 __all__ = ["FrameSource", "HDUSelector", "list_images", "read_frame"]
@@ -265,7 +265,7 @@ def read_frame(
     Examples
     --------
     >>> import numpy as np
-    >>> from mlpsf.frames.reading import read_frame
+    >>> from mlpsf.frames.io.reading import read_frame
     >>> image = np.random.default_rng(1).poisson(800.0, (128, 128)) / 2
     >>> frame = read_frame(image)
     >>> frame.shape, round(frame.gain)
