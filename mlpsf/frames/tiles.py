@@ -28,6 +28,7 @@ SMALLEST, LARGEST = 15, 151
 _KEPT = 6.5  # FWHM to each side: the widest window of any stage, that of the residual rule
 _BRIGHTEST = 200  # cutouts that tell the FWHM
 _UNKNOWN = 4.0  # FWHM where nothing is bright
+_COSMIC = 4  # pixels above half of its peak that a cosmic ray has, at most
 
 MISSING = -1e29
 """Pixels below are missing: SExtractor writes -1e30 into a VIGNET where there is no pixel."""
@@ -262,7 +263,10 @@ def _resized(stack: NDArray[Any], reach: int, places: NDArray[np.float64]) -> ND
 
 
 def _rough_fwhm(pixels: NDArray[np.float32], noise: NDArray[np.float32]) -> float:
-    """Return about the FWHM of the stars, from the area above half of the peak of the brightest."""
+    """Return the FWHM of wide stars, roughly, from the area above half of the peak of the brightest.
+
+    Half of the brightest may be cosmic rays, and tiles too narrow lose what too wide ones only pay.
+    """
     centre = pixels.shape[-1] // 2
     core = np.nan_to_num(pixels[:, centre - 1 : centre + 2, centre - 1 : centre + 2], nan=-np.inf)
     peak = core.reshape(len(pixels), -1).max(axis=1)
@@ -271,8 +275,10 @@ def _rough_fwhm(pixels: NDArray[np.float32], noise: NDArray[np.float32]) -> floa
         return _UNKNOWN
     rows = lit[np.argsort(-peak[lit], kind="stable")][:_BRIGHTEST]
     with np.errstate(invalid="ignore"):
-        above = pixels[rows] > 0.5 * peak[rows, None, None]
-    return float(2 * np.sqrt(np.median(above.sum(axis=(1, 2))) / np.pi))
+        area = (pixels[rows] > 0.5 * peak[rows, None, None]).sum(axis=(1, 2))
+    stellar = area[area > _COSMIC]
+    area = stellar if len(stellar) >= 0.05 * len(rows) else area
+    return float(2 * np.sqrt(np.quantile(area, 0.75) / np.pi))
 
 
 def _saturation(
