@@ -14,10 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve as solve_linear
 from scipy.ndimage import binary_dilation, uniform_filter
+from threadpoolctl import threadpool_limits
 
 from mlpsf.errors import PSFError
 from mlpsf.psf.solver.basis import Moffat, PolarBasis, Quadrature, centroid, gradient
+from mlpsf.psf.solver.design import Design, blocks
 from mlpsf.psf.solver.pixels import StarPixels, first_profile, median_of
 from mlpsf.stacks.values import sky_and_noise
 
@@ -95,10 +98,13 @@ class Solution:
             FWHM) in the middle.
         """
         c = terms @ self.coefficients
-        dx, dy = centroid(self.basis, c, self.fwhm)
+        return self.tables(size, rep_fact, c, centroid(self.basis, c, self.fwhm))
+
+    def tables(self, size: int, rep_fact: int, c: FloatArray, origin: FloatArray) -> FloatArray:
+        """Return the light on sub-pixels of functions with coefficients c around an origin."""
         n = (size + 1) * rep_fact
         edge = (np.arange(n) + 0.5 - n / 2) / rep_fact
-        x, y = (v.ravel() for v in np.meshgrid(edge + dx, edge + dy))
+        x, y = (v.ravel() for v in np.meshgrid(edge + origin[0], edge + origin[1]))
         # A tenth of a pixel needs one point; a third of an undersampled one needs three.
         points = 1 if rep_fact == 10 else 2 if rep_fact == 5 else 3
         at = (np.arange(points) + 0.5) / points - 0.5
@@ -124,65 +130,54 @@ class _Fit:
         rim = sky_and_noise(np.where(stars.bad, np.nan, stars.data))[0]
         self.sky = rim.astype(np.float64)
         self.sky_width = _SKY * stars.noise
-        self.use, self.misfit = ~stars.bad, 1.0
+        self.use, self.misfit = ~stars.bad.reshape(n, -1), 1.0
         self._last: FloatArray = np.zeros(0)
-        self.offset = np.arange(stars.data.shape[1])
+        self.data, self.bad = stars.data.reshape(n, -1), stars.bad.reshape(n, -1)
+        self.parts = blocks(n, self.data.shape[1])
+        self._kept: tuple[slice, Design] | None = None
 
-    def _grid(self, i: int) -> tuple[FloatArray, FloatArray]:
-        x, y = np.meshgrid(self.offset - self.x[i], self.offset - self.y[i])
-        return x.ravel(), y.ravel()
+    def _pixels(self, part: slice) -> tuple[FloatArray, FloatArray]:
+        """Return the pixels of some stars from their positions, (n, n_pixels) each."""
+        u, v = self.stars.offsets(self.x[part], self.y[part])
+        return u.reshape(len(u), -1), v.reshape(len(v), -1)
 
-    def _draw(self, c: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        return self.quadrature.sum(lambda a, b: self.basis.light(c, a, b), x, y)
+    def _design(self, part: slice) -> Design:
+        """Return the functions in the pixels of some stars; the last is kept."""
+        if self._kept is None or self._kept[0] != part:
+            self._kept = part, Design(self.basis, self.quadrature, *self._pixels(part))
+        return self._kept[1]
+
+    def _images(self, c: FloatArray) -> FloatArray:
+        """Return stars of flux 1 for the coefficients at each, (n, n_pixels)."""
+        return np.concatenate([self._design(part).images(c[part]) for part in self.parts])
 
     def round(self, first: bool) -> float:
         """Fit everything once; return the change of the PSF over its peak."""
-        stars, n, k = self.stars, len(self.stars), self.c.shape[1]
-        local = self.terms @ self.c
-        models, square = np.empty_like(stars.data), np.empty_like(stars.data)
-        for i in range(n):
-            x, y = self._grid(i)
-            model = self._draw(local[i], x, y)
-            models[i], square[i] = (v.reshape(models[i].shape) for v in (model, x * x + y * y))
-            if not np.isfinite(self.flux[i]):
-                core = (square[i] < (1.5 * stars.fwhm) ** 2) & ~stars.bad[i]
-                fit = models[i][core]
-                light = stars.data[i][core] - self.sky[i]
-                self.flux[i] = max(fit @ light / max(fit @ fit, 1e-30), 0.0)
+        stars = self.stars
+        self._kept = None
+        models = self._images(self.terms @ self.c)
+        pixels = self._pixels(slice(None))
+        square = pixels[0] ** 2 + pixels[1] ** 2
+        new = ~np.isfinite(self.flux)
+        if new.any():
+            core = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
+            fit = np.where(core, models, 0.0)
+            light = self.data - self.sky[:, None]
+            scale = (fit * light).sum(axis=1) / np.maximum((fit * fit).sum(axis=1), 1e-30)
+            self.flux[new] = np.maximum(scale, 0.0)[new]
         self._strike(models, square, 0.05 if first else 0.02)
-        p = self.terms.shape[1]
-        normal, target = np.zeros((p * k + 1,) * 2), np.zeros(p * k + 1)
-        self._prior(normal, target, _FIRST_BEND if first else _BEND)
-        kept, level = [], np.zeros(k)
-        for i in range(n):
-            own, cross, side, matrix, vector = self._equations(i, local[i], models[i])
-            kept.append((own, cross, side))
-            level += cross[:-1, 0]
-            t = self.terms[i]
-            normal[:-1, :-1] += np.kron(np.outer(t, t), matrix[:-1, :-1])
-            normal[:-1, -1] += np.kron(t, matrix[:-1, -1])
-            normal[-1, :-1] += np.kron(t, matrix[:-1, -1])
-            normal[-1, -1] += matrix[-1, -1]
-            target += np.append(np.kron(t, vector[:-1]), vector[-1])
-        # A brighter PSF with fainter stars fits equally well, so the light of the PSF is fixed.
-        level /= level @ self.c[0]
-        for term in range(p):
-            block = slice(term * k, (term + 1) * k)
-            normal[block, block] += _LEVEL * np.outer(level, level)
-        target[:k] += _LEVEL * level
-        answer = np.linalg.solve(normal, target)
-        self.c = answer[:-1].reshape(p, k)
+        answer, own = self._solve(models, _FIRST_BEND if first else _BEND)
+        self.c, sky = answer
         local = self.terms @ self.c
-        spread = np.empty(n)
-        for i, (own, cross, side) in enumerate(kept):
-            inverse = np.linalg.inv(own)
-            step = inverse @ (side - cross.T @ np.append(local[i], answer[-1]))
-            self.flux[i] *= 1 + np.clip(step[0], -0.5, 0.5)
-            self.sky[i], spread[i] = step[1], inverse[1, 1]
-            self._place(i, local[i])
+        inverse, cross, side = own
+        lack = side - (cross[:, :-1].swapaxes(1, 2) @ local[:, :, None])[:, :, 0]
+        step = (inverse @ (lack - cross[:, -1] * sky)[:, :, None])[:, :, 0]
+        self.flux *= 1 + np.clip(step[:, 0], -0.5, 0.5)
+        self.sky = step[:, 1]
+        self._place(local, *pixels, square)
         # If skies scatter more than galaxies explain, the frame has no common sky: widen the prior.
-        scatter = np.median((self.sky - answer[-1]) ** 2 / stars.noise**2) / 0.455
-        scatter += np.median(spread / stars.noise**2) - _SKY_LIGHT**2
+        scatter = np.median((self.sky - sky) ** 2 / stars.noise**2) / 0.455
+        scatter += np.median(inverse[:, 1, 1] / stars.noise**2) - _SKY_LIGHT**2
         self.sky_width = np.sqrt(max(scatter, _SKY**2)) * stars.noise
         return self._normalise()
 
@@ -193,26 +188,85 @@ class _Fit:
         be struck.
         """
         stars = self.stars
-        flux = np.maximum(self.flux, 1e-30)[:, None, None]
+        flux = np.maximum(self.flux, 1e-30)[:, None]
         light = flux * models
-        left = np.where(stars.bad, np.nan, stars.data - self.sky[:, None, None] - light)
+        left = np.where(self.bad, np.nan, self.data - self.sky[:, None] - light)
         if len(stars) >= 4:
             with np.errstate(all="ignore"):
                 left = left - flux * median_of(left / flux)
-        photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None, None] ** 2
+        photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None] ** 2
         ratio = np.nan_to_num(left / np.sqrt(photon + (error * light) ** 2))
         width = max(3, round(stars.fwhm) | 1)
         grow = max(1, round(0.5 * stars.fwhm))
-        outside = square > stars.fwhm**2
-        for i, z in enumerate(ratio):
-            struck = binary_dilation(uniform_filter(z, width) * width > _NEIGHBOUR, iterations=grow)
-            struck |= np.abs(z) > _OUTLIER
-            self.use[i] = ~(stars.bad[i] | (struck & outside[i]))
+        cross = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=bool)
+        images = ratio.reshape(stars.data.shape)
+        near = uniform_filter(images, (1, width, width)) * width > _NEIGHBOUR
+        struck = binary_dilation(near, cross, iterations=grow) | (np.abs(images) > _OUTLIER)
+        self.use = ~(self.bad | (struck.reshape(ratio.shape) & (square > stars.fwhm**2)))
         core = (square < (1.5 * stars.fwhm) ** 2) & self.use
-        count = np.maximum(core.sum(axis=(1, 2)), 1)
-        misfit = np.sqrt((np.where(core, ratio, 0.0) ** 2).sum(axis=(1, 2)) / count)
+        misfit = np.sqrt(
+            (np.where(core, ratio, 0.0) ** 2).sum(axis=1) / np.maximum(core.sum(axis=1), 1)
+        )
         usual = self.misfit = max(1.0, float(np.median(misfit)))
         self.weight = np.minimum(1.0, _EXCESS * usual / np.maximum(misfit, 1e-30)) ** 2
+
+    def _solve(
+        self, models: FloatArray, bend: float
+    ) -> tuple[tuple[FloatArray, float], tuple[FloatArray, FloatArray, FloatArray]]:
+        """Solve for the PSF and the frame's sky; each star's own unknowns are eliminated.
+
+        These are the step in flux (relative) and the sky. The position is not included: in a joint
+        fit with the PSF all positions could drift together.
+
+        Returns
+        -------
+        answer : (n_terms, k) array and float
+            Coefficients, and sky of the frame.
+        inverse, cross, side : (n, 2, 2), (n, k + 1, 2) and (n, 2) arrays
+            Equations of the stars' own unknowns, inverted; their products with the shared ones;
+            their right hand sides.
+        """
+        stars, n, (p, k) = self.stars, len(self.stars), self.c.shape
+        light = self.flux[:, None] * models
+        variance = stars.noise[:, None] ** 2 + np.maximum(light, 0.0) / stars.gain
+        weight = np.sqrt(self.weight[:, None] / (variance + (_MODEL_ERROR * light) ** 2)) * self.use
+        # Columns: light, sky, and the data.
+        own = np.stack([light, np.ones_like(light), self.data], axis=2) * weight[:, :, None]
+        seen = own.swapaxes(1, 2) @ own
+        width = np.column_stack([np.full(n, _FLUX), self.sky_width]) ** -2.0
+        inverse = np.linalg.inv(seen[:, :2, :2] + width[:, :, None] * np.eye(2))
+        side = seen[:, :2, 2]
+        weight *= self.flux[:, None]
+        normal, target = np.zeros((p * k + 1,) * 2), np.zeros(p * k + 1)
+        self._prior(normal, target, bend)
+        cross, vector = np.zeros((n, k + 1, 2)), np.empty((n, k))
+        cross[:, -1, 1] = -width[:, 1]
+        pairs = (self.terms[:, :, None] * self.terms[:, None, :]).reshape(n, -1).T
+        blocks_of = normal[:-1, :-1].reshape(p, k, p, k)
+        for part in self.parts:
+            design = self._design(part)
+            shared = design.products(own[part] * weight[part][:, :, None])
+            cross[part, :-1], vector[part] = shared[:, :, :2], shared[:, :, 2]
+            sums = design.normal(weight[part], pairs[:, part] if p > 1 else None)
+            blocks_of += sums.reshape(p, p, k, k).swapaxes(1, 2)
+        normal[-1, -1] += width[:, 1].sum()
+        # Each star's own unknowns, eliminated: normal - cross @ inverse @ cross.T, and so on.
+        root = cross @ np.linalg.cholesky(inverse)
+        gone = np.einsum("ip,ikj->pkij", self.terms, root[:, :-1]).reshape(p * k, 2 * n)
+        gone = np.vstack([gone, root[:, -1].reshape(1, 2 * n)])
+        normal -= gone @ gone.T
+        lost = (cross @ (inverse @ side[:, :, None]))[:, :, 0]
+        target[:-1] += (self.terms.T @ (vector - lost[:, :-1])).ravel()
+        target[-1] -= lost[:, -1].sum()
+        # A brighter PSF with fainter stars fits equally well, so the light of the PSF is fixed.
+        level = cross[:, :-1, 0].sum(axis=0)
+        level /= level @ self.c[0]
+        for term in range(p):
+            block = slice(term * k, (term + 1) * k)
+            normal[block, block] += _LEVEL * np.outer(level, level)
+        target[:k] += _LEVEL * level
+        answer = solve_linear(normal, target, assume_a="pos")
+        return (answer[:-1].reshape(p, k), float(answer[-1])), (inverse, cross, side)
 
     def _prior(self, normal: FloatArray, target: FloatArray, bend: float) -> None:
         k = self.c.shape[1]
@@ -225,62 +279,34 @@ class _Fit:
             normal[block, block] += rest
         normal[-1, -1] += 1e-6 / np.median(self.stars.noise) ** 2
 
-    def _equations(
-        self, i: int, c: FloatArray, model: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return the equations of one star, with its own unknowns and after eliminating them.
-
-        Its own unknowns are the step in flux (relative) and the sky. The shared unknowns are the
-        PSF's coefficients at the star and the frame's sky. The position is not included: in a joint
-        fit with the PSF all positions could drift together.
-        """
-        stars, f = self.stars, self.flux[i]
-        rows = np.flatnonzero(self.use[i])
-        x, y = (v[rows] for v in self._grid(i))
-        light = f * model.ravel()[rows]
-        variance = stars.noise[i] ** 2 + np.maximum(light, 0.0) / stars.gain
-        weight = np.sqrt(self.weight[i] / (variance + (_MODEL_ERROR * light) ** 2))
-        shared = self.quadrature.sum(self.basis.design, x, y).reshape(rows.size, c.size)
-        shared *= (f * weight)[:, None]
-        own = np.column_stack([light, np.ones(rows.size)]) * weight[:, None]
-        data = stars.data[i].ravel()[rows] * weight
-        width = np.array([_FLUX, self.sky_width[i]])
-        normal = own.T @ own + np.diag(width**-2)
-        side = own.T @ data
-        cross = np.zeros((c.size + 1, 2))
-        cross[:-1] = shared.T @ own
-        cross[-1, 1] = -(width[1] ** -2)
-        matrix = np.zeros((c.size + 1,) * 2)
-        matrix[:-1, :-1] = shared.T @ shared
-        matrix[-1, -1] = width[1] ** -2
-        vector = np.append(shared.T @ data, 0.0)
-        gone = np.linalg.solve(normal, np.column_stack([cross.T, side]))
-        return normal, cross, side, matrix - cross @ gone[:, :-1], vector - cross @ gone[:, -1]
-
-    def _place(self, i: int, c: FloatArray) -> None:
-        """Move one star to the position where the PSF fits best."""
-        stars, f = self.stars, self.flux[i]
-        x, y = self._grid(i)
-        rows = np.flatnonzero(self.use[i].ravel() & (x * x + y * y < (2 * stars.fwhm) ** 2))
-        if rows.size < 9 or not f > 0:
-            return
-        x, y = x[rows], y[rows]
-        light = f * self._draw(c, x, y)
-        left = stars.data[i].ravel()[rows] - self.sky[i] - light
-        variance = stars.noise[i] ** 2 + np.maximum(light, 0.0) / stars.gain
-        weight = 1 / np.sqrt(variance + (_MODEL_ERROR * light) ** 2)
-        dx, dy = gradient(self.basis, c, x, y)
-        slopes = np.column_stack([f * dx, f * dy, light]) * weight[:, None]
-        normal = slopes.T @ slopes + np.diag([_PLACE**-2, _PLACE**-2, _FLUX**-2])
-        step = np.linalg.solve(normal, slopes.T @ (left * weight))
-        self.x[i] += np.clip(step[0], -0.5, 0.5)
-        self.y[i] += np.clip(step[1], -0.5, 0.5)
+    def _place(self, local: FloatArray, x: FloatArray, y: FloatArray, square: FloatArray) -> None:
+        """Move each star to the position where the PSF fits best."""
+        stars, flux = self.stars, self.flux[:, None]
+        near = self.use & (square < (2 * stars.fwhm) ** 2)
+        near &= (near.sum(axis=1, keepdims=True) >= 9) & (flux > 0)
+        light = flux * self._images(local)
+        variance = stars.noise[:, None] ** 2 + np.maximum(light, 0.0) / stars.gain
+        weight = near / np.sqrt(variance + (_MODEL_ERROR * light) ** 2)
+        slopes = np.zeros((*light.shape, 3))
+        # Without a variation all have the same PSF.
+        which = np.nonzero(near)[0] if len(self.c) > 1 else None
+        c = local if len(self.c) > 1 else self.c
+        dx, dy = gradient(self.basis, c, x[near], y[near], which)
+        slopes[near, 0], slopes[near, 1], slopes[:, :, 2] = dx, dy, light
+        slopes[:, :, :2] *= flux[:, :, None]
+        slopes *= weight[:, :, None]
+        left = (self.data - self.sky[:, None] - light) * weight
+        normal = slopes.swapaxes(1, 2) @ slopes + np.diag([_PLACE**-2, _PLACE**-2, _FLUX**-2])
+        target = slopes.swapaxes(1, 2) @ left[:, :, None]
+        step = np.clip(np.linalg.solve(normal, target)[:, :2, 0], -0.5, 0.5)
+        self.x += step[:, 0]
+        self.y += step[:, 1]
 
     def _normalise(self) -> float:
         """Normalise the PSF to a sum of 1 in its box and shift the stars to its centroid."""
         offset = np.arange(self.size) - self.size // 2
         x, y = (v.ravel().astype(float) for v in np.meshgrid(offset, offset))
-        image = self._draw(self.c[0], x, y)
+        image = self.quadrature.sum(lambda a, b: self.basis.light(self.c[0], a, b), x, y)
         total = float(image.sum())
         if not (np.isfinite(total) and total > 0):
             raise PSFError(
@@ -328,12 +354,14 @@ def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS)
         If the stars have no light.
     """
     fit = _Fit(stars, size, terms)
-    for number in range(rounds + 1):
-        change = fit.round(first=number == 0)
-        # The misfit is that of the PSF before this fit, so it is not valid in the first two rounds.
-        if number == rounds or change < 3e-4 or (number >= 2 and fit.misfit > MISFIT):
-            break
-        fit.rebase()
+    # The matrices are small: threads would wait for each other, on a busy machine for long.
+    with threadpool_limits(1):
+        for number in range(rounds + 1):
+            change = fit.round(first=number == 0)
+            # The misfit is of the PSF before this fit, so it is not valid in the first two rounds.
+            if number == rounds or change < 3e-4 or (number >= 2 and fit.misfit > MISFIT):
+                break
+            fit.rebase()
     return Solution(
         fit.basis,
         fit.c,
@@ -344,6 +372,6 @@ def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS)
         fit.y,
         fit.flux,
         fit.sky,
-        fit.use,
+        fit.use.reshape(stars.data.shape),
         fit.misfit,
     )
