@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.special import fdtrc
 
-from mlpsf.errors import InputError, PSFError
+from mlpsf.errors import PSFError
+from mlpsf.psf.solver.polynomial import polynomial
 from mlpsf.psf.solver.solve import Solution, StarPixels, solve
 from mlpsf.psf.solver.stars import cut_stars, say_left_out
 
@@ -34,35 +35,6 @@ def order_for(n_stars: int) -> int:
     [0, 1, 2]
     """
     return 2 if n_stars >= 12 else 1 if n_stars >= 5 else 0
-
-
-def polynomial(x: ArrayLike, y: ArrayLike, frame_shape: tuple[int, int], order: int) -> FloatArray:
-    """Evaluate the terms of a polynomial over the frame; all but the first have a mean of 0.
-
-    Parameters
-    ----------
-    x, y : (n,) arrays
-        Positions on the frame, 0-based pixels.
-    frame_shape : (int, int)
-        Rows and columns.
-    order : {0, 1, 2}
-
-    Returns
-    -------
-    (n, 1, 3 or 6) array
-
-    Examples
-    --------
-    >>> polynomial([49.5], [99.5], (200, 100), 1)
-    array([[1., 0., 0.]])
-    """
-    if order not in (0, 1, 2):
-        raise InputError(f"the order of the polynomial must be 0, 1 or 2; got {order}")
-    ny, nx = frame_shape
-    u = 2 * (np.atleast_1d(np.asarray(x, dtype=np.float64)) + 0.5) / nx - 1
-    v = 2 * (np.atleast_1d(np.asarray(y, dtype=np.float64)) + 0.5) / ny - 1
-    terms = [np.ones_like(u), u, v, u * u - 1 / 3, u * v, v * v - 1 / 3]
-    return np.column_stack(terms[: (1, 3, 6)[order]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +78,11 @@ class PSFVariation:
     frame_shape: tuple[int, int]
 
     @property
+    def real(self) -> bool:
+        """Whether the PSF varies, by however little: below 1 in 1000 that it is chance."""
+        return bool(self.chance < _CHANCE)
+
+    @property
     def significant(self) -> bool:
         """Whether the PSF varies significantly.
 
@@ -113,9 +90,7 @@ class PSFVariation:
         above 0.01 in dT/T or 0.005 in e1 or e2, and above three quarters of the noise.
         """
         real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
-        return bool(
-            self.chance < _CHANCE and (real > np.maximum(_MATTERS, _SEEN * self.rms_error)).any()
-        )
+        return bool(self.real and (real > np.maximum(_MATTERS, _SEEN * self.rms_error)).any())
 
     @property
     def verdict(self) -> str:
@@ -129,6 +104,25 @@ class PSFVariation:
             f"{what} over the frame: rms {size / 2:.2%} in FWHM (noise {noise / 2:.2%}) and "
             f"{shape:.4f} in ellipticity (noise {blur:.4f})"
         )
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Size and direction of the variation, for metadata; empty with too few stars.
+
+        ``fwhm_variation`` is the rms of the relative FWHM over the frame, ``shape_variation`` that
+        of the ellipticity, both without their noise; ``variation_angle`` is the direction in which
+        the FWHM grows, in degrees from +x towards +y.
+        """
+        if not np.isfinite(self.chance):
+            return {}
+        real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
+        ny, nx = self.frame_shape
+        angle = np.degrees(np.arctan2(self.coefficients[2, 0] / ny, self.coefficients[1, 0] / nx))
+        return {
+            "fwhm_variation": float(real[0] / 2),
+            "shape_variation": float(np.hypot(*real[1:])),
+            "variation_angle": float(angle),
+        }
 
     def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Return dT/T, e1 and e2 relative to the mean PSF at positions, shape (n, 3)."""
