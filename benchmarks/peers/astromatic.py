@@ -159,14 +159,17 @@ def psfex_stamps(table: FloatArray, step: float) -> Callable[..., FloatArray]:
     return stamps
 
 
-def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
-    """Build a constant PSF with PSFEx, from its automatic selection or from given stars."""
+def build_psfex(extraction: Extraction, stars: Table | None = None, degree: int = 0) -> PeerPSF:
+    """Build a PSF with PSFEx, from its automatic selection or from given stars.
+
+    `degree` is that of its polynomial over the frame; `PeerPSF.stamps` is of the polynomial's zero.
+    """
     assert extraction.fwhm is not None
     folder, catalogue = extraction.folder, extraction.catalogue
     settings: dict[str, Any] = {
         # All that is not here is at PSFEx's default: PIXEL_AUTO, PSF_SAMPLING 0, PSF_ACCURACY
         # 0.01, a minimum S/N of 20, FLAGS masked by 0x00fe.
-        "PSFVAR_DEGREES": 0,
+        "PSFVAR_DEGREES": degree,
         # The automatic step is about FWHM / 4.7; four cells more than the vignette holds are the
         # reach of the interpolation.
         "PSF_SIZE": ",".join([str(2 * math.ceil(_VIGNET / 2 * 4.7 / extraction.fwhm) + 9)] * 2),
@@ -204,7 +207,11 @@ def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
         seconds = clock() + extraction.seconds
     with fits.open(catalogue.with_suffix(".psf")) as units:
         unit = units["PSF_DATA"]
-        table = np.asarray(unit.data["PSF_MASK"][0][0], dtype=float)
+        terms = np.asarray(unit.data["PSF_MASK"][0], dtype=float)
+        table, made = terms[0], int(unit.header.get("POLDEG1", 0))
+        zero, scale = (
+            [float(unit.header.get(f"{k}{i}", 1)) for i in (1, 2)] for k in ("POLZERO", "POLSCAL")
+        )
         step, n = float(unit.header["PSF_SAMP"]), int(unit.header["ACCEPTED"])
     if n == 0 or not table.sum() > 0:
         raise PSFError("PSFEx accepted no star")
@@ -212,4 +219,12 @@ def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
         rows = units[2].data
         good = rows["FLAGS_PSF"] == 0
         used = Table({"x": rows["X_IMAGE"][good] - 1.0, "y": rows["Y_IMAGE"][good] - 1.0})
-    return PeerPSF(psfex_stamps(table, step), used, seconds)
+
+    def at(x: float, y: float, size: int) -> FloatArray:
+        # It counts from 1, and the powers of x run fastest. Few stars lower the degree.
+        u, v = (x + 1 - zero[0]) / scale[0], (y + 1 - zero[1]) / scale[1]
+        powers = [u**i * v**j for j in range(made + 1) for i in range(made + 1 - j)]
+        here = np.tensordot(powers, terms, 1)
+        return np.asarray(psfex_stamps(here, step)([0.0], [0.0], size)[0])
+
+    return PeerPSF(psfex_stamps(table, step), used, seconds, at)

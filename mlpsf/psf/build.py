@@ -43,6 +43,7 @@ def build_psf(
     background: str | float | FloatArray = "mesh",
     method: str = "refined",
     at: tuple[float, float] | None = None,
+    order: int = 3,
     refinements: int | None = None,
 ) -> PSFModel:
     """Build a PSF from stars of a frame, for TRIPPy.
@@ -77,6 +78,9 @@ def build_psf(
     at : (float, float), optional
         Position (x, y) on the frame, 0-based pixels, for the PSF of that place only: the same as
         :meth:`PSFModel.at` of the whole.
+    order : {0, 1, 2, 3}
+        Highest order of the polynomial over the frame that the stars may choose; 0 for a PSF that
+        does not vary.
     refinements : int, optional
         Maximum number of times that positions, fluxes, skies and the PSF are fitted again, each
         time with the pixels that are clean according to the last PSF. 4 by default. Stops when
@@ -118,6 +122,8 @@ def build_psf(
         raise InputError(f"method must be 'refined' or 'trippy'; got {method!r}")
     if method == "trippy" and (at is not None or refinements):
         raise InputError("TRIPPy's own table knows neither 'at' nor 'refinements'")
+    if order not in range(4):
+        raise InputError(f"order must be 0, 1, 2 or 3; got {order}")
     rounds = ROUNDS if refinements is None else refinements
     if rounds < 0:
         raise InputError(f"refinements must be 0 or more; got {refinements}")
@@ -144,7 +150,7 @@ def build_psf(
     if rounds >= 2 and solution.misfit > MISFIT:
         return _unsmooth(hand, rep_fact, meta, place)
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
-    solution, order, reason = _vary(solution, hand, found)
+    solution, order, reason = _vary(solution, hand, found, order)
     meta |= {"order": order, "order_reason": reason, **found.summary}
     psf = _model(solution, order, hand, rep_fact, meta)
     if place is None:
@@ -159,11 +165,15 @@ def build_psf(
     return psf.at(*place)
 
 
-def _vary(solution: Solution, hand: Stars, found: PSFVariation) -> tuple[Solution, int, str]:
+def _vary(
+    solution: Solution, hand: Stars, found: PSFVariation, most: int
+) -> tuple[Solution, int, str]:
     """Return the solution that varies as far as the stars show it, its order, and why."""
+    if most == 0:
+        return solution, 0, "a PSF that does not vary was asked for"
     if not found.real:
         return solution, 0, found.verdict
-    fit, choice = solve_field(solution.fit, hand.x, hand.y, hand.frame_shape)
+    fit, choice = solve_field(solution.fit, hand.x, hand.y, hand.frame_shape, most)
     if choice.order == 0:
         return solution, 0, choice.reason
     return solution_of(fit), choice.order, choice.reason

@@ -75,7 +75,7 @@ class Choice:
 
 
 def solve_field(
-    fit: Fit, x: FloatArray, y: FloatArray, frame_shape: tuple[int, int]
+    fit: Fit, x: FloatArray, y: FloatArray, frame_shape: tuple[int, int], most: int = 3
 ) -> tuple[Fit, Choice]:
     """Solve for a PSF that varies, with the order that the stars support.
 
@@ -86,6 +86,8 @@ def solve_field(
     x, y : (n,) arrays
         Positions of the stars on the frame.
     frame_shape : (int, int)
+    most : int
+        Highest order.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def solve_field(
         the mean over the frame.
     choice : Choice
     """
-    most = most_order(len(x))
+    most = min(most, most_order(len(x)))
     with threadpool_limits(1):
         free = fit.go_on(polynomial(x, y, frame_shape, min(most, 2)))
         for _ in range(_ROUNDS):
