@@ -26,6 +26,7 @@ FloatArray = NDArray[np.float64]
 _STARS = (0, 5, 12, 20)  # stars that each order needs: two for a term
 _FOLDS = 20  # groups of stars that are left out in turn; up to so many, each star by itself
 _COMPONENTS = 6  # most ways in which the PSF changes
+_SURE = 1.5  # standard errors that a PSF which varies must be better by
 _ROUNDS = 2  # of fitting with the polynomial, each after a fit of the last kind
 
 
@@ -197,9 +198,9 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
     Returns
     -------
     Choice
-        The lowest order whose gain is within one standard error of the largest, and the most
-        components whose gain is within half of one; order 0 if the largest gain is not above its
-        error.
+        The lowest order whose gain is within 0.3 standard errors of the largest, and the most
+        components whose gain is within half of one; order 0 if the largest gain is not above 1.5 of
+        its errors.
     """
     matrix, vector = _equations(fit, span)
     n, rank = vector.shape
@@ -217,11 +218,11 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
 
     at = np.unravel_index(gain[1:].argmax(), gain[1:].shape) if len(terms) > 1 else (0, 0)
     best = (int(at[0]) + 1, int(at[1])) if len(terms) > 1 else (0, 0)
-    if len(terms) == 1 or gain[best] < error(base, chi[best]):
+    if len(terms) == 1 or gain[best] < _SURE * error(base, chi[best]):
         return Choice(0, 0, gain, 0.0, n)
     for order in range(1, best[0]):
         r = int(gain[order].argmax())
-        if gain[best] - gain[order, r] < error(chi[order, r], chi[best]):
+        if gain[best] - gain[order, r] < 0.3 * error(chi[order, r], chi[best]):
             best = (order, r)
             break
     # A component too many costs little, one too few is an error everywhere.
