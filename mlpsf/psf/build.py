@@ -173,7 +173,7 @@ def _vary(
         return solution, 0, "a PSF that does not vary was asked for"
     if not found.real:
         return solution, 0, found.verdict
-    fit, choice = solve_field(solution.fit, hand.x, hand.y, hand.frame_shape, most)
+    fit, choice = solve_field(solution.fit, hand.x, hand.y, found, most)
     if choice.order == 0:
         return solution, 0, choice.reason
     return solution_of(fit), choice.order, choice.reason

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mlpsf.psf.solver.basis import gradient
-from mlpsf.psf.solver.fit import MODEL_ERROR, Fit, prior_of_variation
+from mlpsf.psf.solver.fit import MODEL_ERROR, Fit
 from mlpsf.psf.solver.polynomial import polynomial
+from mlpsf.psf.solver.variation import PSFVariation
 
 __all__ = ["Choice", "choose_order", "most_order", "solve_field"]
 
@@ -27,6 +28,7 @@ _STARS = (0, 5, 12, 20)  # stars that each order needs: two for a term
 _FOLDS = 20  # groups of stars that are left out in turn; up to so many, each star by itself
 _COMPONENTS = 6  # most ways in which the PSF changes
 _SURE = 1.5  # standard errors that a PSF which varies must be better by
+_WIDTH, _WIDTHS = 4.0, (0.1, 0.3)  # of the prior: times the rms of size and shape; its limits
 _ROUNDS = 2  # of fitting with the polynomial, each after a fit of the last kind
 
 
@@ -76,7 +78,7 @@ class Choice:
 
 
 def solve_field(
-    fit: Fit, x: FloatArray, y: FloatArray, frame_shape: tuple[int, int], most: int = 3
+    fit: Fit, x: FloatArray, y: FloatArray, found: PSFVariation, most: int = 3
 ) -> tuple[Fit, Choice]:
     """Solve for a PSF that varies, with the order that the stars support.
 
@@ -86,7 +88,8 @@ def solve_field(
         Of the constant PSF.
     x, y : (n,) arrays
         Positions of the stars on the frame.
-    frame_shape : (int, int)
+    found : PSFVariation
+        Of the sizes and shapes of these stars.
     most : int
         Highest order.
 
@@ -99,7 +102,10 @@ def solve_field(
     """
     most = min(most, most_order(len(x)))
     with threadpool_limits(1):
-        free = fit.go_on(polynomial(x, y, frame_shape, min(most, 2)))
+        # A change of the size by some per cent is one of the light by twice that, and more outside.
+        width = float(np.clip(_WIDTH * found.rms.max(), *_WIDTHS))
+        frame_shape = found.frame_shape
+        free = fit.go_on(polynomial(x, y, frame_shape, min(most, 2)), varies=width)
         for _ in range(_ROUNDS):
             free.rebase()
             free.round(first=False)
@@ -130,7 +136,7 @@ def components(fit: Fit) -> FloatArray:
     metric = np.zeros((k, k))
     for part in fit.parts:
         metric += fit.design(part).normal(weight[part])[0]
-    metric = metric / len(fit.terms) + prior_of_variation(fit.basis)
+    metric = metric / len(fit.terms) + fit.prior_of_variation()
     root = np.linalg.cholesky(metric)
     # Changes at the stars, not terms: where there are stars, they count.
     changes = fit.terms[:, 1:] @ fit.c[1:]
@@ -204,7 +210,7 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
     """
     matrix, vector = _equations(fit, span)
     n, rank = vector.shape
-    stiff = span.T @ prior_of_variation(fit.basis) @ span
+    stiff = span.T @ fit.prior_of_variation() @ span
     turn = np.random.default_rng(0).permutation(n) % min(n, _FOLDS)
     chi = np.empty((len(terms), rank, n))
     for order, t in enumerate(terms):

@@ -20,7 +20,7 @@ from mlpsf.psf.solver.design import Design, blocks
 from mlpsf.psf.solver.pixels import StarPixels, first_profile, median_of
 from mlpsf.stacks.values import sky_and_noise
 
-__all__ = ["MODEL_ERROR", "Fit", "prior_of_variation"]
+__all__ = ["MODEL_ERROR", "Fit"]
 
 FloatArray = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ MODEL_ERROR = 0.005
 
 _WAVES = 4  # for trefoil and four struts of a secondary mirror; six waves make no difference
 _BEND, _FIRST_BEND, _SIZE = 0.5, 1.0, 0.3  # widths of the prior, relative to the local light
-_VARIES = 0.1  # the same for the variation from the centre of the frame to its edge
+_VARIES = 0.1  # the same for the variation from the centre of the frame to its edge, by default
 _FLUX, _PLACE = 0.1, 0.3  # prior widths of a step in flux (relative) and position (pixels)
 _LEVEL = 1e7  # weight that fixes the light of the PSF, so that the fluxes adjust
 _SKY = 0.0125  # scatter of the stars' skies around the frame's, over the noise of a pixel
@@ -53,6 +53,7 @@ class Fit:
     def __init__(self, stars: StarPixels, size: int, terms: FloatArray) -> None:
         self.stars, self.size, self.terms = stars, size, terms
         self.span: FloatArray | None = None
+        self.varies = _VARIES
         self.quadrature = Quadrature.for_fwhm(stars.fwhm)
         self.moffat = first_profile(stars)
         self.basis = PolarBasis(self.moffat, size / 2, _WAVES)
@@ -72,7 +73,9 @@ class Fit:
         self.parts = blocks(n, self.data.shape[1])
         self._kept: tuple[slice, Design] | None = None
 
-    def go_on(self, terms: FloatArray, span: FloatArray | None = None) -> Fit:
+    def go_on(
+        self, terms: FloatArray, span: FloatArray | None = None, varies: float | None = None
+    ) -> Fit:
         """Return a fit that starts from this one, with another variation.
 
         Parameters
@@ -82,8 +85,11 @@ class Fit:
         span : (k, r) array, optional
             Coefficients of the functions that the variation is a sum of. By default it is free:
             each coefficient of the PSF varies by itself.
+        varies : float, optional
+            Width of the prior of the variation, relative to the local light.
         """
         fit = copy(self)
+        fit.varies = self.varies if varies is None else varies
         fit.basis, fit.terms, fit.span = copy(self.basis), terms, span
         fit.c = np.zeros((terms.shape[1], self.c.shape[1]))
         fit.c[0] = self.c[0]
@@ -257,10 +263,16 @@ class Fit:
         sums = np.tensordot(pairs, both, (0, 0)).reshape(p - 1, p - 1, *both.shape[1:])
         normal[k:, k:] += sums.swapaxes(1, 2).reshape(one.shape[1], one.shape[1])
 
+    def prior_of_variation(self, bend: float = _BEND) -> FloatArray:
+        """Return the inverse covariance (k, k) of the coefficients' change over the frame."""
+        size = self.varies
+        stiff = self.basis.stiffness(size * bend, size)
+        return stiff + np.eye(self.c.shape[1]) / size**2
+
     def _prior(self, bend: float) -> tuple[FloatArray, FloatArray]:
         """Return the matrix and the right hand side of the prior of all shared unknowns."""
         p, k = self.c.shape
-        rest = prior_of_variation(self.basis, bend)
+        rest = self.prior_of_variation(bend)
         if self.span is not None:
             rest = self.span.T @ rest @ self.span
         stiff = self.basis.stiffness(bend, _SIZE)
@@ -323,8 +335,3 @@ class Fit:
         self.c[0] = self.basis.adopt(self.c[0]).ravel()
         if self.span is not None:
             self.span = self.span / gain[:, None]
-
-
-def prior_of_variation(basis: PolarBasis, bend: float = _BEND) -> FloatArray:
-    """Return the inverse covariance (k, k) of the coefficients' change over the frame."""
-    return basis.stiffness(_VARIES * bend, _VARIES) + np.eye(basis.unit().size) / _VARIES**2
