@@ -29,6 +29,7 @@ _FOLDS = 20  # groups of stars that are left out in turn; up to so many, each st
 _COMPONENTS = 6  # most ways in which the PSF changes
 _SURE = 1.5  # standard errors that a PSF which varies must be better by
 _WIDTH, _WIDTHS = 4.0, (0.1, 0.3)  # of the prior: times the rms of size and shape; its limits
+_CUBIC = 1.1  # times a quadratic's gain that a cubic's must be: in the corners it is wild
 _ROUNDS = 2  # of fitting with the polynomial, each after a fit of the last kind
 
 
@@ -103,7 +104,9 @@ def solve_field(
     most = min(most, most_order(len(x)))
     with threadpool_limits(1):
         # A change of the size by some per cent is one of the light by twice that, and more outside.
-        width = float(np.clip(_WIDTH * found.rms.max(), *_WIDTHS))
+        # Few stars measure it badly, and leave more to the prior.
+        widest = _WIDTHS[1] if most > 1 else _WIDTHS[0]
+        width = float(np.clip(_WIDTH * found.rms.max(), _WIDTHS[0], widest))
         frame_shape = found.frame_shape
         free = fit.go_on(polynomial(x, y, frame_shape, min(most, 2)), varies=width)
         for _ in range(_ROUNDS):
@@ -204,9 +207,9 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
     Returns
     -------
     Choice
-        The lowest order whose gain is within 0.3 standard errors of the largest, and the most
-        components whose gain is within half of one; order 0 if the largest gain is not above 1.5 of
-        its errors.
+        The lowest order whose gain is within 0.3 standard errors of the largest (a cubic must be
+        better by a tenth), and the most components whose gain is within half of one; order 0 if the
+        largest gain is not above 1.5 of its errors.
     """
     matrix, vector = _equations(fit, span)
     n, rank = vector.shape
@@ -226,6 +229,8 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
     best = (int(at[0]) + 1, int(at[1])) if len(terms) > 1 else (0, 0)
     if len(terms) == 1 or gain[best] < _SURE * error(base, chi[best]):
         return Choice(0, 0, gain, 0.0, n)
+    if best[0] == 3 and gain[best] < _CUBIC * gain[2].max():
+        best = (2, int(gain[2].argmax()))
     for order in range(1, best[0]):
         r = int(gain[order].argmax())
         if gain[best] - gain[order, r] < 0.3 * error(chi[order, r], chi[best]):
