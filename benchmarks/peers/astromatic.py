@@ -182,22 +182,37 @@ def run_psfex(extraction: Extraction, catalogue: Path, more: dict[str, Any] | No
     return catalogue.with_suffix(".psf")
 
 
-def read_psfex(path: Path) -> Callable[..., FloatArray]:
-    """Return the function that draws the PSF of a file of PSFEx; see `psfex_stamps`."""
+def read_psfex(path: Path) -> tuple[Callable[..., FloatArray], Callable[..., FloatArray]]:
+    """Return what draws the PSF of a file of PSFEx: that of the polynomial's zero, and of places."""
     with fits.open(path) as units:
         unit = units["PSF_DATA"]
-        table = np.asarray(unit.data["PSF_MASK"][0][0], dtype=float)
+        terms = np.asarray(unit.data["PSF_MASK"][0], dtype=float)
+        table, made = terms[0], int(unit.header.get("POLDEG1", 0))
+        zero, scale = (
+            [float(unit.header.get(f"{k}{i}", 1)) for i in (1, 2)] for k in ("POLZERO", "POLSCAL")
+        )
         step, n = float(unit.header["PSF_SAMP"]), int(unit.header["ACCEPTED"])
     if n == 0 or not table.sum() > 0:
         raise PSFError("PSFEx accepted no star")
-    return psfex_stamps(table, step)
+
+    def at(x: float, y: float, size: int) -> FloatArray:
+        # It counts from 1, and the powers of x run fastest. Few stars lower the degree.
+        u, v = (x + 1 - zero[0]) / scale[0], (y + 1 - zero[1]) / scale[1]
+        powers = [u**i * v**j for j in range(made + 1) for i in range(made + 1 - j)]
+        here = np.tensordot(powers, terms, 1)
+        return np.asarray(psfex_stamps(here, step)([0.0], [0.0], size)[0])
+
+    return psfex_stamps(table, step), at
 
 
-def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
-    """Build a constant PSF with PSFEx, from its automatic selection or from given stars."""
+def build_psfex(extraction: Extraction, stars: Table | None = None, degree: int = 0) -> PeerPSF:
+    """Build a PSF with PSFEx, from its automatic selection or from given stars.
+
+    `degree` is that of its polynomial over the frame; `PeerPSF.stamps` is of the polynomial's zero.
+    """
     assert extraction.fwhm is not None
     folder, catalogue = extraction.folder, extraction.catalogue
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"PSFVAR_DEGREES": degree}
     if stars is not None:
         chosen = folder / "chosen.cat"
         with fits.open(catalogue) as units:
@@ -219,10 +234,10 @@ def build_psfex(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
             "SAMPLE_FLAGMASK": 0,
         }
     with cpu_clock() as clock:
-        stamps = read_psfex(run_psfex(extraction, catalogue, settings))
+        stamps, at = read_psfex(run_psfex(extraction, catalogue, settings))
         seconds = clock() + extraction.seconds
     with fits.open(folder / "used.cat") as units:
         rows = units[2].data
         good = rows["FLAGS_PSF"] == 0
         used = Table({"x": rows["X_IMAGE"][good] - 1.0, "y": rows["Y_IMAGE"][good] - 1.0})
-    return PeerPSF(stamps, used, seconds)
+    return PeerPSF(stamps, used, seconds, at)

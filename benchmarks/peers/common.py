@@ -33,11 +33,14 @@ class PeerPSF:
         x and y, 0-based, of the stars that made it.
     seconds : float
         CPU time, that of child processes included.
+    at : callable, optional
+        Takes a place x, y (0-based) and a size; gives the stamp of a star centred on a pixel there.
     """
 
     stamps: Callable[[ArrayLike, ArrayLike, int], FloatArray]
     stars: Table
     seconds: float
+    at: Callable[[float, float, int], FloatArray] | None = None
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from mlpsf.frames.frame import Frame
 # --- Piff ----------------------------------------------------------------------------------------
 
 
-def piff_config(extraction: Extraction, stars: Table | None) -> dict[str, Any]:
+def piff_config(extraction: Extraction, stars: Table | None, order: int = 0) -> dict[str, Any]:
     """Write the files that Piff reads and give its configuration."""
     assert extraction.fwhm is not None
     folder, frame, fwhm = extraction.folder, extraction.frame, extraction.fwhm
@@ -45,6 +45,9 @@ def piff_config(extraction: Extraction, stars: Table | None) -> dict[str, Any]:
     # desy3.yaml: cells of 1.14 pixels, 3 of them a FWHM; where stars are wider, 3 still.
     scale = max(1.14, fwhm / 3.0)
     size = math.floor((SIDE - 1) / scale / 2) * 2 + 1
+    if order:
+        # Every cell has a polynomial: 25 cells, 8 FWHM or more, are as many as fit in memory.
+        size = min(size, 25)
     choose: dict[str, Any] = {"max_snr_weight": 100}
     if stars is None:
         # The documented selection with its defaults, rejection and least S/N of sizemag.yaml;
@@ -72,16 +75,18 @@ def piff_config(extraction: Extraction, stars: Table | None) -> dict[str, Any]:
         "psf": {
             "type": "Simple",
             "model": {"type": "PixelGrid", "scale": scale, "size": size},
-            # One PSF for the frame, as is asked of all.
-            "interp": {"type": "BasisPolynomial", "order": 0},
+            "interp": {"type": "BasisPolynomial", "order": order},
             "outliers": {"type": "Chisq", "nsigma": 5.5, "max_remove": 0.03},
         },
         "verbose": 0,
     }
 
 
-def build_piff(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
-    """Build a constant pixel-grid PSF with Piff, from its size-magnitude choice or given stars."""
+def build_piff(extraction: Extraction, stars: Table | None = None, order: int = 0) -> PeerPSF:
+    """Build a pixel-grid PSF with Piff, from its size-magnitude choice or given stars.
+
+    `order` is that of its polynomial over the frame; `PeerPSF.stamps` is of the frame's centre.
+    """
     try:
         import piff
     except ImportError as error:
@@ -90,7 +95,7 @@ def build_piff(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
     before = extraction.seconds
     with cpu_clock() as clock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = piff_config(extraction, stars)
+        config = piff_config(extraction, stars, order)
         try:
             psf = piff.process(config)
         except (RuntimeError, ValueError, IndexError, np.linalg.LinAlgError) as error:
@@ -109,10 +114,14 @@ def build_piff(extraction: Extraction, stars: Table | None = None) -> PeerPSF:
             ]
         )
 
+    def at(x: float, y: float, size: int) -> FloatArray:
+        return np.asarray(psf.draw(x + 1, y + 1, center=True, stamp_size=size).array)
+
     return PeerPSF(
         stamps,
         Table({"x": [s.x - 1.0 for s in used], "y": [s.y - 1.0 for s in used]}),
         seconds,
+        at,
     )
 
 

@@ -70,8 +70,8 @@ def measure(kind: str, number: int) -> dict[str, Any]:
     rng = np.random.default_rng(number)
     for size in SIZES:
         cut = extract_cutouts(sim.frame, *at, size).data
-        out[f"{size}"] = judge.predict_proba(homogenize(cut, *at))[wanted, 1]
-        out[f"{size}, no positions"] = judge.predict_proba(homogenize(cut))[wanted, 1]
+        out[f"{size}"] = _judged(judge, cut, *at)[wanted]
+        out[f"{size}, no positions"] = _judged(judge, cut)[wanted]
         if size != SIZES[-1]:
             continue
         for few in FEW:
@@ -82,13 +82,17 @@ def measure(kind: str, number: int) -> dict[str, Any]:
                 part = order[start : start + few]
                 if not np.isin(part, wanted).any():
                     continue
-                try:
-                    made = homogenize(cut[part], *(v[part] for v in at))
-                    p[part] = judge.predict_proba(made)[:, 1]
-                except MlpsfError:
-                    p[part] = 0.0  # such a set is refused
+                p[part] = _judged(judge, cut[part], *(v[part] for v in at))
             out[f"{size}, sets of {few}"] = p[wanted]
     return out
+
+
+def _judged(judge: Any, cutouts: Any, *at: Any) -> Any:
+    """Return the probabilities of a set; those of one that is refused are zero."""
+    try:
+        return judge.predict_proba(homogenize(cutouts, *at))[:, 1]
+    except MlpsfError:
+        return np.zeros(len(cutouts))
 
 
 def load(kind: str, number: int) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def before_psfex(n_frames: int, real: Path | None) -> None:
             true, fwhm = sim.psf.stamp(nx / 2, ny / 2, size=SIDE), sim.psf.fwhm
             plain = build_psfex(extraction)
             chosen = chosen_catalogue(extraction)
-            after = read_psfex(run_psfex(extraction, chosen))
+            after = read_psfex(run_psfex(extraction, chosen))[0]
             for way, stamps in (("as it is", plain.stamps), ("after mlpsf", after)):
                 errors = errors_of(stamps([0.0], [0.0], SIDE)[0], true, fwhm)
                 rows.append({"frame": number, "way": way, **errors})

@@ -45,6 +45,10 @@ class Row(TypedDict):
     n_chosen: int | None
     quality: float | None
     judged_by: str
+    psf_order: int | None
+    fwhm_variation: float | None
+    shape_variation: float | None
+    variation_angle: float | None
     seconds: float
     error: str
     warnings: str
@@ -143,6 +147,10 @@ def _empty_row(job: Job) -> Row:
         "n_chosen": None,
         "quality": None,
         "judged_by": "",
+        "psf_order": None,
+        "fwhm_variation": None,
+        "shape_variation": None,
+        "variation_angle": None,
         "seconds": 0.0,
         "error": "",
         "warnings": "",
@@ -204,6 +212,10 @@ def _work(job: Job, row: Row) -> None:
     psf = build_psf(frame, stars)
     psf.save(job.psf)
     row["fwhm"], row["ellipticity"] = round(psf.fwhm, 4), round(psf.ellipticity, 4)
+    row["psf_order"] = psf.order
+    for name, digits in (("fwhm_variation", 5), ("shape_variation", 5), ("variation_angle", 1)):
+        if name in psf.meta:
+            row[name] = round(psf.meta[name], digits)  # type: ignore[literal-required]
     quality, row["judged_by"] = judge_psf(frame, stars, psf)
     row["quality"] = None if quality is None else round(quality, 5)
 
@@ -273,7 +285,7 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
     dx = np.asarray(judges["x"])[use] - cut.x0[use]
     dy = np.asarray(judges["y"])[use] - cut.y0[use]
     sky, noise = (v.astype(np.float64)[:, None, None] for v in sky_and_noise(data))
-    light = psf.stamps(dx, dy, psf.size)
+    light = psf.stamps(dx, dy, psf.size, at=(judges["x"][use], judges["y"][use]))
     offset = np.arange(psf.size) - psf.size // 2
     near = offset**2 + offset[:, None] ** 2 < (1.5 * psf.fwhm) ** 2
     seen = near & np.isfinite(data)

@@ -35,7 +35,7 @@ __all__ = ["Night", "Settings", "run_frames", "summarise"]
 SUMMARY = "night"
 """Stem of the file names of the summary."""
 
-_FORMAT = 1
+_FORMAT = 2
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 
 
@@ -289,8 +289,11 @@ def summarise(rows: Sequence[Row]) -> Table:
         Columns: ``frame`` (path), ``hdu`` (-1: unknown), ``name`` (of its files), ``done``
         (whether it succeeded), ``fwhm`` (pixels; of the PSF, or of the frame if the PSF failed),
         ``ellipticity`` (1 - b/a), ``n_found``, ``n_chosen``, ``quality`` and ``judged_by`` (see
-        `mlpsf.batch.job.judge_psf`), ``seconds``, ``error`` (empty: none), ``warnings``. Unknown
-        numbers are NaN, or -1 for integers.
+        `mlpsf.batch.job.judge_psf`), ``psf_order`` (of the polynomial by which the PSF varies),
+        ``fwhm_variation`` and ``shape_variation`` (rms over the frame of the relative FWHM and of
+        the ellipticity, without the noise), ``variation_angle`` (where the FWHM grows, degrees
+        from +x towards +y), ``seconds``, ``error`` (empty: none), ``warnings``. Unknown numbers are
+        NaN, or -1 for integers.
 
     Examples
     --------
@@ -301,8 +304,10 @@ def summarise(rows: Sequence[Row]) -> Table:
     """
     from astropy.table import Table
 
-    kinds: dict[str, Any] = dict.fromkeys(("hdu", "n_found", "n_chosen"), int)
-    kinds |= dict.fromkeys(("fwhm", "ellipticity", "quality", "seconds"), float)
+    kinds: dict[str, Any] = dict.fromkeys(("hdu", "n_found", "n_chosen", "psf_order"), int)
+    numbers = ("fwhm", "ellipticity", "quality", "seconds")
+    variation = ("fwhm_variation", "shape_variation", "variation_angle")
+    kinds |= dict.fromkeys((*numbers, *variation), float)
     unknown = {int: -1, float: float("nan"), str: ""}
     table = Table(meta={"mlpsf_version": __version__})
     for name in Row.__annotations__:
@@ -312,6 +317,7 @@ def summarise(rows: Sequence[Row]) -> Table:
     # ECSV reads an empty string back as masked, so ``error`` cannot be used as a filter.
     table.add_column([row["error"] == "" for row in rows], name="done", index=3)
     table["fwhm"].unit, table["seconds"].unit = "pix", "s"
+    table["variation_angle"].unit = "deg"
     return table
 
 

@@ -160,8 +160,9 @@ def psf(
     """Choose the PSF stars of FRAME, make its PSF with TRIPPy, and write both.
 
     The file is the one that TRIPPy writes and reads (version 2): a look-up table on tenths of
-    pixels, with the stars and what made it in the header. Where the PSF varies over the frame by
-    more than its error, a warning says so: --at makes it for the place of your target.
+    pixels, with the stars and what made it in the header. Where the PSF varies over the frame, the
+    file knows how, in two more extensions, and `mlpsf render` draws any place; TRIPPy reads the
+    mean. --at writes a file of one place, for TRIPPy.
 
     Examples:
 
@@ -178,7 +179,7 @@ def psf(
     from mlpsf.export import check_star_path
     from mlpsf.files import check_folder
     from mlpsf.psf import build_psf, psf_quality
-    from mlpsf.psf.build import check_place
+    from mlpsf.psf.trippy.inputs import check_place
     from mlpsf.selection.choice import FEWEST_RESERVED
 
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
@@ -213,7 +214,7 @@ def psf(
         place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
         progress.note(
             f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
-            f"in {out}."
+            f"in {out}{_order(made)}."
         )
         if chosen.meta["n_reserved"] >= FEWEST_RESERVED and not is_set:
             progress("judging the PSF")
@@ -286,6 +287,14 @@ def _choose(
         raise
     keep(table)
     return table
+
+
+def _order(psf: Any) -> str:
+    """Return the order of a PSF's variation in words, with its reason, if both are known."""
+    if "order_reason" not in psf.meta:
+        return ""
+    order = ("constant", "linear", "quadratic", "cubic")[psf.meta["order"]]
+    return f"; {order} over the frame: {psf.meta['order_reason']}"
 
 
 def _judgement(quality: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli import export, frames, night, simulation, training
+from mlpsf.cli import export, frames, night, rendering, simulation, training
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.version import __version__
 
@@ -34,6 +34,7 @@ app = typer.Typer(
         "    mlpsf simulate --out frame.fits            a frame to try it on\n\n"
         "    mlpsf select frame.fits --out stars.ecsv   its PSF stars\n\n"
         "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
+        "    mlpsf render psf.fits 300 200 --out a.fits its PSF at a place\n\n"
         "    mlpsf export psf.fits --to psfex --out frame.psf   for other tools\n\n"
         "    mlpsf label *.fits --out set.h5            a set to train on\n\n"
         "    mlpsf train set.h5 --out model.keras       a model of your own\n\n"
@@ -57,6 +58,7 @@ def _version(
 
 app.command()(frames.select)
 app.command()(frames.psf)
+app.command()(rendering.render)
 app.command()(export.export)
 app.command()(simulation.simulate)
 app.command()(night.run)

@@ -145,8 +145,8 @@ AtOption = Annotated[
     tuple[float, float] | None,
     typer.Option(
         metavar="X Y",
-        help="Make the PSF for this place, for a PSF that varies over the frame: pixels from 0, "
-        "the centre of the first is 0 0. Needs 5 stars, better 12. Default: the frame's mean.",
+        help="Write the PSF of this place only, for a PSF that varies over the frame: pixels from "
+        "0, the centre of the first is 0 0. Default: the whole frame's.",
         show_default=False,
     ),
 ]

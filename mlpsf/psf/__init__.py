@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from mlpsf.psf.quality import psf_quality as psf_quality
     from mlpsf.psf.solver.variation import PSFVariation as PSFVariation
     from mlpsf.psf.solver.variation import measure_variation as measure_variation
+    from mlpsf.psf.terms import PSFTerms as PSFTerms
 
 __all__ = [
     "PSFModel",
     "PSFQuality",
+    "PSFTerms",
     "PSFVariation",
     "against_truth",
     "build_psf",
@@ -38,6 +40,7 @@ __getattr__ = lazy_names(
     {
         "PSFModel": "model",
         "PSFQuality": "quality",
+        "PSFTerms": "terms",
         "PSFVariation": "solver.variation",
         "against_truth": "quality",
         "build_psf": "build",

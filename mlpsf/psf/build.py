@@ -14,14 +14,19 @@ from numpy.typing import NDArray
 from mlpsf.errors import InputError
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
-from mlpsf.psf.solver.solve import MISFIT, ROUNDS, Solution, solve
+from mlpsf.psf.solver.field import solve_field
+from mlpsf.psf.solver.fit import Fit
+from mlpsf.psf.solver.polynomial import polynomial
+from mlpsf.psf.solver.solve import MISFIT, ROUNDS, Solution, solution_of, solve
 from mlpsf.psf.solver.stars import Stars, cut_stars, say_left_out
-from mlpsf.psf.solver.variation import order_for, polynomial, variation_of
+from mlpsf.psf.solver.variation import PSFVariation, order_for, variation_of
+from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy import border as border
+from mlpsf.psf.trippy.inputs import check_place
 from mlpsf.psf.trippy.tables import centre_on_pixel, profile
 from mlpsf.version import __version__
 
-__all__ = ["METHODS", "build_psf", "check_place"]
+__all__ = ["METHODS", "build_psf"]
 
 FloatArray = NDArray[np.float64]
 
@@ -38,13 +43,16 @@ def build_psf(
     background: str | float | FloatArray = "mesh",
     method: str = "refined",
     at: tuple[float, float] | None = None,
+    order: int = 3,
     refinements: int | None = None,
 ) -> PSFModel:
     """Build a PSF from stars of a frame, for TRIPPy.
 
     The pixels of all stars are fitted at once with one smooth PSF and the flux, position and sky of
     each star. Struck pixels and light of other sources are left out, but no light of the star (see
-    `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of a TRIPPy object. If no smooth PSF
+    `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of a TRIPPy object. Where it varies
+    over the frame, it knows how: by a polynomial whose order, from 0 to 3, is that which predicts
+    best the stars that are left out of the fit (see `mlpsf.psf.solver.field`). If no smooth PSF
     describes the stars, as for a badly misaligned telescope, TRIPPy's table corrected for its blur
     is used instead (``meta["method"]`` is then 'corrected').
 
@@ -68,9 +76,11 @@ def build_psf(
         around the median of the Moffat fits. It is blurred by a pixel and includes the light of
         neighbours.
     at : (float, float), optional
-        Position (x, y) on the frame for which to build the PSF, 0-based pixels. The PSF then varies
-        as a polynomial: of second order from 12 stars, of first order from 5. By default the PSF is
-        the mean over the frame.
+        Position (x, y) on the frame, 0-based pixels, for the PSF of that place only: the same as
+        :meth:`PSFModel.at` of the whole.
+    order : {0, 1, 2, 3}
+        Highest order of the polynomial over the frame that the stars may choose; 0 for a PSF that
+        does not vary.
     refinements : int, optional
         Maximum number of times that positions, fluxes, skies and the PSF are fitted again, each
         time with the pixels that are clean according to the last PSF. 4 by default. Stops when
@@ -79,13 +89,14 @@ def build_psf(
     Returns
     -------
     PSFModel
+        ``meta`` has the order of the polynomial and the reason for it.
 
     Warns
     -----
     AstropyUserWarning
         If stars are left out because they are too near the edge, masked at the core or over half
         of the box, or without light above the background. The message gives the number of each.
-        If the PSF varies over the frame significantly and `at` is not given, or is given with
+        If the PSF varies over the frame significantly and `at` is not given. If `at` is given with
         fewer than 5 stars. If no smooth PSF describes the stars. If they were chosen on another
         frame.
 
@@ -111,6 +122,8 @@ def build_psf(
         raise InputError(f"method must be 'refined' or 'trippy'; got {method!r}")
     if method == "trippy" and (at is not None or refinements):
         raise InputError("TRIPPy's own table knows neither 'at' nor 'refinements'")
+    if order not in range(4):
+        raise InputError(f"order must be 0, 1, 2 or 3; got {order}")
     rounds = ROUNDS if refinements is None else refinements
     if rounds < 0:
         raise InputError(f"refinements must be 0 or more; got {refinements}")
@@ -128,42 +141,76 @@ def build_psf(
         psf = PSFModel(table, alpha, beta, rep_fact, meta=meta)
         flux = np.nan_to_num(amplitude) * psf.flux_per_amplitude
         return replace(psf, stars=np.column_stack([hand.x, hand.y, flux]))
-    order = 0 if place is None else order_for(len(hand.x))
-    solution = solve(
-        hand.pixels, hand.size, polynomial(hand.x, hand.y, hand.frame_shape, order), rounds
-    )
+    solution = solve(hand.pixels, hand.size, np.ones((len(hand.x), 1)), rounds)
     meta["refinements"] = rounds
-    if rounds >= 2 and solution.misfit > MISFIT and place is None and len(hand.x) >= 5:
+    if rounds >= 2 and solution.misfit > MISFIT and len(hand.x) >= 5:
         # Stars that vary over the frame are described by one PSF only in the mean.
-        order = order_for(len(hand.x))
-        solution = solve(
-            hand.pixels, hand.size, polynomial(hand.x, hand.y, hand.frame_shape, order), rounds
-        )
+        terms = polynomial(hand.x, hand.y, hand.frame_shape, order_for(len(hand.x)))
+        solution = solve(hand.pixels, hand.size, terms, rounds)
     if rounds >= 2 and solution.misfit > MISFIT:
         return _unsmooth(hand, rep_fact, meta, place)
+    found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
+    solution, order, reason = _vary(solution, hand, found, order)
+    meta |= {"order": order, "order_reason": reason, **found.summary}
+    psf = _model(solution, order, hand, rep_fact, meta)
     if place is None:
-        # The mean of the other terms over the frame is 0.
-        terms = np.eye(len(solution.coefficients))[0]
-        _warn_of_variation(solution, hand)
-    else:
-        terms = polynomial(*place, hand.frame_shape, order)[0]
-        meta |= {"at_x": place[0], "at_y": place[1], "order": order}
-        if order == 0:
-            warnings.warn(
-                f"{len(hand.x)} stars are too few for a PSF at a place, 5 wanted: this is the mean",
-                AstropyUserWarning,
-                stacklevel=2,
-            )
-    light = solution.table(hand.size, rep_fact, terms)
-    alpha, beta = solution.moffat.alpha, solution.moffat.beta
+        _warn_of_variation(found, order)
+        return psf
+    if len(hand.x) < 5:
+        warnings.warn(
+            f"{len(hand.x)} stars are too few for a PSF at a place, 5 wanted: this is the mean",
+            AstropyUserWarning,
+            stacklevel=2,
+        )
+    return psf.at(*place)
+
+
+def _vary(
+    solution: Solution, hand: Stars, found: PSFVariation, most: int
+) -> tuple[Solution, int, str]:
+    """Return the solution that varies as far as the stars show it, its order, and why."""
+    if most == 0:
+        return solution, 0, "a PSF that does not vary was asked for"
+    if not found.real:
+        return solution, 0, found.verdict
+    fit, choice = solve_field(solution.fit, hand.x, hand.y, found, most)
+    if choice.order == 0:
+        return solution, 0, choice.reason
+    return solution_of(fit), choice.order, choice.reason
+
+
+def _model(
+    solution: Solution, order: int, hand: Stars, rep_fact: int, meta: dict[str, Any]
+) -> PSFModel:
+    """Return the model of a solution; of its mean, if the order is 0."""
+    size, alpha, beta = hand.size, solution.moffat.alpha, solution.moffat.beta
+    light = solution.table(size, rep_fact, np.eye(len(solution.coefficients))[0])
+    moffat = profile(alpha, beta, np.zeros((size * rep_fact,) * 2), rep_fact)
+    scale = centre_on_pixel(moffat, rep_fact)[0].sum() / centre_on_pixel(light, rep_fact)[0].sum()
+    terms = None
+    if order > 0:
+        span, weights = _components(solution.fit)
+        tables = [
+            _lookup_table(table * scale, rep_fact)
+            for table in solution.changes(size, rep_fact, span)
+        ]
+        terms = PSFTerms(np.array(tables), weights, hand.frame_shape)
     return PSFModel(
-        _lookup_table(light, alpha, beta, hand.size, rep_fact),
+        _lookup_table(light * scale - moffat, rep_fact),
         alpha,
         beta,
         rep_fact,
         stars=np.column_stack([hand.x, hand.y, solution.flux]),
         meta=meta,
+        terms=terms,
     )
+
+
+def _components(fit: Fit) -> tuple[FloatArray, FloatArray]:
+    """Return the functions (k, r) that a fit's variation is made of, and their weights."""
+    assert fit.span is not None
+    weights = np.linalg.lstsq(fit.span, fit.c[1:].T)[0].T
+    return fit.span, np.asarray(weights, dtype=np.float64)
 
 
 def _unsmooth(
@@ -181,34 +228,20 @@ def _unsmooth(
     return replace(psf, meta={**meta, "method": "corrected"})
 
 
-def check_place(at: Any, frame_shape: tuple[int, int]) -> tuple[float, float]:
-    """Return a position (x, y) in 0-based pixels; raise `InputError` if it is off the frame."""
-    place = np.asarray(at, dtype=np.float64)
-    ny, nx = frame_shape
-    if place.shape != (2,) or not np.isfinite(place).all():
-        raise InputError(f"at must be a place (x, y); got {at}")
-    if not ((place >= -0.5) & (place < (nx - 0.5, ny - 0.5))).all():
-        raise InputError(f"at must be on the frame of {nx} x {ny} pixels; got {at}")
-    return float(place[0]), float(place[1])
-
-
-def _warn_of_variation(solution: Solution, hand: Stars) -> None:
-    found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
+def _warn_of_variation(found: PSFVariation, order: int) -> None:
     if found.significant:
-        warnings.warn(
-            f"{found.verdict}. This is its mean; at=(x, y), or --at X Y, makes it for a place",
-            AstropyUserWarning,
-            stacklevel=3,
+        how = (
+            f"The PSF and its file know it, to order {order}; for what knows one PSF a frame, "
+            "at=(x, y), or --at X Y, makes that of a place"
+            if order
+            else "The stars do not suffice to follow it: this is its mean"
         )
+        warnings.warn(f"{found.verdict}. {how}", AstropyUserWarning, stacklevel=3)
 
 
-def _lookup_table(
-    light: FloatArray, alpha: float, beta: float, size: int, rep_fact: int
-) -> FloatArray:
-    """Return the lookup table that with the Moffat profile gives the light, as in `profile`."""
-    moffat = profile(alpha, beta, np.zeros((size * rep_fact,) * 2), rep_fact)
-    scale = centre_on_pixel(moffat, rep_fact)[0].sum() / centre_on_pixel(light, rep_fact)[0].sum()
-    lack = (light * scale - moffat) / rep_fact**2
+def _lookup_table(lack: FloatArray, rep_fact: int) -> FloatArray:
+    """Lay light, beyond that of the Moffat profile, into a lookup table, as `profile` reads it."""
+    lack = lack / rep_fact**2
     # The table starts one pixel inside. The light before it is in the wrapped end of the table.
     # Half of that is in the box, in place of the light after the box.
     table, half = lack[rep_fact:, rep_fact:].copy(), rep_fact // 2

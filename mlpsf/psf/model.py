@@ -1,41 +1,34 @@
-"""The PSF model: draw, subtract, trail and store it."""
+"""The PSF model: draw, subtract, trail and store it, anywhere on the frame."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.errors import InputError, PSFError
+from mlpsf.errors import InputError
+from mlpsf.psf.drawing import Light, add_stars
 from mlpsf.psf.storage import read_psf, write_psf
-from mlpsf.psf.trippy import border as border
-from mlpsf.psf.trippy.inputs import as_numbers, read_motion
-from mlpsf.psf.trippy.tables import (
-    Shape,
-    centre_on_pixel,
-    cumulative,
-    measure_shape,
-    pixel_integrals,
-    profile,
-)
+from mlpsf.psf.table import PSFTable
+from mlpsf.psf.trippy.inputs import as_numbers, check_place, read_motion
+from mlpsf.psf.trippy.tables import centre_on_pixel, wrapped
 
 __all__ = ["PSFModel"]
 
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class PSFModel:
+class PSFModel(PSFTable):
     """A point spread function: a Moffat profile and a lookup table of corrections.
 
-    The model is immutable and its arrays are read-only. Coordinates are 0-based: the centre of the
-    first pixel is (0, 0).
+    Where the PSF varies, these and all properties are of its mean over the frame; :meth:`at` gives
+    the PSF of a place, and all that draws stars draws each with the PSF of its own. The model is
+    immutable and its arrays are read-only. Coordinates are 0-based: the centre of the first pixel
+    is (0, 0).
 
     Parameters
     ----------
@@ -51,6 +44,8 @@ class PSFModel:
         How it was built.
     motion : (float, float, float, float) or None
         Rate (arcsec / h), angle (degrees), exposure (h) and pixel scale (arcsec) of a trail.
+    terms : PSFTerms or None
+        How the lookup table changes over the frame; None if it does not.
 
     Examples
     --------
@@ -61,147 +56,90 @@ class PSFModel:
     500.0
     """
 
-    lookup_table: FloatArray
-    alpha: float
-    beta: float
-    rep_fact: int = 10
-    stars: FloatArray = field(default_factory=lambda: np.zeros((0, 3)))
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    motion: tuple[float, float, float, float] | None = None
+    def at(self, x: float, y: float) -> PSFModel:
+        """Return the PSF of a place on the frame, which has TRIPPy's object of its own.
 
-    def __post_init__(self) -> None:
-        table = np.array(self.lookup_table, dtype=np.float64)
-        stars = np.array(self.stars, dtype=np.float64).reshape(-1, 3)
-        rep = int(self.rep_fact)
-        if rep not in border.REP_FACTS:
-            raise InputError(f"rep_fact must be one of {border.REP_FACTS}; got {self.rep_fact}")
-        side = table.shape[0] if table.ndim == 2 else 0
-        if table.shape != (side, side) or side % rep or not (side // rep) % 2 or side < 3 * rep:
-            raise InputError(
-                f"a lookup table is square, an odd number of pixels times rep_fact {rep}; "
-                f"got shape {table.shape}"
-            )
-        if not np.isfinite(table).all():
-            raise PSFError("the lookup table holds values that are not finite")
-        if not (0 < self.alpha < np.inf and 1 < self.beta < np.inf):
-            raise InputError(
-                "a Moffat profile needs alpha > 0 and beta > 1; "
-                f"got alpha {self.alpha}, beta {self.beta}"
-            )
-        for array in (table, stars):
-            array.setflags(write=False)
-        for name, value in (
-            ("lookup_table", table),
-            ("stars", stars),
-            ("alpha", float(self.alpha)),
-            ("beta", float(self.beta)),
-            ("rep_fact", rep),
-            ("meta", MappingProxyType(dict(self.meta))),
-        ):
-            object.__setattr__(self, name, value)
+        Parameters
+        ----------
+        x, y : float
+            0-based pixels. A PSF that does not vary is the same everywhere.
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The TRIPPy object and the caches are recreated when needed.
-        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**state, "meta": dict(self.meta)}
+        Returns
+        -------
+        PSFModel
+            It does not vary; ``meta`` has the place as at_x and at_y.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
-        self.__post_init__()
+        Raises
+        ------
+        InputError
+            If the place is not finite, or off the frame of a PSF that varies.
 
-    def __repr__(self) -> str:
-        kind = "trailed " if self.motion else ""
-        return (
-            f"<{kind}PSFModel {self.size} x {self.size} pixels, FWHM {self.fwhm:.2f}, "
-            f"ellipticity {self.ellipticity:.2f}, {len(self.stars)} stars>"
+        Examples
+        --------
+        >>> psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0)
+        >>> psf.at(100.0, 30.5).fwhm == psf.fwhm
+        True
+        """
+        place = check_place((x, y), None if self.terms is None else self.terms.frame_shape)
+        meta = {**self.meta, "at_x": place[0], "at_y": place[1]}
+        table = self.lookup_table
+        if self.terms is not None:
+            table = table + self.terms.change(*place)
+        return replace(self, lookup_table=table, meta=meta, terms=None)
+
+    def fwhm_at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
+        """Return the FWHM in pixels at places on the frame, as an array of their shape."""
+        return self._figure("fwhm", x, y)
+
+    def ellipticity_at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
+        """Return the ellipticity, 1 - b/a, at places on the frame, as an array of their shape."""
+        return self._figure("ellipticity", x, y)
+
+    def _figure(self, name: str, x: ArrayLike, y: ArrayLike) -> FloatArray:
+        xs, ys = np.broadcast_arrays(x, y)
+        if not self.varies:
+            return np.full(xs.shape, getattr(self, name))
+        places = zip(xs.ravel(), ys.ravel(), strict=True)
+        return np.array([getattr(self.at(*place), name) for place in places]).reshape(xs.shape)
+
+    @cached_property
+    def _light(self) -> Light:
+        table, oversampling, unit = self._grid
+        changes = [] if self.terms is None else list(self.terms.tables)
+        rep = self.rep_fact
+        return Light.of(
+            table,
+            [
+                centre_on_pixel(wrapped(change, rep), rep)[0] / (unit * oversampling**2)
+                for change in changes
+            ],
+            oversampling,
         )
 
-    @property
-    def size(self) -> int:
-        """Side of the box in pixels, odd."""
-        return int(self.lookup_table.shape[0]) // self.rep_fact
-
-    @cached_property
-    def trippy(self) -> Any:
-        """A ``trippy.psf.modelPSF``, ready for plant, remove, line, LSfitter, psfStore.
-
-        Changing it does not change this model. Its ``plant`` and ``remove`` take the 0-based centre
-        plus 0.5, for round and for trailed sources, and an amplitude: the flux divided by
-        `flux_per_amplitude`.
-        """
-        psf = border.new_psf(self.size, self.alpha, self.beta, self.rep_fact, self.lookup_table)
-        for x, y, flux in self.stars:
-            psf.psfStars.append([x + 1.0, y + 1.0, flux / psf.fullpsf.sum()])
-        psf.A = psf.psfStars[-1][2] if psf.psfStars else 1.0
-        if self.motion is not None:
-            psf.line(*self.motion[:3], pixScale=self.motion[3])
-        return psf
-
-    @cached_property
-    def _grid(self) -> tuple[FloatArray, int, float]:
-        """Normalised light, sub-pixels per pixel, and the flux of amplitude 1."""
+    def _draw(
+        self, dx: FloatArray, dy: FloatArray, size: int, x: ArrayLike, y: ArrayLike
+    ) -> FloatArray:
+        """Draw stars at (dx, dy) in stamps with the PSF of the places (x, y)."""
+        if self.terms is None:
+            return self._light.stamps(dx, dy, size)
         if self.motion is None:
-            light = profile(self.alpha, self.beta, self.lookup_table, self.rep_fact)
-        else:
-            light = self.trippy.trailed
-        table, oversampling = centre_on_pixel(light, self.rep_fact)
-        unit = float(table.sum())
-        if not unit > 0:
-            raise PSFError(f"the PSF's light sums to {unit:g} over its box; it must be positive")
-        table = table / unit
-        table.setflags(write=False)
-        return table, oversampling, unit / oversampling**2
+            return self._light.stamps(dx, dy, size, self.terms.amounts(x, y))
+        # A trail is drawn by TRIPPy, one place after the other.
+        places = np.broadcast_arrays(dx, dy, x, y)
+        out = np.empty((len(dx), size, size))
+        for stamp, (a, b, px, py) in zip(out, np.stack(places, axis=1), strict=True):
+            table = self.lookup_table + self.terms.change(px, py)
+            here = replace(self, lookup_table=table, terms=None)
+            stamp[:] = here._light.stamps(np.array([a]), np.array([b]), size)[0]
+        return out
 
-    @property
-    def oversampled(self) -> FloatArray:
-        """Light in each sub-pixel, with a sum of 1 and the star at the centre; read-only.
-
-        There are `rep_fact` sub-pixels per pixel if that is even, else twice as many. The light of
-        a pixel is the sum of its sub-pixels.
-        """
-        return self._grid[0]
-
-    @property
-    def flux_per_amplitude(self) -> float:
-        """Flux in the box of a source with TRIPPy's amplitude m = 1: ``fullpsf.sum()``."""
-        return self._grid[2]
-
-    @cached_property
-    def shape(self) -> Shape:
-        """Size and shape of a star's image, pixel included."""
-        return measure_shape(*self._grid[:2])
-
-    @property
-    def fwhm(self) -> float:
-        """Full width at half maximum of a star's image in pixels, pixel included."""
-        return self.shape.fwhm
-
-    @property
-    def ellipticity(self) -> float:
-        """Ellipticity, 1 - b/a."""
-        return self.shape.ellipticity
-
-    @property
-    def position_angle(self) -> float:
-        """Position angle of the long axis in degrees from +x towards +y."""
-        return self.shape.position_angle
-
-    @property
-    def e1(self) -> float:
-        """Distortion along x, (Mxx - Myy) / (Mxx + Myy)."""
-        return self.shape.e1
-
-    @property
-    def e2(self) -> float:
-        """Distortion along the diagonal, 2 Mxy / (Mxx + Myy)."""
-        return self.shape.e2
-
-    @cached_property
-    def _total(self) -> FloatArray:
-        return cumulative(self.oversampled)
-
-    def stamps(self, x_offset: ArrayLike, y_offset: ArrayLike, size: int) -> FloatArray:
+    def stamps(
+        self,
+        x_offset: ArrayLike,
+        y_offset: ArrayLike,
+        size: int,
+        at: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> FloatArray:
         """Draw stars of flux 1, each in its own stamp.
 
         Parameters
@@ -210,6 +148,8 @@ class PSFModel:
             Offset of the star from the centre of the stamp's middle pixel, in pixels.
         size : int
             Side of a stamp in pixels, odd.
+        at : (x, y), optional
+            Place of each star on the frame, where the PSF varies. By default the mean PSF.
 
         Returns
         -------
@@ -227,8 +167,12 @@ class PSFModel:
         """
         if size < 1 or size % 2 == 0:
             raise InputError(f"a stamp's size must be a positive odd number; got {size}")
-        dx, dy = as_numbers(x_offset=x_offset, y_offset=y_offset)
-        return pixel_integrals(self._total, self._grid[1], dx + size // 2, dy + size // 2, size)
+        half = size // 2
+        if at is None:
+            dx, dy = as_numbers(x_offset=x_offset, y_offset=y_offset)
+            return self._light.stamps(dx + half, dy + half, size)
+        dx, dy, x, y = as_numbers(x_offset=x_offset, y_offset=y_offset, x=at[0], y=at[1])
+        return self._draw(dx + half, dy + half, size, x, y)
 
     def render(
         self,
@@ -236,6 +180,7 @@ class PSFModel:
         y: ArrayLike,
         flux: ArrayLike = 1.0,
         shape: tuple[int, int] | None = None,
+        at: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> FloatArray:
         """Draw stars at exact positions. TRIPPy's plant rounds them to a sub-pixel.
 
@@ -247,6 +192,9 @@ class PSFModel:
             Flux in the box of the PSF.
         shape : (ny, nx), optional
             Shape of the image to which all stars are added; stars are clipped at its edge.
+        at : (x, y), optional
+            Place of each star on the frame, where the PSF varies. By default its centre; to be
+            given where the image is a part of the frame.
 
         Returns
         -------
@@ -265,31 +213,73 @@ class PSFModel:
         >>> psf.render([5.0, 30.25], [8.0, 20.5], [100.0, 50.0], shape=(40, 60)).shape
         (40, 60)
         """
-        scalar = all(np.ndim(v) == 0 for v in (x, y, flux))
-        xs, ys, fluxes = as_numbers(x=x, y=y, flux=flux)
+        px, py = (x, y) if at is None else at
+        scalar = all(np.ndim(v) == 0 for v in (x, y, flux, px, py))
+        xs, ys, fluxes, px, py = as_numbers(x=x, y=y, flux=flux, at_x=px, at_y=py)
         if shape is None:
-            out = self.stamps(xs - np.floor(xs + 0.5), ys - np.floor(ys + 0.5), self.size)
+            out = self.stamps(xs - np.floor(xs + 0.5), ys - np.floor(ys + 0.5), self.size, (px, py))
             out *= fluxes[:, None, None]
             return out[0] if scalar else out
-        ny, nx = shape
-        image = np.zeros((ny, nx))
-        # A box at a fractional position overlaps one pixel more than its size.
-        half, side = self.size // 2, self.size + 1
-        near = (xs > -side) & (xs < nx + side) & (ys > -side) & (ys < ny + side)
-        xs, ys, fluxes = xs[near], ys[near], fluxes[near]
-        x0, y0 = (np.floor(v - half).astype(int) for v in (xs, ys))
-        for start in range(0, xs.size, 1000):
-            part = slice(start, start + 1000)
-            drawn = pixel_integrals(
-                self._total, self._grid[1], xs[part] - x0[part], ys[part] - y0[part], side
-            )
-            for stamp, f, i, j in zip(drawn, fluxes[part], x0[part], y0[part], strict=True):
-                a, b, c, d = max(j, 0), min(j + side, ny), max(i, 0), min(i + side, nx)
-                if a < b and c < d:
-                    image[a:b, c:d] += f * stamp[a - j : b - j, c - i : d - i]
+        image = np.zeros(shape)
+        add_stars(image, self._draw, xs, ys, fluxes, self.size, (px, py))
         return image
 
-    def subtract(self, image: ArrayLike, x: ArrayLike, y: ArrayLike, flux: ArrayLike) -> FloatArray:
+    def image(
+        self,
+        x: float | None = None,
+        y: float | None = None,
+        *,
+        size: int | None = None,
+        oversampling: int = 1,
+    ) -> FloatArray:
+        """Draw the PSF of a place in the middle of an image, at any sampling.
+
+        Parameters
+        ----------
+        x, y : float, optional
+            Place on the frame, where the PSF varies. By default the mean PSF.
+        size : int, optional
+            Side in pixels of the frame, odd. By default that of the PSF.
+        oversampling : int
+            Cells per pixel of the frame along each axis. Each cell is the light that falls on it.
+
+        Returns
+        -------
+        (n, n) array
+            n is `size` times `oversampling`, one more if that is even. It is the light of a star
+            of flux 1 in the PSF's box.
+
+        Raises
+        ------
+        InputError
+            If a number is out of range, or the place is off the frame.
+
+        Examples
+        --------
+        >>> PSFModel(np.zeros((210, 210)), 3.0, 3.0).image(oversampling=4, size=11).shape
+        (45, 45)
+        """
+        size = self.size if size is None else size
+        if size < 1 or size % 2 == 0:
+            raise InputError(f"size must be a positive odd number of pixels; got {size}")
+        if oversampling < 1 or oversampling != int(oversampling):
+            raise InputError(f"oversampling must be a whole number from 1 on; got {oversampling}")
+        if (x is None) != (y is None):
+            raise InputError("a place needs both x and y")
+        here = self if x is None or y is None else self.at(x, y)
+        cells = size * int(oversampling) | 1
+        middle = np.array([cells // 2], dtype=np.float64)
+        light = here._light.finer(int(oversampling))
+        return np.asarray(light.stamps(middle, middle, cells)[0])
+
+    def subtract(
+        self,
+        image: ArrayLike,
+        x: ArrayLike,
+        y: ArrayLike,
+        flux: ArrayLike,
+        at: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> FloatArray:
         """Subtract stars from an image.
 
         Parameters
@@ -298,6 +288,8 @@ class PSFModel:
             Any number type and byte order; not changed.
         x, y, flux : float or (n,) arrays
             Centres, 0-based, and fluxes in the unit of the image.
+        at : (x, y), optional
+            As for :meth:`render`.
 
         Returns
         -------
@@ -319,9 +311,16 @@ class PSFModel:
         out = np.array(image, dtype=np.float64)
         if out.ndim != 2:
             raise InputError(f"an image has two dimensions; got shape {out.shape}")
-        return out - self.render(x, y, flux, (out.shape[0], out.shape[1]))
+        return out - self.render(x, y, flux, (out.shape[0], out.shape[1]), at)
 
-    def trail(self, rate: Any, angle: Any, exposure: Any, pixel_scale: Any) -> PSFModel:
+    def trail(
+        self,
+        rate: Any,
+        angle: Any,
+        exposure: Any,
+        pixel_scale: Any,
+        at: tuple[float, float] | None = None,
+    ) -> PSFModel:
         """Return the PSF of a target that moves during the exposure.
 
         The position of a trailed source is the middle of its trail.
@@ -336,6 +335,8 @@ class PSFModel:
             In seconds.
         pixel_scale : float or Quantity
             In arcsec, or arcsec / pixel.
+        at : (float, float), optional
+            Place of the target on the frame. By default the trailed PSF varies as this one does.
 
         Returns
         -------
@@ -354,6 +355,8 @@ class PSFModel:
         >>> psf.trail(rate=30.0, angle=90.0, exposure=600.0, pixel_scale=0.5)
         <trailed PSFModel 31 x 31 pixels, FWHM 6.10, ellipticity 0.58, 0 stars>
         """
+        if at is not None:
+            return self.at(*at).trail(rate, angle, exposure, pixel_scale)
         motion = read_motion(rate, angle, exposure, pixel_scale)
         hourly, degrees, hours, scale = motion
         still = replace(self, motion=None)
@@ -369,7 +372,8 @@ class PSFModel:
     def save(self, path: str | os.PathLike[str], overwrite: bool | None = None) -> None:
         """Write the PSF in the format of TRIPPy's ``psfStore(psfV2=True)``, with its provenance.
 
-        The file has three HDUs: the lookup table and two empty tables of aperture corrections. It
+        The file has three HDUs: the lookup table and two empty tables of aperture corrections; two
+        more hold the variation of a PSF that varies. TRIPPy reads the mean. It
         has all of TRIPPy's cards (star positions are 1-based), plus FSTARn and the provenance. The
         first 1000 stars are listed. The name is not changed, but TRIPPy opens only names that end
         in ``.fits``.
@@ -406,10 +410,12 @@ class PSFModel:
     def load(cls, path: str | os.PathLike[str]) -> PSFModel:
         """Read a PSF from a file of :meth:`save`, or from a TRIPPy file of either version.
 
+        Files of TRIPPy, and earlier ones of mlpsf, hold a PSF that does not vary.
+
         Raises
         ------
         ModelFileError
-            If the file does not exist or contains no PSF.
+            If the file does not exist, is damaged or contains no PSF.
 
         Examples
         --------

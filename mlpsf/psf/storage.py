@@ -1,7 +1,13 @@
-"""Read and write PSF files in TRIPPy's format, with the provenance of the PSF."""
+"""Read and write PSF files in TRIPPy's format, with the provenance of the PSF.
+
+The first three HDUs are TRIPPy's: the lookup table of the mean, and two empty tables. A PSF that
+varies has two more, which TRIPPy does not look at: CHANGES, a cube of changes of the lookup table
+in whole steps, compressed, and WEIGHTS, how much of each there is (see `mlpsf.psf.terms`).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +20,7 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
 from mlpsf.files import check_replaceable, whole_file
+from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy.tables import Shape
 
 __all__ = ["read_psf", "write_psf"]
@@ -22,6 +29,9 @@ FloatArray = NDArray[np.float64]
 Model = TypeVar("Model")
 
 _MOTION = ("RATE", "ANGLE", "DT", "PIXSCALE")
+
+_STEPS = 1e6  # of the largest change: an error of less than 1e-7 of the peak of the PSF
+_CHECK = "PSFSHA"
 
 #: Entries of `meta` that are written to the file, with their keywords and comments.
 _CARDS = {
@@ -34,6 +44,10 @@ _CARDS = {
     "at_x": ("ATX", "place that it is for, 0-based pixels"),
     "at_y": ("ATY", "place that it is for, 0-based pixels"),
     "order": ("ATORDER", "order of the polynomial over the frame"),
+    "order_reason": ("ORDERWHY", "why this order"),
+    "fwhm_variation": ("VARFWHM", "rms of the FWHM over the frame, relative"),
+    "shape_variation": ("VARELL", "rms of the ellipticity over the frame"),
+    "variation_angle": ("VARANGLE", "where the FWHM grows, degrees from +x to +y"),
     "selector": ("SELECTOR", "what chose the stars"),
     "model_name": ("MODEL", "network that chose them"),
     "model_sha256": ("MODELSHA", "SHA-256 of its file"),
@@ -56,6 +70,7 @@ def write_psf(
     stars: FloatArray,
     meta: Mapping[str, Any],
     motion: tuple[float, float, float, float] | None,
+    terms: PSFTerms | None,
     shape: Shape,
     flux_per_amplitude: float,
     overwrite: bool | None,
@@ -66,7 +81,7 @@ def write_psf(
     ----------
     path : path-like
         Used without change.
-    lookup_table, alpha, beta, rep_fact, stars, meta, motion
+    lookup_table, alpha, beta, rep_fact, stars, meta, motion, terms
         Parameters of :class:`mlpsf.psf.PSFModel`.
     shape : Shape
         Size and shape of a star's image.
@@ -109,10 +124,46 @@ def write_psf(
                 value = value.encode("ascii", "backslashreplace").decode()
             # A comment that does not fit next to its value is truncated, with a warning.
             header[keyword] = (value, comment if len(str(value)) < 25 else "")
-    empty = [fits.ImageHDU(np.array([[-1], [-1]])) for _ in range(2)]
+    hdus = [primary, *(fits.ImageHDU(np.array([[-1], [-1]])) for _ in range(2))]
+    numbers = [np.array(lookup_table), np.array([alpha, beta, rep_fact])]
+    if terms is not None:
+        hdus += _terms_to_hdus(terms)
+        numbers += [hdus[-2].data, hdus[-1].data, np.array(terms.frame_shape)]
+    header[_CHECK] = _digest(*numbers)
     # Write to a stream, because astropy compresses files with names that end in .gz.
     with whole_file(path) as temporary, temporary.open("wb") as stream:
-        fits.HDUList([primary, *empty]).writeto(stream)
+        fits.HDUList(hdus).writeto(stream)
+
+
+def _digest(*numbers: NDArray[Any]) -> str:
+    """Return the SHA-256 of arrays, whatever their byte order in a file."""
+    sha = hashlib.sha256()
+    for array in numbers:
+        kind = "<i4" if array.dtype.kind == "i" else "<f8"
+        sha.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    return sha.hexdigest()
+
+
+def _terms_to_hdus(terms: PSFTerms) -> list[Any]:
+    tables = np.asarray(terms.tables, dtype=np.float64)
+    step = float(np.abs(tables).max()) / _STEPS or 1.0
+    changes = fits.CompImageHDU(
+        np.rint(tables / step).astype(np.int32), name="CHANGES", compression_type="RICE_1"
+    )
+    ny, nx = terms.frame_shape
+    changes.header["STEP"] = (step, "change of the lookup table for 1")
+    changes.header["FRAMENX"] = (nx, "columns of the frame")
+    changes.header["FRAMENY"] = (ny, "rows of the frame")
+    return [changes, fits.ImageHDU(np.array(terms.weights), name="WEIGHTS")]
+
+
+def _terms_from_hdus(hdus: fits.HDUList) -> tuple[PSFTerms, list[NDArray[Any]]]:
+    """Return the terms of a file, and the numbers that its checksum is of."""
+    header, steps = hdus["CHANGES"].header, np.asarray(hdus["CHANGES"].data)
+    weights = np.asarray(hdus["WEIGHTS"].data, dtype=np.float64)
+    shape = (int(header["FRAMENY"]), int(header["FRAMENX"]))
+    terms = PSFTerms(steps * np.float64(header["STEP"]), weights, shape)
+    return terms, [steps, weights, np.array(shape)]
 
 
 def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
@@ -122,7 +173,7 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
     ----------
     path : path-like
     make : callable
-        Takes `lookup_table`, `alpha`, `beta`, `rep_fact`, `stars`, `meta` and `motion`.
+        Takes `lookup_table`, `alpha`, `beta`, `rep_fact`, `stars`, `meta`, `motion` and `terms`.
 
     Returns
     -------
@@ -132,22 +183,31 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
     Raises
     ------
     ModelFileError
-        If the file does not exist, or `make` does not accept its content.
+        If the file does not exist, is damaged, or `make` does not accept its content.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             with fits.open(path, memmap=False) as hdus:
-                if len(hdus) not in (3, 6):
+                varies = len(hdus) == 5 and {"CHANGES", "WEIGHTS"} <= {h.name for h in hdus}
+                if len(hdus) not in (3, 6) and not varies:
                     raise ModelFileError(
-                        f"{path} has {len(hdus)} HDUs; a TRIPPy PSF has 3 (V2) or 6 (V1)"
+                        f"{path} has {len(hdus)} HDUs; a TRIPPy PSF has 3 (V2) or 6 (V1), and 5 if "
+                        "it varies"
                     )
                 header = hdus[0].header
                 table = hdus[1 if len(hdus) == 6 else 0].data
+                terms, numbers = _terms_from_hdus(hdus) if varies else (None, [])
     except OSError as error:
         raise ModelFileError(f"cannot read a PSF from {path}: {error}") from error
+    except (KeyError, TypeError, ValueError, InputError, PSFError) as error:
+        raise ModelFileError(f"{path} has a damaged variation: {error}") from error
     try:
         rep, alpha, beta = (header[name] for name in ("REPFACT", "ALPHA", "BETA"))
+        table = np.asarray(table, dtype=np.float64)
+        numbers = [table, np.array([alpha, beta, rep], dtype=np.float64), *numbers]
+        if header.get(_CHECK, "") not in ("", _digest(*numbers)):
+            raise ModelFileError(f"{path} is damaged: its numbers are not those that were written")
         n = len(header["XSTAR*"])
         stars = np.array(
             [[header[f"{v}STAR{i}"] for v in "XY"] for i in range(n)], dtype=np.float64
@@ -155,13 +215,14 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
         flux = np.array([header.get(f"FSTAR{i}", np.nan) for i in range(n)], dtype=np.float64)
         motion = tuple(header.get(name) for name in _MOTION)
         return make(
-            lookup_table=np.asarray(table, dtype=np.float64),
+            lookup_table=table,
             alpha=alpha,
             beta=beta,
             rep_fact=rep,
             stars=np.column_stack([stars - 1.0, flux]),
             meta={name: header[key] for name, (key, _) in _CARDS.items() if key in header},
             motion=motion if all(isinstance(v, int | float) for v in motion) else None,
+            terms=terms,
         )
     except (KeyError, TypeError, ValueError, InputError, PSFError) as error:
         raise ModelFileError(f"{path} is no TRIPPy PSF: {error}") from error

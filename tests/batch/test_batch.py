@@ -269,6 +269,9 @@ def test_night(night, undisturbed):
     assert good["n_chosen"].tolist() == [4] * 4
     assert np.all(abs(good["fwhm"] - 2.5) < 0.2)
     assert np.all(good["seconds"] > 0)
+    assert good["psf_order"].tolist() == [0] * 4
+    assert np.isnan(good["fwhm_variation"]).all()  # four stars are too few to tell
+    assert table["variation_angle"].unit == "deg"
     assert len(products(out)) == 8
     for row in good:
         psf = PSFModel.load(out / f"{row['name']}_psf.fits")
@@ -279,6 +282,25 @@ def test_night(night, undisturbed):
     assert read.pformat() == table.pformat()
     assert read.meta["settings"]["n_max"] == 4
     assert {p.name for p in (out / "rows").iterdir()} == {f"{i}.json" for i in range(N_FRAMES)}
+
+
+@pytest.mark.filterwarnings("ignore:.*stars are not in the PSF")
+def test_the_summary_says_how_a_psf_varies(tmp_path):
+    sim = simulate(
+        shape=(500, 500), n_stars=60, n_galaxies=0, fwhm=2.5, psf_variation=0.3,
+        flux_range=(2e4, 2e5), cosmic_rays=0, hot_pixels=0, bad_columns=0, n_pairs=0, seed=5,
+    )  # fmt: skip
+    sim.write(tmp_path / "0.fits")
+    options = {"n_max": 40, "n_min": 5, "selector": "residual", "threshold": 0.0}
+    row = run_job(jobs_of(tmp_path, tmp_path / "out", Settings(**options))[0])["row"]
+    assert row["error"] == ""
+    psf = PSFModel.load(tmp_path / "out" / "0_psf.fits")
+    assert row["psf_order"] == psf.order >= 1
+    fwhm, e1, e2 = sim.psf.shape_at(*np.meshgrid(np.linspace(0, 499, 9), np.linspace(0, 499, 9)))
+    assert row["fwhm_variation"] == pytest.approx(fwhm.std() / fwhm.mean(), rel=0.4)
+    # The distortion of the image is twice the shear of the light, less what the pixel rounds.
+    assert row["shape_variation"] == pytest.approx(2 * np.hypot(e1.std(), e2.std()), rel=0.5)
+    assert -180 <= row["variation_angle"] <= 180
 
 
 def test_parquet(undisturbed):

@@ -16,6 +16,7 @@ from mlpsf import __version__
 from mlpsf.cli.main import main
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf import PSFModel
+from mlpsf.psf.terms import PSFTerms
 
 RESIDUAL = ["--selector", "residual"]
 
@@ -128,6 +129,7 @@ def test_psf(run, frame_file):
     assert "ATX" not in header
     last = err.splitlines()[-1]
     assert last.startswith(f"PSF of FWHM {made.fwhm:.2f} pixels")
+    assert f"constant over the frame: {made.meta['order_reason']}." in last
 
 
 @pytest.mark.filterwarnings("ignore:.*stars are not in the PSF")
@@ -138,9 +140,33 @@ def test_psf_for_a_place(run, frame_file):
     made = PSFModel.load("target.fits")
     header = fits.getheader("target.fits")
     assert (header["ATX"], header["ATY"]) == (300.0, 70.5)
-    assert header["ATORDER"] == (2 if len(made.stars) >= 12 else 1)
+    assert header["ATORDER"] == 0  # the stars of this frame are alike
     assert (made.meta["at_x"], made.meta["at_y"]) == (300.0, 70.5)
     assert err.splitlines()[-1].startswith(f"PSF at (300, 70.5) of FWHM {made.fwhm:.2f} pixels")
+
+
+def test_render(run):
+    ny, nx = 120, 150
+    changes = 0.01 * np.random.default_rng(1).normal(size=(1, 210, 210))
+    terms = PSFTerms(changes, [[1.0], [0.5]], (ny, nx))
+    psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0, terms=terms)
+    psf.save("psf.fits")
+    code, out, err = run("render", "psf.fits", 30, 70.5)
+    assert (code, out) == (0, ""), err
+    stamp, header = fits.getdata("stamp.fits", header=True)
+    np.testing.assert_allclose(stamp, psf.at(30, 70.5).render(0, 0), atol=1e-8)
+    assert (header["ATX"], header["ATY"], header["OVERSAMP"]) == (30.0, 70.5, 1)
+    words = ("--oversampling", 5, "--size", 41, "--out", "fine.fits")
+    assert run("render", "psf.fits", 30, 70.5, *words)[0] == 0
+    fine = fits.getdata("fine.fits")
+    assert fine.shape == (205, 205)
+    assert fine.sum() == pytest.approx(1.0)
+    check_error(run("render", "psf.fits", 30, 70.5), 1, "exists")
+    check_error(run("render", "psf.fits", 300, 5, "--overwrite"), 1, "on the frame of 150 x 120")
+    check_error(run("render", "psf.fits", 3, 5, "--out", "a.png"), 1, "must end in .fits")
+    check_error(run("render", "psf.fits", 3, 5, "--size", 8, "--out", "b.fits"), 1, "odd number")
+    check_error(run("render", "none.fits", 3, 5, "--out", "b.fits"), 1, "cannot read")
+    check_error(run("render", "psf.fits", 3, 5, "--out", "psf.fits", "--overwrite"), 1, "input")
 
 
 def test_places_are_of_the_frame_and_of_psf_only(run, frame_file):

@@ -54,7 +54,9 @@ def test_a_psf_for_a_place_is_nearer_the_truth_than_the_mean(varying):
     local = build_psf(image, places, size=SIZE, background=0.0, at=(40.0, 180.0))
     assert local.fwhm == pytest.approx(true, rel=0.005)
     assert abs(mean.fwhm / true - 1) > 0.03
-    assert (local.meta["at_x"], local.meta["at_y"], local.meta["order"]) == (40.0, 180.0, 2)
+    assert (local.meta["at_x"], local.meta["at_y"]) == (40.0, 180.0)
+    assert local.meta["order"] == mean.order >= 1
+    assert not local.varies
 
 
 def test_a_constant_psf_is_not_called_varying():
@@ -85,7 +87,7 @@ def test_wrong_parameters_are_named():
     with pytest.raises(InputError, match="knows neither"):
         build_psf(image, places, method="trippy", at=(60.0, 60.0))
     with pytest.raises(InputError, match="order"):
-        polynomial([1.0], [1.0], (10, 10), 3)
+        polynomial([1.0], [1.0], (10, 10), 4)
 
 
 @given(

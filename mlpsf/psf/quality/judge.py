@@ -23,6 +23,7 @@ from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside, judging_pla
 from mlpsf.psf.quality.star_shapes import (
     DrawnPSF,
     adaptive_moments,
+    drawn_at,
     fit_surface,
     growth_of,
     median_and_error,
@@ -52,7 +53,7 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
 
     Position and flux of the PSF are fitted to each star within 3 FWHM, weighted by the noise of sky
     and star. The local sky is the median of a ring outside. Then star and fit are measured in the
-    same way on the same pixels.
+    same way on the same pixels. Where the PSF varies, each star is judged by that of its place.
 
     Parameters
     ----------
@@ -111,7 +112,8 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
             f"None of {judging.sum()} stars can judge the PSF: masked, saturated or off the frame."
         )
     data, seen, noise = data[whole], seen[whole], noise[whole]
-    found, star, model, variance = fit_stars(psf, data, seen, noise, FitScale(radius, gain))
+    stamps = drawn_at(psf, cut.x[whole], cut.y[whole])
+    found, star, model, variance = fit_stars(stamps, data, seen, noise, FitScale(radius, gain))
     fx, fy, flux = found
     near = seen & inside(size, fx, fy, _JUDGED * fwhm)
     chi = np.where(near, (star - model) ** 2 / variance, 0.0)
@@ -120,6 +122,8 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
     star = np.where(seen & inside(size, fx, fy, radius), star, model)
     t, e1, e2 = adaptive_moments(star, fwhm / 2.3548)[:, 2:].T
     t0, f1, f2 = adaptive_moments(model, fwhm / 2.3548)[:, 2:].T
+    # Of the PSF at each star's place, at the centre of a pixel.
+    here = adaptive_moments(stamps(0 * fx, 0 * fy, size), fwhm / 2.3548)[:, 3:].T
     radii = np.arange(0.5, radius + 0.01, 0.5)
     light, drawn = (growth_of(v, fx, fy, radii) for v in (star, model))
     # Relative to the PSF at the star's sub-pixel position, on which small apertures depend. The
@@ -144,8 +148,8 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
             "flux_residual": 1 - core,
             "chi_square": chi.sum(axis=(1, 2)) / np.maximum(near.sum(axis=(1, 2)) - 4, 1),
             "fwhm": fwhm * np.sqrt(t / own[2]),
-            "e1": own[3] + e1 - f1,
-            "e2": own[4] + e2 - f2,
+            "e1": here[0] + e1 - f1,
+            "e2": here[1] + e2 - f2,
         }
     )
     expected = 2.0 / np.maximum(signal, 1e-9)

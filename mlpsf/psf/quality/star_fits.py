@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, PSFError
-from mlpsf.psf.quality.star_shapes import DrawnPSF
 
 __all__ = ["FitScale", "fit_stars", "inside", "judging_places"]
 
@@ -58,9 +58,15 @@ class FitScale(NamedTuple):
 
 
 def fit_stars(
-    psf: DrawnPSF, data: FloatArray, seen: NDArray[np.bool_], noise: FloatArray, scale: FitScale
+    stamps: Callable[..., Any],
+    data: FloatArray,
+    seen: NDArray[np.bool_],
+    noise: FloatArray,
+    scale: FitScale,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Fit position and flux of the PSF to each star, by Gauss-Newton steps of least squares.
+
+    `stamps` draws the PSF of each star: see `DrawnPSF`.
 
     The sky is the clipped median of a ring after subtracting the PSF there. It is not a free
     parameter, because a darker sky could then hide a PSF that is too wide. The weights are computed
@@ -86,9 +92,9 @@ def fit_stars(
         empty = np.isnan(level).all(axis=(1, 2))
         level[empty] = 0.0
         star = data - np.nanmedian(level, axis=(1, 2))[:, None, None]
-        point = np.asarray(psf.stamps(x, y, size), dtype=np.float64)
+        point = np.asarray(stamps(x, y, size), dtype=np.float64)
         slopes = [
-            (psf.stamps(x + a, y + b, size) - psf.stamps(x - a, y - b, size)) / (2 * step)
+            (stamps(x + a, y + b, size) - stamps(x - a, y - b, size)) / (2 * step)
             for a, b in ((step, 0.0), (0.0, step))
         ]
         basis = np.stack([point, *slopes], axis=1).reshape(n, 3, -1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, cast
 
 import numpy as np
 import sep
@@ -13,6 +15,7 @@ from mlpsf.errors import PSFError
 __all__ = [
     "DrawnPSF",
     "adaptive_moments",
+    "drawn_at",
     "fit_surface",
     "growth_of",
     "median_and_error",
@@ -30,6 +33,13 @@ class DrawnPSF(Protocol):
     @property
     def stamps(self) -> Any:
         """Function of x_offset, y_offset (n,) and size that returns (n, size, size)."""
+
+
+def drawn_at(psf: DrawnPSF, x: FloatArray, y: FloatArray) -> Callable[..., Any]:
+    """Return the `stamps` of a PSF, of the places (x, y) of n stars if it varies over the frame."""
+    if not getattr(psf, "varies", False):
+        return cast("Callable[..., Any]", psf.stamps)
+    return partial(psf.stamps, at=(x, y))
 
 
 def adaptive_moments(images: ArrayLike, sigma: float) -> FloatArray:

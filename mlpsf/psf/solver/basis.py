@@ -12,8 +12,9 @@ Pixels are integrated by Gauss-Legendre quadrature of the light, without interpo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ class Quadrature:
         Parameters
         ----------
         function : callable
-            Function of two arrays of shape (n,) that returns (n,) or (n, k).
+            Function of two arrays of shape (n,) that returns (n,) or (n, ...).
         x, y : (n,) arrays
 
         Returns
@@ -108,21 +109,34 @@ class Quadrature:
             inner = outer
             if rows.size == 0:
                 continue
-            a, b = x[rows], y[rows]
-            part = sum(w * function(a + i, b + j) for i, j, w in _nodes(points))
-            part = np.asarray(part)
+            whole = rows.size == len(x)
+            a, b = (x, y) if whole else (x[rows], y[rows])
+            (i, j, weight), *others = _nodes(points)
+            part = function(a + i, b + j)
+            for i, j, w in others:
+                value = function(a + i, b + j)
+                if w != weight:  # those of a pixel's corners are the same
+                    value *= w / weight
+                part += value
+            if weight != 1:
+                part *= weight
+            if whole:
+                return part
             if out is None:
                 out = np.zeros((len(x), *part.shape[1:]))
             out[rows] = part
         return np.zeros(len(x)) if out is None else out
 
 
-def _nodes(points: int) -> Iterator[tuple[float, float, float]]:
-    """Yield the x and y offsets of the points in a pixel, and their weights."""
+@cache
+def _nodes(points: int) -> tuple[tuple[float, float, float], ...]:
+    """Return the x and y offsets of the points in a pixel, and their weights."""
     at, weight = np.polynomial.legendre.leggauss(points)
-    for j, wj in zip(at / 2, weight / 2, strict=True):
-        for i, wi in zip(at / 2, weight / 2, strict=True):
-            yield float(i), float(j), float(wi * wj)
+    return tuple(
+        (float(i), float(j), float(wi * wj))
+        for j, wj in zip(at / 2, weight / 2, strict=True)
+        for i, wi in zip(at / 2, weight / 2, strict=True)
+    )
 
 
 class PolarBasis:
@@ -190,15 +204,35 @@ class PolarBasis:
             s**3 / 6,
         )
 
-    def design(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Return all functions at points (x, y) from the star, shape (n, coefficients)."""
+    def first_spline(self, x: FloatArray, y: FloatArray) -> NDArray[np.intp]:
+        """Return the index of the first of the four radial splines that are not 0 at points."""
+        return self._splines(self._place(x, y)[0])[0]
+
+    def design(
+        self, x: FloatArray, y: FloatArray, columns: tuple[int, int] | None = None
+    ) -> FloatArray:
+        """Return the functions at points (x, y) from the star.
+
+        Parameters
+        ----------
+        x, y : (n,) arrays
+        columns : (int, int), optional
+            Range of the radial splines that are wanted; must hold all that are not 0 at the
+            points. By default all.
+
+        Returns
+        -------
+        (n, (1 + 2 * waves) * n_columns) array
+        """
+        low, high = columns or (0, self.n_radial)
         t, light, wave = self._place(x, y)
         first, values = self._splines(t)
-        round_ = np.zeros((len(x), self.n_radial))
-        rows = np.arange(len(x))
+        round_ = np.zeros((len(x), high - low))
+        at = np.arange(len(x)) * (high - low) + (first - low)
+        flat = round_.reshape(-1)
         for k, value in enumerate(values):
-            round_[rows, first + k] = value * light
-        out = np.empty((len(x), *self.shape))
+            flat[at + k] = value * light
+        out = np.empty((len(x), self.shape[0], high - low))
         out[:, 0] = round_
         turned = np.ones_like(wave)
         for m in range(1, self.waves + 1):
@@ -207,21 +241,48 @@ class PolarBasis:
             np.multiply(round_, turned.imag[:, None], out=out[:, 2 * m])
         return out.reshape(len(x), -1)
 
-    def light(self, coefficients: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Return ``design(x, y) @ c``, but faster: the light per square pixel at points (x, y)."""
+    def light(
+        self,
+        coefficients: FloatArray,
+        x: FloatArray,
+        y: FloatArray,
+        which: NDArray[np.intp] | None = None,
+    ) -> FloatArray:
+        """Return the light per square pixel at points (x, y), without the matrix of `design`.
+
+        Parameters
+        ----------
+        coefficients : (k,) or (n_psfs, k) array
+            Of one PSF or of several.
+        x, y : (n,) arrays
+        which : (n,) array of int, optional
+            Number of the PSF at each point; needed where there are several.
+
+        Returns
+        -------
+        (n,) array
+        """
         t, light, wave = self._place(x, y)
         first, values = self._splines(t)
-        rows = coefficients.reshape(self.shape)
+        rows = np.ascontiguousarray(coefficients.reshape(-1, *self.shape).swapaxes(0, 1))
+        if which is not None:
+            first = first + which * self.n_radial
+        at = [first + k for k in range(4)]
 
         def radial(row: FloatArray) -> FloatArray:
-            return np.asarray(sum(b * row[first + k] for k, b in enumerate(values)))
+            flat = row.ravel()
+            out = values[0] * flat.take(at[0])
+            for k in (1, 2, 3):
+                out += values[k] * flat.take(at[k])
+            return np.asarray(out)
 
         out = radial(rows[0])
         turned = np.ones_like(wave)
         for m in range(1, self.waves + 1):
             turned = turned * wave
             out += radial(rows[2 * m - 1]) * turned.real + radial(rows[2 * m]) * turned.imag
-        return np.asarray(out * light)
+        out *= light
+        return np.asarray(out)
 
     def adopt(self, coefficients: FloatArray) -> FloatArray:
         """Use the round part of a PSF as the new profile to correct.
@@ -267,23 +328,49 @@ class PolarBasis:
 
 
 def centroid(basis: PolarBasis, c: FloatArray, fwhm: float) -> FloatArray:
-    """Return the Gaussian-weighted centroid of the light in pixels from the origin."""
+    """Return the Gaussian-weighted centroid of the light in pixels from the origin.
+
+    Parameters
+    ----------
+    basis : PolarBasis
+    c : (k,) or (n, k) array
+        Coefficients of one PSF or of n.
+    fwhm : float
+
+    Returns
+    -------
+    (2,) or (n, 2) array
+    """
     offset = np.arange(-12, 13) * max(fwhm / 8, 0.1)
     x, y = (v.ravel() for v in np.meshgrid(offset, offset))
-    light = basis.light(c, x, y)
-    at = np.zeros(2)
+    # The same points for all, so that the functions are evaluated once.
+    light = np.atleast_2d(c) @ basis.design(x, y).T
+    at = np.zeros((len(light), 2))
     for _ in range(15):
-        weight = light * np.exp(-0.5 * ((x - at[0]) ** 2 + (y - at[1]) ** 2) / (fwhm / 2.355) ** 2)
+        square = (x - at[:, :1]) ** 2 + (y - at[:, 1:]) ** 2
+        weight = light * np.exp(-0.5 * square / (fwhm / 2.355) ** 2)
+        mean = np.column_stack([weight @ x, weight @ y]) / weight.sum(axis=1)[:, None]
         # A weight of the width of the source reduces a shift by half.
-        at = at + 2 * (np.array([weight @ x, weight @ y]) / weight.sum() - at)
-    return at
+        at = at + 2 * (mean - at)
+    return at[0] if c.ndim == 1 else at
 
 
 def gradient(
-    basis: PolarBasis, c: FloatArray, x: FloatArray, y: FloatArray
+    basis: PolarBasis,
+    c: FloatArray,
+    x: FloatArray,
+    y: FloatArray,
+    which: NDArray[np.intp] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the change of pixels per pixel of star motion, from the light at their edges."""
+    """Return the change of pixels per pixel of star motion, from the light at their edges.
+
+    Parameters are those of :meth:`PolarBasis.light`.
+    """
+
+    def light(dx: float, dy: float) -> FloatArray:
+        return basis.light(c, x + dx, y + dy, which)
+
     at = 0.5 / np.sqrt(3.0)
-    across = sum(basis.light(c, x - 0.5, y + j) - basis.light(c, x + 0.5, y + j) for j in (-at, at))
-    along = sum(basis.light(c, x + i, y - 0.5) - basis.light(c, x + i, y + 0.5) for i in (-at, at))
+    across = sum(light(-0.5, j) - light(0.5, j) for j in (-at, at))
+    along = sum(light(i, -0.5) - light(i, 0.5) for i in (-at, at))
     return np.asarray(across) / 2, np.asarray(along) / 2

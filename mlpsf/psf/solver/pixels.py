@@ -47,6 +47,13 @@ class StarPixels:
     def __len__(self) -> int:
         return len(self.data)
 
+    def offsets(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the pixels' x and y from positions in the cutouts, each (n, side, side)."""
+        offset = np.arange(self.data.shape[1])
+        u, v = (offset - x[:, None])[:, None, :], (offset - y[:, None])[:, :, None]
+        both = np.broadcast_arrays(u, v)
+        return np.ascontiguousarray(both[0]), np.ascontiguousarray(both[1])
+
 
 def first_profile(stars: StarPixels) -> Moffat:
     """Fit one elliptical Moffat profile to the cores of all stars at once, robustly.
@@ -56,19 +63,15 @@ def first_profile(stars: StarPixels) -> Moffat:
     PSFError
         If no star has light.
     """
-    side = stars.data.shape[1]
-    offset = np.arange(side)
-    parts = []
-    for image, bad, x, y in zip(stars.data, stars.bad, stars.x, stars.y, strict=True):
-        u, v = np.meshgrid(offset - x, offset - y)
-        square = u**2 + v**2
-        flux = image[(square < (1.5 * stars.fwhm) ** 2) & ~bad].sum()
-        near = (square < (2.5 * stars.fwhm) ** 2) & ~bad
-        if flux > 0:
-            parts.append((u[near], v[near], image[near] / flux))
-    if not parts:
+    u, v = stars.offsets(stars.x, stars.y)
+    square = u**2 + v**2
+    inner = (square < (1.5 * stars.fwhm) ** 2) & ~stars.bad
+    flux = np.where(inner, stars.data, 0.0).sum(axis=(1, 2))
+    near = (square < (2.5 * stars.fwhm) ** 2) & ~stars.bad & (flux > 0)[:, None, None]
+    if not near.any():
         raise PSFError("no star has light above the background at its position")
-    u, v, light = (np.concatenate(p) for p in zip(*parts, strict=True))
+    light = stars.data[near] / np.broadcast_to(flux[:, None, None], near.shape)[near]
+    u, v = u[near], v[near]
     if len(u) > 4000:  # enough for five parameters
         some = np.random.default_rng(0).choice(len(u), 4000, replace=False)
         u, v, light = u[some], v[some], light[some]

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import map_coordinates, spline_filter
 from scipy.special import fdtrc
 
-from mlpsf.errors import InputError, PSFError
+from mlpsf.errors import PSFError
+from mlpsf.psf.solver.polynomial import polynomial
 from mlpsf.psf.solver.solve import Solution, StarPixels, solve
 from mlpsf.psf.solver.stars import cut_stars, say_left_out
 
@@ -33,35 +35,6 @@ def order_for(n_stars: int) -> int:
     [0, 1, 2]
     """
     return 2 if n_stars >= 12 else 1 if n_stars >= 5 else 0
-
-
-def polynomial(x: ArrayLike, y: ArrayLike, frame_shape: tuple[int, int], order: int) -> FloatArray:
-    """Evaluate the terms of a polynomial over the frame; all but the first have a mean of 0.
-
-    Parameters
-    ----------
-    x, y : (n,) arrays
-        Positions on the frame, 0-based pixels.
-    frame_shape : (int, int)
-        Rows and columns.
-    order : {0, 1, 2}
-
-    Returns
-    -------
-    (n, 1, 3 or 6) array
-
-    Examples
-    --------
-    >>> polynomial([49.5], [99.5], (200, 100), 1)
-    array([[1., 0., 0.]])
-    """
-    if order not in (0, 1, 2):
-        raise InputError(f"the order of the polynomial must be 0, 1 or 2; got {order}")
-    ny, nx = frame_shape
-    u = 2 * (np.atleast_1d(np.asarray(x, dtype=np.float64)) + 0.5) / nx - 1
-    v = 2 * (np.atleast_1d(np.asarray(y, dtype=np.float64)) + 0.5) / ny - 1
-    terms = [np.ones_like(u), u, v, u * u - 1 / 3, u * v, v * v - 1 / 3]
-    return np.column_stack(terms[: (1, 3, 6)[order]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +78,11 @@ class PSFVariation:
     frame_shape: tuple[int, int]
 
     @property
+    def real(self) -> bool:
+        """Whether the PSF varies, by however little: below 1 in 1000 that it is chance."""
+        return bool(self.chance < _CHANCE)
+
+    @property
     def significant(self) -> bool:
         """Whether the PSF varies significantly.
 
@@ -112,9 +90,7 @@ class PSFVariation:
         above 0.01 in dT/T or 0.005 in e1 or e2, and above three quarters of the noise.
         """
         real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
-        return bool(
-            self.chance < _CHANCE and (real > np.maximum(_MATTERS, _SEEN * self.rms_error)).any()
-        )
+        return bool(self.real and (real > np.maximum(_MATTERS, _SEEN * self.rms_error)).any())
 
     @property
     def verdict(self) -> str:
@@ -128,6 +104,25 @@ class PSFVariation:
             f"{what} over the frame: rms {size / 2:.2%} in FWHM (noise {noise / 2:.2%}) and "
             f"{shape:.4f} in ellipticity (noise {blur:.4f})"
         )
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Size and direction of the variation, for metadata; empty with too few stars.
+
+        ``fwhm_variation`` is the rms of the relative FWHM over the frame, ``shape_variation`` that
+        of the ellipticity, both without their noise; ``variation_angle`` is the direction in which
+        the FWHM grows, in degrees from +x towards +y.
+        """
+        if not np.isfinite(self.chance):
+            return {}
+        real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
+        ny, nx = self.frame_shape
+        angle = np.degrees(np.arctan2(self.coefficients[2, 0] / ny, self.coefficients[1, 0] / nx))
+        return {
+            "fwhm_variation": float(real[0] / 2),
+            "shape_variation": float(np.hypot(*real[1:])),
+            "variation_angle": float(angle),
+        }
 
     def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Return dT/T, e1 and e2 relative to the mean PSF at positions, shape (n, 3)."""
@@ -161,40 +156,66 @@ def star_shapes(solution: Solution, stars: StarPixels, c: FloatArray) -> tuple[F
     values, errors : (n, 3) arrays
         dT/T, e1, e2.
     """
-    values, errors = np.zeros((len(stars), 3)), np.full((len(stars), 3), np.inf)
-    offset = np.arange(stars.data.shape[1])
-    for i in range(len(stars)):
-        u, v = np.meshgrid(offset - solution.x[i], offset - solution.y[i])
-        near = (u * u + v * v < (2.5 * stars.fwhm) ** 2) & solution.use[i]
-        x, y, flux = u[near], v[near], solution.flux[i]
-        if near.sum() < 20 or not flux > 0:
-            continue
-
-        def draw(a: FloatArray, b: FloatArray, flux: float = flux) -> FloatArray:
-            return flux * solution.draw(c, a, b)
-
-        columns = []
-        for matrices in _stretches():
-            low, high = (
-                draw(*(np.linalg.inv(m) @ np.array([x, y]))) / np.linalg.det(m) for m in matrices
-            )
-            columns.append((high - low) / (4 * _STEP))
-        h = 0.05
-        columns += [(draw(x - h, y) - draw(x + h, y)), (draw(x, y - h) - draw(x, y + h))]
-        light = draw(x, y)
-        design = np.column_stack([*columns, light, np.ones_like(light)])
-        variance = stars.noise[i] ** 2 + np.maximum(light, 0.0) / stars.gain + (5e-3 * light) ** 2
-        weight = 1 / np.sqrt(variance)
-        scale = np.maximum(np.abs(design).max(axis=0), 1e-30)
-        design *= weight[:, None] / scale
-        normal = design.T @ design + 1e-12 * np.trace(design.T @ design) * np.eye(len(scale))
-        # The sky is known from around the star, about as well as from a box of 25 x 25 pixels.
-        normal[-1, -1] += (25.0 / stars.noise[i]) ** 2
-        residual = (stars.data[i][near] - solution.sky[i] - light) * weight
-        covariance = np.linalg.inv(normal)
-        values[i] = (covariance @ design.T @ residual / scale)[:3]
-        errors[i] = (np.sqrt(np.diag(covariance)) / scale)[:3]
+    n = len(stars)
+    x, y = (v.reshape(n, -1) for v in stars.offsets(solution.x, solution.y))
+    reach = 2.5 * stars.fwhm
+    near = (x * x + y * y < reach**2) & solution.use.reshape(n, -1)
+    measured = (near.sum(axis=1) >= 20) & (solution.flux > 0)
+    values, errors = np.zeros((n, 3)), np.full((n, 3), np.inf)
+    if not measured.any():
+        return values, errors
+    near &= measured[:, None]
+    star, pixel = np.nonzero(near)
+    x, y, flux = x[near], y[near], solution.flux[star]
+    light, columns = _changes(solution, c, reach, x, y)
+    light, columns = flux * light, flux * columns
+    variance = stars.noise[star] ** 2 + np.maximum(light, 0.0) / stars.gain + (5e-3 * light) ** 2
+    weight = 1 / np.sqrt(variance)
+    rows = np.zeros((n, near.shape[1], 7))
+    rows[star, pixel] = np.column_stack([*columns, light, np.ones_like(light)]) * weight[:, None]
+    scale = np.zeros((n, 7))
+    np.maximum.at(scale, star, np.abs(rows[star, pixel] / weight[:, None]))
+    scale = np.maximum(scale, 1e-30)
+    design = rows[measured] / scale[measured, None]
+    residual = np.zeros(near.shape)
+    residual[star, pixel] = weight * (stars.data.reshape(n, -1)[near] - solution.sky[star] - light)
+    normal = design.swapaxes(1, 2) @ design
+    normal += 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(7)
+    # The sky is known from around the star, about as well as from a box of 25 x 25 pixels.
+    normal[:, -1, -1] += (25.0 / stars.noise[measured]) ** 2
+    covariance = np.linalg.inv(normal)
+    target = design.swapaxes(1, 2) @ residual[measured][:, :, None]
+    values[measured] = ((covariance @ target)[:, :, 0] / scale[measured])[:, :3]
+    spread = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    errors[measured] = (spread / scale[measured])[:, :3]
     return values, errors
+
+
+def _changes(
+    solution: Solution, c: FloatArray, reach: float, x: FloatArray, y: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return a star of flux 1 at pixels, and its changes with size, e1, e2, x and y.
+
+    Drawn once on a fine grid and interpolated.
+    """
+    step = solution.fwhm / 24
+    half = int(np.ceil(1.1 * reach / step)) + 4
+    u, v = (a.ravel() for a in np.meshgrid(*[np.arange(-half, half + 1) * step] * 2))
+    fine = spline_filter(solution.draw(c, u, v).reshape(2 * half + 1, -1), order=3)
+
+    def draw(a: FloatArray, b: FloatArray) -> FloatArray:
+        at = np.stack([b, a]) / step + half
+        return np.asarray(map_coordinates(fine, at, order=3, prefilter=False))
+
+    columns = []
+    for matrices in _stretches():
+        low, high = (
+            draw(*(np.linalg.inv(m) @ np.array([x, y]))) / np.linalg.det(m) for m in matrices
+        )
+        columns.append((high - low) / (4 * _STEP))
+    h = 0.05
+    columns += [draw(x - h, y) - draw(x + h, y), draw(x, y - h) - draw(x, y + h)]
+    return draw(x, y), np.array(columns)
 
 
 def fit_variation(

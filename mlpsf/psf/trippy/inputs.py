@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["as_cutouts", "as_numbers", "check_room", "read_motion"]
+__all__ = ["as_cutouts", "as_numbers", "check_place", "check_room", "read_motion"]
 
 FloatArray = NDArray[np.float64]
 
@@ -32,6 +32,21 @@ def as_numbers(**values: ArrayLike) -> list[FloatArray]:
         if bad.size:
             raise InputError(f"{name} must be finite; {bad.size} are not, the first at {bad[0]}")
     return arrays
+
+
+def check_place(at: Any, frame_shape: tuple[int, int] | None) -> tuple[float, float]:
+    """Return a position (x, y) in 0-based pixels; raise `InputError` if it is off the frame."""
+    try:
+        place = np.asarray(at, dtype=np.float64)
+    except (TypeError, ValueError):
+        place = np.zeros(0)
+    if place.shape != (2,) or not np.isfinite(place).all():
+        raise InputError(f"at must be a place (x, y); got {at}")
+    if frame_shape is not None:
+        ny, nx = frame_shape
+        if not ((place >= -0.5) & (place < (nx - 0.5, ny - 0.5))).all():
+            raise InputError(f"at must be on the frame of {nx} x {ny} pixels; got {at}")
+    return float(place[0]), float(place[1])
 
 
 def _quantity(name: str, value: Any, *accepted: units.UnitBase) -> float:

@@ -21,6 +21,7 @@ __all__ = [
     "measure_shape",
     "pixel_integrals",
     "profile",
+    "wrapped",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -96,8 +97,14 @@ def profile(
     norm = (beta - 1) * np.pi * alpha**2
     light = (1.0 + (square[:, None] + square[None, :]) / alpha**2) ** -beta * norm
     inner = slice(margin * rep_fact, light.shape[0] - margin * rep_fact)
-    light[inner, inner] += np.pad(table, ((rep_fact, 0), (rep_fact, 0)), "wrap") * rep_fact**2
+    light[inner, inner] += wrapped(table, rep_fact)
     return np.asarray(light, dtype=np.float64)
+
+
+def wrapped(table: FloatArray, rep_fact: int) -> FloatArray:
+    """Return the light of a lookup table where ``plant`` puts it, as in :func:`profile`."""
+    full = np.pad(table, ((rep_fact, 0), (rep_fact, 0)), "wrap")
+    return np.asarray(full * rep_fact**2, dtype=np.float64)
 
 
 def centre_on_pixel(light: FloatArray, rep_fact: int) -> tuple[FloatArray, int]:
@@ -156,7 +163,7 @@ def cumulative(table: FloatArray) -> FloatArray:
 
 
 def pixel_integrals(
-    total: FloatArray, oversampling: int, x: FloatArray, y: FloatArray, size: int
+    total: FloatArray, oversampling: float, x: FloatArray, y: FloatArray, size: int
 ) -> FloatArray:
     """Return the light in each pixel of square stamps, for stars at any position in them.
 
@@ -168,7 +175,7 @@ def pixel_integrals(
     ----------
     total : (n + 1, n + 1) array
         :func:`cumulative` of the table.
-    oversampling : int
+    oversampling : float
         Sub-pixels per pixel.
     x, y : (k,) arrays
         Position of the star in pixels from the centre of the stamp's lower left pixel.

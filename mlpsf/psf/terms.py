@@ -1,0 +1,102 @@
+"""How a PSF changes over the frame: a few tables, and how much of each there is at a place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlpsf.errors import InputError, PSFError
+from mlpsf.psf.solver.polynomial import polynomial
+
+__all__ = ["PSFTerms"]
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PSFTerms:
+    """The change of a lookup table over the frame.
+
+    The table of a place is that of the mean plus ``amounts(x, y) @ tables``. Arrays are read-only.
+
+    Parameters
+    ----------
+    tables : (n_terms, n, n) array
+        Changes of the lookup table; stored as float32.
+    weights : (n_polynomial, n_terms) array
+        Coefficients of the amount of each table: of the terms of
+        `mlpsf.psf.solver.polynomial.polynomial` without the constant, whose mean is 0.
+    frame_shape : (int, int)
+        Rows and columns of the frame.
+
+    Attributes
+    ----------
+    order : int
+        Order of the polynomial.
+
+    Raises
+    ------
+    InputError
+        If shapes do not match.
+    PSFError
+        If a value is not finite.
+
+    Examples
+    --------
+    >>> terms = PSFTerms(np.ones((1, 30, 30)), [[0.5], [0.0]], (200, 100))
+    >>> terms.order, terms.amounts([99.5, -0.5], 99.5).ravel().tolist()
+    (1, [0.5, -0.5])
+    """
+
+    tables: NDArray[Any]
+    weights: FloatArray
+    frame_shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        tables = np.array(self.tables, dtype=np.float32)
+        weights = np.array(self.weights, dtype=np.float64)
+        if tables.ndim != 3 or tables.shape[1] != tables.shape[2] or not len(tables):
+            raise InputError(f"the terms are a stack of square tables; got shape {tables.shape}")
+        if weights.ndim != 2 or len(weights) not in (2, 5, 9) or weights.shape[1] != len(tables):
+            raise InputError(
+                f"{len(tables)} tables need weights of shape (2, 5 or 9, {len(tables)}); got "
+                f"{weights.shape}"
+            )
+        if not (np.isfinite(tables).all() and np.isfinite(weights).all()):
+            raise PSFError("the PSF's terms hold values that are not finite")
+        ny, nx = (int(n) for n in self.frame_shape)
+        if min(ny, nx) < 1:
+            raise InputError(f"a frame has rows and columns; got {self.frame_shape}")
+        for array in (tables, weights):
+            array.setflags(write=False)
+        for name, value in (("tables", tables), ("weights", weights), ("frame_shape", (ny, nx))):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PSFTerms, (self.tables, self.weights, self.frame_shape)
+
+    @property
+    def order(self) -> int:
+        """Order of the polynomial: 1, 2 or 3."""
+        return {2: 1, 5: 2, 9: 3}[len(self.weights)]
+
+    def amounts(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
+        """Return how much of each table there is at positions (0-based pixels), (n, n_terms).
+
+        Off the frame it is that of the nearest place on it.
+        """
+        ny, nx = self.frame_shape
+        place_x = np.clip(np.atleast_1d(np.asarray(x, dtype=np.float64)), -0.5, nx - 0.5)
+        place_y = np.clip(np.atleast_1d(np.asarray(y, dtype=np.float64)), -0.5, ny - 0.5)
+        place_x, place_y = np.broadcast_arrays(place_x, place_y)
+        terms = polynomial(place_x, place_y, self.frame_shape, self.order)
+        return np.asarray(terms[:, 1:] @ self.weights)
+
+    def change(self, x: float, y: float) -> FloatArray:
+        """Return the change of the lookup table at a position."""
+        amounts = self.amounts(x, y)[0].astype(np.float32)
+        flat = amounts @ self.tables.reshape(len(self.tables), -1)
+        return np.asarray(flat.reshape(self.tables.shape[1:]), dtype=np.float64)
