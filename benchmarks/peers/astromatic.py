@@ -183,7 +183,7 @@ def run_psfex(extraction: Extraction, catalogue: Path, more: dict[str, Any] | No
 
 
 def read_psfex(path: Path) -> tuple[Callable[..., FloatArray], Callable[..., FloatArray]]:
-    """Return what draws the PSF of a file of PSFEx: that of the polynomial's zero, and of places."""
+    """Return what draws the PSF of PSFEx's file: that of the polynomial's zero, and of places."""
     with fits.open(path) as units:
         unit = units["PSF_DATA"]
         terms = np.asarray(unit.data["PSF_MASK"][0], dtype=float)

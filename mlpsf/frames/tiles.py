@@ -263,9 +263,9 @@ def _resized(stack: NDArray[Any], reach: int, places: NDArray[np.float64]) -> ND
 
 
 def _rough_fwhm(pixels: NDArray[np.float32], noise: NDArray[np.float32]) -> float:
-    """Return the FWHM of wide stars, roughly, from the area above half of the peak of the brightest.
+    """Return roughly the FWHM of the wider stars, from the area above half of their peak.
 
-    Half of the brightest may be cosmic rays, and tiles too narrow lose what too wide ones only pay.
+    Most of the brightest may be cosmic rays. Tiles too wide only take time; too narrow ones fail.
     """
     centre = pixels.shape[-1] // 2
     core = np.nan_to_num(pixels[:, centre - 1 : centre + 2, centre - 1 : centre + 2], nan=-np.inf)

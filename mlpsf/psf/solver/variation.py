@@ -236,7 +236,8 @@ def fit_variation(
         dT/T, e1, e2 and their standard deviations; infinite for a star without a measurement.
     frame_shape : (int, int)
     order : {0, 1, 2}, optional
-        By default from the number of stars: 1 from 5 stars, 2 from 12.
+        By default from the number of stars: 1 from 5 stars, 2 from 12. It is 0 for stars whose
+        places cannot tell it: all on a line, or at one place.
 
     Returns
     -------
@@ -253,6 +254,9 @@ def fit_variation(
     """
     order = order_for(len(x)) if order is None else order
     terms = polynomial(x, y, frame_shape, order)
+    if np.linalg.matrix_rank(terms) < terms.shape[1]:
+        # Stars on a line, or at one place where places are not known, tell no change over it.
+        order, terms = 0, terms[:, :1]
     n_terms = terms.shape[1]
     used: NDArray[np.bool_] = np.asarray(np.isfinite(errors).all(axis=1))
     coefficients = np.zeros((n_terms, 3))
