@@ -66,7 +66,7 @@ def stars(field):
 def test_columns(stars):
     assert stars.colnames == [
         *("id", "x", "y", "ra", "dec", "flux", "snr", "peak", "fwhm", "ellipticity"),
-        *("probability", "selected", "reserved", "flags", "reason"),
+        *("local_fwhm", "probability", "selected", "reserved", "flags", "reason"),
     ]
     assert stars["selected"].dtype == stars["reserved"].dtype == bool
 

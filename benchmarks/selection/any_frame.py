@@ -94,16 +94,16 @@ def scaled(factor: float, sky: float) -> Frame:
     return of((common().data.astype(float) + sky) * factor)
 
 
-def halves(**changes: object) -> Frame:
+def halves() -> Frame:
     """Join the left half of one frame and the right half of another, of FWHM 3 and 6."""
-    left, right = common(fwhm=3.0, **changes), common(fwhm=6.0, **changes)
+    left, right = (common(fwhm=w, n_stars=300) for w in (3.0, 6.0))
     return of(np.hstack([left.data[:, :300], right.data[:, 300:]]))
 
 
 def ramp() -> Frame:
     """Blend frames of FWHM 3 to 9 from left to right."""
     steps = 13
-    drawn = np.stack([common(fwhm=w).data for w in np.linspace(3, 9, steps)])
+    drawn = np.stack([common(fwhm=w, n_stars=300).data for w in np.linspace(3, 9, steps)])
     place = np.linspace(0, steps - 1.001, drawn.shape[-1])
     low, column = place.astype(int), np.arange(drawn.shape[-1])
     share = (place - low)[:, None]

@@ -296,7 +296,7 @@ def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]
         return rows
     place = np.column_stack([np.asarray(sources[k], dtype=np.float64)[rows] for k in "xy"])
     gap = np.full(len(rows), np.inf)
-    distance = float(np.hypot(*np.ptp(place, axis=0)))
+    distance = float(np.hypot(*np.ptp(place, axis=0))) / 4
     taken: list[int] = []
     left = np.ones(len(rows), dtype=bool)
     while left.any():

@@ -94,7 +94,20 @@ def test_ellipticity_of_the_frame():
 def test_table(field):
     sources = find_sources(field.frame)
     assert sources.colnames == [
-        *("id", "x", "y", "ra", "dec", "flux", "snr", "peak", "fwhm", "ellipticity", "flags")
+        *(
+            "id",
+            "x",
+            "y",
+            "ra",
+            "dec",
+            "flux",
+            "snr",
+            "peak",
+            "fwhm",
+            "ellipticity",
+            "local_fwhm",
+            "flags",
+        )
     ]
     assert sources["id"].tolist() == list(range(1, len(sources) + 1))
     assert sources["x"].dtype == sources["y"].dtype == np.float64

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mlpsf import select_stars, simulate_frame
 from mlpsf.errors import TooFewStarsError
@@ -41,12 +39,15 @@ def expected(pixels):
     }
 
 
-@settings(max_examples=12, deadline=None)
-@given(
-    factor=st.floats(-6, 6),
-    sky=st.sampled_from([0.0, -200.0, 300.0, 5000.0]),
-    selector=st.sampled_from(["cnn", "residual"]),
-    known=st.booleans(),
+@pytest.mark.parametrize(
+    ("factor", "sky", "selector", "known"),
+    [
+        (-6.0, 0.0, "cnn", False),
+        (5.7, -200.0, "cnn", False),
+        (-2.3, 300.0, "cnn", True),
+        (-4.8, -200.0, "residual", False),
+        (6.0, 300.0, "residual", True),
+    ],
 )
 def test_unit_and_sky_change_nothing(pixels, expected, factor, sky, selector, known):
     data, gain, saturation = pixels

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from mlpsf.cli.main import app
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError, PSFError, TooFewStarsError
-from mlpsf.flags import NEVER_A_PSF_STAR, Flag
+from mlpsf.flags import Flag
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
+from mlpsf.selection.choice import candidates
 from mlpsf.selection.second_look import FEWEST, second_look
 
 SIDE = 6
@@ -306,9 +307,11 @@ def test_the_most_probable_make_the_psf(spoiled, monkeypatch):
     rows = [int(np.flatnonzero(table["x"] == x)[0]) for x in given[0]]
     assert len(rows) == 20
     assert (np.diff(table["probability"][rows]) <= 0).all()
-    # And yet it is the brightest that are looked at.
-    fit = (table["flags"] & NEVER_A_PSF_STAR & ~Flag.OUTLIER) == 0
-    assert set(rows) == set(np.flatnonzero(fit)[np.argsort(-table["snr"][fit])[:20]])
+    # And yet those are looked at that are chosen first: the brightest that cover the frame.
+    before = table.copy()
+    before["flags"] &= ~np.int32(Flag.OUTLIER)
+    ranked = candidates(before, np.asarray(table["probability"]), rank_by="snr")
+    assert set(rows) == set(ranked[:20])
 
 
 @pytest.mark.parametrize("fwhm", [0.0, -1.0, np.nan, np.inf])
