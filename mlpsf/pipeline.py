@@ -238,6 +238,7 @@ def select_cutouts(
                 pixels[rows], *at, gain=gain, saturation=saturation, name=name, stacklevel=3
             )
             found.sources["id"] = rows + 1
+            flag_verdict(found.sources, judge_frame(*found))
             alike = cutouts_alike(found, stacklevel=3)
             table = _select_found(*found, alike, wishes._replace(veto=own_veto))
         except MlpsfError as error:
@@ -307,6 +308,8 @@ def _stacked(tables: list[Table]) -> Table:
     whole = whole[np.argsort(whole["id"], kind="stable")]
     judged = [table for table in tables if table.meta]
     whole.meta = dict(judged[0].meta if judged else {})
+    for key in ("verdict", "verdict_reason"):  # of one frame
+        whole.meta.pop(key, None)
     for key in ("n_above_threshold", "n_reserved"):
         whole.meta[key] = sum(table.meta[key] for table in judged)
     whole.meta |= {"n_sources": len(whole), "n_selected": int(whole["selected"].sum())}

@@ -8,11 +8,13 @@ from astropy.table import Table
 from conftest import simulate
 from typer.testing import CliRunner
 
-from mlpsf import extract_cutouts, find_sources, select_cutouts, select_stars
+from mlpsf import build_psf, extract_cutouts, find_sources, select_cutouts, select_stars
 from mlpsf.cli import app
 from mlpsf.errors import InputError, NoSourcesError, TooFewStarsError
 from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.io.cutout_files import read_cutouts, write_cutouts
+from mlpsf.frames.tiles import tile_cutouts
+from mlpsf.psf import PSFModel
 
 COLUMNS = [
     *("id", "x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "local_fwhm"),
@@ -164,3 +166,32 @@ def test_chosen_cutouts_of_a_frame_are_written(sky, tmp_path):
     half = found.cutouts.shape[1] // 2
     brightest = np.argmax(found.cutouts.reshape(len(found.x), -1), axis=1)
     assert np.median(np.abs(brightest // found.cutouts.shape[1] - half)) <= 1
+
+
+def test_the_psf_of_cutouts_is_that_of_the_frame(sky, table, tmp_path):
+    sim, cutouts, x, y = sky
+    psf, whole = build_psf(cutouts, table), build_psf(sim.frame, table)
+    centre = np.zeros(1)
+    stamp, expected = (p.stamps(centre, centre, 25)[0] for p in (psf, whole))
+    assert np.abs(stamp - expected).max() < 0.01 * expected.max()
+    assert psf.fwhm == pytest.approx(whole.fwhm, rel=0.01)
+    np.testing.assert_allclose(np.sort(psf.stars[:, 0]), np.sort(whole.stars[:, 0]), atol=0.1)
+    # Without places the PSF is the same everywhere, and nothing is warned of.
+    alone = build_psf(cutouts, select_cutouts(cutouts, n_min=5))
+    assert not alone.varies
+    with pytest.raises(InputError, match="one row of stars a cutout"):
+        build_psf(cutouts, table[:-1])
+    write_cutouts(tmp_path / "set.fits", cutouts, x, y)
+    said = CliRunner().invoke(
+        app, ["psf", str(tmp_path / "set.fits"), "--n-min", "5", "--out", str(tmp_path / "a.fits")]
+    )
+    assert said.exit_code == 0, said.output
+    assert PSFModel.load(tmp_path / "a.fits").fwhm == pytest.approx(psf.fwhm, rel=0.01)
+
+
+def test_cosmic_rays_do_not_narrow_the_tiles(sky):
+    _, cutouts, _, _ = sky
+    rng = np.random.default_rng(1)
+    rays = rng.normal(0, 1, (3 * len(cutouts), 55, 55)).astype(np.float32)
+    rays[:, 27, 27] += 5 * cutouts.max()
+    assert tile_cutouts(np.concatenate([cutouts, rays])).half >= tile_cutouts(cutouts).half

@@ -314,11 +314,13 @@ def _summary(table: Any, path: Path) -> str:
         least = min(table["probability"][table["selected"]], default=float("nan"))
         relaxed = f" (relaxed: the least probable is one by {least:.2g})"
     reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
+    verdict = (
+        f"\nVerdict: {meta['verdict']}: {meta['verdict_reason']}." if "verdict" in meta else ""
+    )
     return (
         f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
         f"selected{relaxed}{reserved}; "
-        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}\n"
-        f"Verdict: {meta['verdict']}: {meta['verdict_reason']}."
+        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}{verdict}"
     )
 
 

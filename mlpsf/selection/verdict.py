@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.values import row_quantiles
 
 __all__ = ["VERDICTS", "flag_verdict", "judge_frame"]
 
 VERDICTS = (
     "no stars",
+    "few stars",
     "doubled",
     "out of focus",
     "trailed",
@@ -52,6 +54,8 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
     Parameters
     ----------
     frame : Frame
+        Of cutouts (`TiledFrame`) only the sources are judged: they may be centred on purpose, and
+        no row or column runs through them.
     sources : Table
         Table from `find_sources`.
 
@@ -74,12 +78,17 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
     bright = np.flatnonzero((snr > _BRIGHT) & usable)
     bright = bright[np.argsort(-snr[bright], kind="stable")][:400]
     fwhm, e = float(meta["fwhm"]), float(meta["ellipticity"])
-    reason = _mosaic(frame) or _spectrum(frame) or _hot_pixels(sources, bright, fwhm)
-    if reason is None and len(bright) < 3:
-        reason = f"{len(bright)} sources of S/N {_BRIGHT:g} or more; is this an image of the sky?"
+    reason = None
+    if not isinstance(frame, TiledFrame):
+        reason = _mosaic(frame) or _spectrum(frame) or _hot_pixels(sources, bright, fwhm)
+    if reason is None and not len(bright):
+        reason = f"no source has a S/N of {_BRIGHT:g}; is this an image of the sky?"
     if reason:
         return _said("no stars", reason)
-    if reason := _doubled(sources, snr, fwhm):
+    if len(bright) < 3:
+        what = f"{len(bright)} source{'s' * (len(bright) > 1)} of S/N {_BRIGHT:g} or more"
+        return _said("few stars", f"{what}; whether they are alike cannot be told")
+    if reason := _doubled(frame, sources, snr, fwhm):
         return _said("doubled", reason)
     if reason := _defocused(frame, sources, bright, fwhm):
         return _said("out of focus", reason)
@@ -184,7 +193,7 @@ def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | 
     )
 
 
-def _doubled(sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | None:
+def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | None:
     """Look for one displacement that many pairs of sources share."""
     from scipy.spatial import cKDTree
 
@@ -192,7 +201,9 @@ def _doubled(sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | Non
     rows = rows[np.argsort(-snr[rows], kind="stable")][:400]
     if len(rows) < 8:
         return None
-    place = np.column_stack([np.asarray(sources[k])[rows] for k in "xy"])
+    place = np.column_stack(frame.place(*(np.asarray(sources[k])[rows] for k in "xy")))
+    if not np.ptp(place):
+        return None  # cutouts without places
     flux = np.asarray(sources["flux"])[rows]
     pairs = cKDTree(place).query_pairs(12 * fwhm, output_type="ndarray")
     if not len(pairs):
