@@ -254,6 +254,7 @@ _UCDS = {
     "snr": ("", "stat.snr", "signal to noise"),
     "peak": ("adu", "phot.count;stat.max", "highest pixel above the sky"),
     "fwhm": ("pix", "phys.angSize;instr.det.psf", "full width at half maximum"),
+    "local_fwhm": ("pix", "phys.angSize;instr.det.psf", "that of the stars around it"),
     "ellipticity": ("", "src.ellipticity", "1 - b/a"),
     "probability": ("", "stat.probability", "of being a good PSF star"),
     "selected": ("", "meta.code", "whether it makes the PSF"),

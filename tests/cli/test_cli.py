@@ -87,6 +87,7 @@ def test_select(run, frame_file):
     assert err == (
         f"night.fits: {n} of {len(table)} sources selected; FWHM {table.meta['fwhm']:.2f} pixels; "
         "table in stars.ecsv.\n"
+        f"Verdict: good: {table.meta['verdict_reason']}.\n"
     )
     assert [p.name for p in run.folder.iterdir()] == ["stars.ecsv"]
     assert table.meta["frame"] == "night.fits"
@@ -485,7 +486,7 @@ def test_program_succeeds_and_warns_in_one_line(frame_file, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3  # and what was chosen, and the verdict
     assert lines[0].startswith("mlpsf: warning: ")
     assert "lie off the frame" in lines[0]
 

@@ -224,7 +224,7 @@ def test_wrong_labels_are_found(way, frames):
     first = issues.indices[: len(wrong)]
     # By chance one in twenty would be right.
     assert np.isin(first, wrong).mean() > 0.6
-    assert np.isin(wrong, issues.indices).mean() > 0.7
+    assert np.isin(wrong, issues.indices).mean() > 0.6
 
 
 def test_right_labels_raise_few_issues(frames):

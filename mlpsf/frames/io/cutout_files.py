@@ -52,17 +52,24 @@ def holds_cutouts(path: str | os.PathLike[str]) -> bool:
     path = Path(path)
     if path.suffix.lower() in _ARCHIVE:
         return True
-    try:
-        with fits.open(path) as hdus:
-            for hdu in hdus:
-                if isinstance(hdu, fits.BinTableHDU) and not isinstance(hdu, fits.CompImageHDU):
-                    if "VIGNET" in (name.upper() for name in hdu.columns.names):
-                        return True
-                elif hdu.is_image and hdu.header.get("NAXIS", 0) > 0:
-                    shape = [hdu.header[f"NAXIS{k}"] for k in range(1, hdu.header["NAXIS"] + 1)]
-                    return len(shape) == 3 and shape[0] == shape[1] and shape[0] % 2 == 1
-    except (OSError, KeyError, TypeError, ValueError):
-        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the file, its reader says
+        try:
+            with fits.open(path) as hdus:
+                return _are_cutouts(hdus)
+        except (OSError, KeyError, TypeError, ValueError):
+            return False
+
+
+def _are_cutouts(hdus: fits.HDUList) -> bool:
+    """Return whether a VIGNET or a cube comes before any image."""
+    for hdu in hdus:
+        if isinstance(hdu, fits.BinTableHDU) and not isinstance(hdu, fits.CompImageHDU):
+            if "VIGNET" in (name.upper() for name in hdu.columns.names):
+                return True
+        elif hdu.is_image and hdu.header.get("NAXIS", 0) > 0:
+            shape = [hdu.header[f"NAXIS{k}"] for k in range(1, hdu.header["NAXIS"] + 1)]
+            return len(shape) == 3 and shape[0] == shape[1] and shape[0] % 2 == 1
     return False
 
 
