@@ -7,6 +7,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+# Tests run side by side, and the threads of each process's BLAS would wait for one another. NumPy
+# reads this when it is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings
