@@ -195,3 +195,12 @@ def test_cosmic_rays_do_not_narrow_the_tiles(sky):
     rays = rng.normal(0, 1, (3 * len(cutouts), 55, 55)).astype(np.float32)
     rays[:, 27, 27] += 5 * cutouts.max()
     assert tile_cutouts(np.concatenate([cutouts, rays])).half >= tile_cutouts(cutouts).half
+
+
+def test_lone_bad_pixels_are_borne(sky, table):
+    _, cutouts, x, y = sky
+    holed = cutouts.copy()
+    holed[np.random.default_rng(2).random(holed.shape) < 0.01] = np.nan
+    stars = select_cutouts(holed, x, y, n_min=5)
+    kept = stars["selected"] & table["selected"]
+    assert kept.sum() >= 0.7 * table["selected"].sum()

@@ -7,6 +7,7 @@ whose neighbours are good is predicted from them to second order; larger defects
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,13 @@ from mlpsf.frames.frame import Frame
 
 __all__ = ["fill_lone_pixels"]
 
+AnyFrame = TypeVar("AnyFrame", bound=Frame)
+
 _ACROSS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 _DIAGONAL = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
-def fill_lone_pixels(frame: Frame) -> Frame:
+def fill_lone_pixels(frame: AnyFrame) -> AnyFrame:
     """Return a frame in which lone bad pixels are filled and no longer masked.
 
     Parameters
@@ -41,12 +44,12 @@ def fill_lone_pixels(frame: Frame) -> Frame:
     >>> bool(abs(filled.data[4, 4] - 1) < 0.03), bool(filled.mask.any())
     (True, False)
     """
-    bad = frame.mask & ~frame.saturated
-    row, column = np.nonzero(bad)
-    ny, nx = frame.shape
-    inside = (row > 1) & (row < ny - 2) & (column > 1) & (column < nx - 2)
-    row, column = row[inside], column[inside]
     unusable = frame.mask | frame.saturated
+    bad = (frame.mask & ~frame.saturated)[2:-2, 2:-2]
+    # Whole masked regions may be most of a mosaic: they are left out before anything is looked up.
+    good = ~unusable
+    bad &= (good[2:-2, 1:-3] & good[2:-2, 3:-1]) | (good[1:-3, 2:-2] & good[3:-1, 2:-2])
+    row, column = (at + 2 for at in np.nonzero(bad))
     data, mask = frame.data, frame.mask
 
     def around(steps: tuple[tuple[int, int], ...]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

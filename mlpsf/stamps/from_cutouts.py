@@ -9,6 +9,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import REFERENCE_FWHM, Cutouts
@@ -83,6 +84,7 @@ def measure_cutouts(
         The cutouts are smaller than 8 FWHM.
     """
     frame = tile_cutouts(cutouts, x, y, gain=gain, saturation=saturation, name=name)
+    frame = fill_lone_pixels(frame)
     n = len(frame.tile_x)
     places = Table({"id": np.arange(1, n + 1), "x": frame.tile_x, "y": frame.tile_y})
     sources = find_sources(frame, places, defects=defects)
