@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from astropy.table import Table, vstack
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
@@ -20,7 +20,14 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import clean_cutouts
-from mlpsf.selection.choice import ChoiceOptions, Rules, choose_by, unjudged, warn_of_few_reserved
+from mlpsf.selection.choice import (
+    ChoiceOptions,
+    Rules,
+    choose_by,
+    unjudged,
+    warn_of_few_reserved,
+    with_places,
+)
 from mlpsf.selection.eligibility import (
     SNR_MIN,
     check_snr_min,
@@ -218,19 +225,25 @@ def select_cutouts(
     check_snr_min(snr_min)
     rules = rules_for(selector, **choice)
     if isinstance(cutouts, Cutouts):
-        x, y = (cutouts.x, cutouts.y) if x is None else (x, y)
+        x, y = cutouts.positions if x is None else (x, y)
     pixels = clean_cutouts(np.ma.asarray(cutouts))
     n = len(pixels)
+    places = None if x is None and y is None else _places(x, y, n)
     frames = np.zeros(n) if groups is None else np.asarray(groups)
     if frames.shape != (n,):
         raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
+    if frames.dtype.kind == "f" and not np.isfinite(frames).all():
+        raise InputError("groups must name the frame of every cutout. Some are NaN.")
+    unknown = sorted({v for v in veto or [] if v not in range(1, n + 1)})
+    if unknown:
+        raise InputError(f"ids to veto are row numbers from 1 to {n}. Got {unknown[:5]}.")
     wishes = _Wishes(selector, rules, snr_min, None, None, veto, second_look, cutout_size, say)
     tables: list[Table] = []
     failures: list[MlpsfError] = []
     names = list(dict.fromkeys(frames.tolist()))
     for frame in names:
         rows = np.flatnonzero(frames == frame)
-        at = [None if v is None else np.asarray(v, dtype=np.float64)[rows] for v in (x, y)]
+        at = (None, None) if places is None else places[:, rows]
         name = "the set" if groups is None else f"frame {frame}"
         own_veto = None if veto is None else [v for v in veto if v - 1 in rows]
         try:
@@ -247,6 +260,9 @@ def select_cutouts(
             if len(names) > 1:
                 warnings.warn(f"{name}: no star is chosen. {error}", stacklevel=2)
                 table = unjudged(rows + 1) if table is None else table
+                table["reason"] = np.where(
+                    table["selected"], "too few in its frame", table["reason"]
+                )
                 table["selected"] = False
             elif table is None:
                 raise
@@ -261,6 +277,21 @@ def select_cutouts(
             failures[0].table = whole
         raise failures[0]
     return whole
+
+
+def _places(x: ArrayLike | None, y: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """Return positions as an array (2, n), one a cutout."""
+    if x is None or y is None:
+        raise InputError("Positions are x and y. Got one of them.")
+    try:
+        at = [np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (x, y)]
+    except (TypeError, ValueError) as error:
+        raise InputError("x and y must be numbers, pixels of the frame.") from error
+    if any(v.shape != (n,) for v in at):
+        raise InputError(
+            f"There must be one x and one y a cutout: {n}. Got {[v.size for v in at]}."
+        )
+    return np.stack(at)
 
 
 class _Wishes(NamedTuple):
@@ -299,7 +330,7 @@ def _select_found(frame: Frame, sources: Table, alike: Table, wishes: _Wishes) -
     if wishes.second_look:
         wishes.say("looking again")
         strike_outliers(frame, sources, probability, rules)
-    return choose_by(rules, sources, probability)
+    return choose_by(rules, with_places(frame, sources), probability)
 
 
 def _stacked(tables: list[Table]) -> Table:

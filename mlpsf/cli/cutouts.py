@@ -27,7 +27,7 @@ def is_set(path: Path) -> bool:
     """Return whether a file holds cutouts and not an image."""
     if not path.is_file():
         return False  # reading it as a frame says so
-    if path.suffix.lower() in (".h5", ".hdf5"):
+    if path.suffix.lower() in (".h5", ".hdf5", *SET_ENDINGS):
         return True
     from mlpsf.frames.io.cutout_files import holds_cutouts
 
@@ -36,6 +36,16 @@ def is_set(path: Path) -> bool:
 
 def check_set_output(path: Path, out: Path) -> None:
     """Raise `OutputError` unless the chosen rows of the input can be written there."""
+    from mlpsf.export import check_star_path
+    from mlpsf.frames.io.cutout_files import is_ldac
+
+    if out.suffix.lower() not in SET_ENDINGS:
+        check_star_path(out)
+    elif path.suffix.lower() in (*SET_ENDINGS, ".fits") and path.is_file() and not is_ldac(path):
+        raise OutputError(
+            f"{out.name} would hold rows of a FITS_LDAC catalogue, and {path.name} is none. Give a "
+            "star table: .ecsv, .fits, .csv or .reg."
+        )
     if out.suffix.lower() in SET_ENDINGS and path.suffix.lower() not in (*SET_ENDINGS, ".fits"):
         raise OutputError(
             f"{out.name} would hold rows of a SExtractor catalogue, and {path.name} is none. Give "
@@ -60,13 +70,18 @@ def read_set(path: Path) -> Any:
     from mlpsf.training.sets import CutoutSet
 
     with CutoutSet(path) as found:
+        if found.reference_fwhm is not None:
+            raise InputError(
+                f"{path.name} holds stamps in which the PSF was replaced, or resampled ones. "
+                "Expected the frame's own pixels."
+            )
         several = len(found.frames) > 1
         return CutoutTable(found[:], found.x, found.y, found.frame if several else None)
 
 
 def one_frame(found: Any) -> Any:
     """Return the cutouts of a set; raise `InputError` if they are of several frames."""
-    if found.groups is not None:
+    if found.groups is not None and len(set(found.groups.tolist())) > 1:
         raise InputError(
             f"The set holds cutouts of {len(set(found.groups.tolist()))} frames, and a PSF is that "
             "of one. 'mlpsf select' chooses the stars of all; give one frame's cutouts to 'psf'."
@@ -87,9 +102,15 @@ def save_chosen(frame: Any, table: Any, path: Path) -> None:
 
 
 def choose_from_set(
-    path: Path, out: Path, options: dict[str, Any], progress: Progress
+    path: Path,
+    out: Path,
+    options: dict[str, Any],
+    progress: Progress,
+    psf: Path | None = None,
 ) -> tuple[Any, Any]:
     """Choose the stars of a set, write them, and return set and table.
+
+    With `psf` the set must be of one frame, and the PSF there, of the old table, is removed.
 
     A catalogue of SExtractor gives its chosen rows back, byte for byte, where `out` is one too.
     """
@@ -100,8 +121,12 @@ def choose_from_set(
 
     progress("reading")
     found = read_set(path)
+    if psf is not None:
+        one_frame(found)
 
     def keep(table: Any) -> None:
+        if psf is not None:
+            psf.unlink(missing_ok=True)
         if out.suffix.lower() in SET_ENDINGS:
             content = kept_rows(path, table["selected"])
             with whole_file(out) as temporary:
@@ -117,6 +142,10 @@ def choose_from_set(
         if error.table is not None and out.suffix.lower() not in SET_ENDINGS:
             keep(error.table)
             progress.note(f"The table of all {len(error.table)} sources is in {out}.")
+        elif error.table is not None:
+            progress.note(
+                f"{out.name} is not written; --out {out.stem}.ecsv gives the whole table."
+            )
         raise
     table.meta["frame"] = path.name
     keep(table)

@@ -198,7 +198,7 @@ def psf(
         if is_set:
             del options["catalogue"]
             options |= {"gain": gain, "saturation": saturation}
-            found, chosen = cutouts.choose_from_set(frame, table_path, options, progress)
+            found, chosen = cutouts.choose_from_set(frame, table_path, options, progress, out)
             image = cutouts.one_frame(found)
         else:
             options |= {"stars": stars, "keep": keep, "veto": veto}

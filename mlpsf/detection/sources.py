@@ -10,6 +10,7 @@ import numpy as np
 import sep
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from mlpsf.detection.defects import struck_pixels
 from mlpsf.detection.local_size import zones
@@ -172,7 +173,7 @@ def parts_of(
         part, with the FWHM of the frame, unless the PSF varies strongly.
     """
     others = sources if others is None else others
-    if not sources.meta.get("varies", False):
+    if not len(sources) or not sources.meta.get("varies", False):
         whole = np.arange(len(sources)), np.arange(len(others))
         return [(*whole, float(sources.meta["fwhm"]))]
     local = np.asarray(sources["local_fwhm"], dtype=np.float64)
@@ -184,10 +185,8 @@ def parts_of(
     part = np.zeros(len(sources), dtype=int)
     for k, (rows, _) in enumerate(parts):
         part[rows] = k
-    gap = np.hypot(
-        *(np.subtract.outer(np.asarray(others[k]), np.asarray(sources[k])) for k in "xy")
-    )
-    part = part[np.argmin(gap, axis=1)]
+    near, far = (np.column_stack([t["x"], t["y"]]).astype(float) for t in (sources, others))
+    part = part[cKDTree(near).query(far)[1]]
     return [(rows, np.flatnonzero(part == k), fwhm) for k, (rows, fwhm) in enumerate(parts)]
 
 

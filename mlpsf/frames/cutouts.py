@@ -82,15 +82,24 @@ class Cutouts:
         ----------
         data : array_like, shape (n, size, size)
         x, y : array_like, shape (n,), optional
-            Positions on their frame, 0-based pixels; 0 unless given.
+            Positions on their frame, 0-based pixels; NaN unless given.
         homogenized : bool
             Whether they are stamps in which the PSF has been replaced; see `mlpsf.PSFHomogenizer`.
         """
         pixels = np.asarray(data, dtype=np.float32)
         zero = np.zeros(len(pixels))
-        x, y = check_positions(zero if x is None else x, zero if y is None else y)
         near_edge = np.zeros(len(pixels), dtype=bool)
+        if x is None or y is None:
+            x = y = zero + np.nan
+        else:
+            x, y = check_positions(x, y)
         return cls(pixels, x, y, np.rint(x), np.rint(y), 1.0, near_edge, homogenized)
+
+    @property
+    def positions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | tuple[None, None]:
+        """X and y, or None and None where they are not known."""
+        known = np.isfinite(self.x).all() and np.isfinite(self.y).all()
+        return (self.x, self.y) if known else (None, None)
 
     def __getitem__(self, rows: Any) -> Cutouts:
         """Return some of the cutouts: a slice, indices or a mask."""

@@ -177,6 +177,10 @@ def tile_cutouts(
     ([[30.0, 90.0], [40.0, 80.0]], 2)
     """
     pixels = clean_cutouts(cutouts)
+    if gain is not None and not float(gain) > 0:
+        raise InputError(f"The gain must be positive, in electrons per unit. Got {gain}.")
+    if saturation is not None and np.isnan(saturation):
+        raise InputError("The saturation level must be a number, or infinity. Got NaN.")
     n, size = pixels.shape[:2]
     if (x is None) != (y is None):
         raise InputError("Positions are x and y. Got one of them.")
@@ -185,6 +189,8 @@ def tile_cutouts(
         places = np.rint(np.column_stack(check_positions(x, y)))  # of the centre pixels
         if len(places) != n:
             raise InputError(f"There must be one x and one y a cutout: {n}. Got {len(places)}.")
+        if n > 1 and not np.ptp(places, axis=0).any():
+            places = places[:0]  # all at one place: none is known
     sky, noise = sky_and_noise(pixels)
     full, origin = _saturation(pixels, sky, noise, saturation)
     saturated = pixels >= full
@@ -278,7 +284,8 @@ def _rough_fwhm(pixels: NDArray[np.float32], noise: NDArray[np.float32]) -> floa
         area = (pixels[rows] > 0.5 * peak[rows, None, None]).sum(axis=(1, 2))
     stellar = area[area > _COSMIC]
     area = stellar if len(stellar) >= 0.05 * len(rows) else area
-    return float(2 * np.sqrt(np.quantile(area, 0.75) / np.pi))
+    # Cutouts of less than 4 FWHM are refused: a source that fills one is none to go by.
+    return float(min(2 * np.sqrt(np.quantile(area, 0.75) / np.pi), pixels.shape[-1] / 4))
 
 
 def _saturation(

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, UNUSABLE, Flag, describe
+from mlpsf.frames.frame import Frame
 
 __all__ = [
     "FEWEST_RESERVED",
@@ -281,6 +282,13 @@ def _kept_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.concatenate([rows[kept], rows[~kept]])
 
 
+def with_places(frame: Frame, sources: Table) -> Table:
+    """Return sources with x and y on the detector; those on a frame of cutouts say nothing."""
+    placed = sources.copy(copy_data=False)
+    placed["x"], placed["y"] = frame.place(sources["x"], sources["y"])
+    return placed
+
+
 def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Order rows so that the first of them are bright and cover the frame.
 
@@ -300,8 +308,11 @@ def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]
     taken: list[int] = []
     left = np.ones(len(rows), dtype=bool)
     while left.any():
+        if distance == 0:
+            taken += np.flatnonzero(left).tolist()
+            break
         for k in np.flatnonzero(left):
-            if gap[k] > distance or distance == 0:
+            if gap[k] > distance:
                 taken.append(int(k))
                 left[k] = False
                 gap = np.minimum(gap, np.hypot(*(place - place[k]).T))

@@ -20,7 +20,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM, extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
-from mlpsf.selection.choice import Rules, candidates
+from mlpsf.selection.choice import Rules, candidates, with_places
 from mlpsf.stacks.effective import EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import PSFFit, fit_psf
 
@@ -150,9 +150,10 @@ def strike_outliers(
         Rules of the choice. Twice as many candidates as needed are compared. At least ``n_min``
         of those that reach the threshold are kept.
     """
-    ranked = candidates(sources, probability, threshold=rules.threshold, rank_by=rules.rank_by)
+    placed = with_places(frame, sources)
+    ranked = candidates(placed, probability, threshold=rules.threshold, rank_by=rules.rank_by)
     if rules.relax and len(ranked) < rules.n_min:
-        ranked = candidates(sources, probability)[: rules.n_min]
+        ranked = candidates(placed, probability)[: rules.n_min]
     rows = ranked[: int(np.ceil(2 * rules.n_max / (1.0 - rules.reserve)))]
     surest = candidates(sources, probability)
     rows = surest[np.isin(surest, rows)]  # the most probable make the PSF

@@ -138,7 +138,7 @@ def homogenize(
     if isinstance(cutouts, Cutouts):
         if cutouts.homogenized and cutouts.data.shape[-1] == size:
             return cutouts.data
-        x, y = (cutouts.x, cutouts.y) if x is None else (x, y)
+        x, y = cutouts.positions if x is None else (x, y)
         cutouts = cutouts.data
     found = measure_cutouts(cutouts, x, y, defects=False, name=name, stacklevel=5)
     frame, sources = found

@@ -146,6 +146,8 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         if isinstance(X, Cutouts):
             cutouts: Any = X
         else:
+            if isinstance(X, np.ma.MaskedArray):
+                X = np.ma.filled(X.astype(np.float32), np.nan)
             X = np.asarray(X)
             cutouts = self._cutouts(X)
         n = len(cutouts)

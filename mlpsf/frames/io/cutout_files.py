@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import CatalogueError
 from mlpsf.files import whole_file
+from mlpsf.frames.tiles import LARGEST, SMALLEST
 
-__all__ = ["CutoutTable", "holds_cutouts", "kept_rows", "read_cutouts", "write_cutouts"]
+__all__ = ["CutoutTable", "holds_cutouts", "is_ldac", "kept_rows", "read_cutouts", "write_cutouts"]
 
 _OBJECTS = "LDAC_OBJECTS"
 _POSITIONS = (("X_IMAGE", "Y_IMAGE", 1.0), ("XWIN_IMAGE", "YWIN_IMAGE", 1.0), ("X", "Y", 0.0))
@@ -61,6 +62,21 @@ def holds_cutouts(path: str | os.PathLike[str]) -> bool:
             return False
 
 
+def is_ldac(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file holds SExtractor's tables whose rows `kept_rows` can copy."""
+    with warnings.catch_warnings(), Path(path).open("rb") as file:
+        warnings.simplefilter("ignore")
+        if file.read(6) != b"SIMPLE":  # compressed
+            return False
+        with fits.open(path) as hdus:
+            return any(
+                hdu.name.upper() == _OBJECTS
+                and "VIGNET" in (name.upper() for name in hdu.columns.names)
+                for hdu in hdus
+                if isinstance(hdu, fits.BinTableHDU)
+            )
+
+
 def _are_cutouts(hdus: fits.HDUList) -> bool:
     """Return whether a VIGNET or a cube comes before any image."""
     for hdu in hdus:
@@ -69,7 +85,8 @@ def _are_cutouts(hdus: fits.HDUList) -> bool:
                 return True
         elif hdu.is_image and hdu.header.get("NAXIS", 0) > 0:
             shape = [hdu.header[f"NAXIS{k}"] for k in range(1, hdu.header["NAXIS"] + 1)]
-            return len(shape) == 3 and shape[0] == shape[1] and shape[0] % 2 == 1
+            square = len(shape) == 3 and shape[0] == shape[1] and shape[0] % 2 == 1
+            return square and shape[2] > 1 and SMALLEST <= shape[0] <= LARGEST
     return False
 
 
@@ -99,7 +116,7 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
         raise CatalogueError(f"There is no file {path}.")
     try:
         found = _read_archive(path) if path.suffix.lower() in _ARCHIVE else _read_fits(path)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise CatalogueError(f"{path.name} cannot be read as cutouts: {error}.") from error
     cutouts = found.cutouts
     if cutouts.ndim != 3 or cutouts.shape[1] != cutouts.shape[2] or not len(cutouts):
@@ -124,7 +141,7 @@ def _read_archive(path: Path) -> CutoutTable:
         x, y = (
             np.asarray(archive[names[k]], dtype=np.float64) if k in names else None for k in "xy"
         )
-        groups = archive[names["groups"]] if "groups" in names else None
+        groups = next((archive[names[k]] for k in ("groups", "group") if k in names), None)
         return CutoutTable(archive[names["cutouts"]], x, y, groups)
 
 
@@ -142,6 +159,10 @@ def _read_fits(path: Path) -> CutoutTable:
                 raise ValueError("it has neither a column VIGNET nor a cube")
             cutouts = [np.asarray(cubes[0])]
             rows = [Table(h.data) for h in tables if len(h.data) == len(cubes[0])]
+            if tables and not rows:
+                raise ValueError(
+                    f"the cube has {len(cubes[0])} cutouts and its table {len(tables[0].data)} rows"
+                )
             parts = [_columns(rows[0]) if rows else (None, None, None)]
     if len(parts) == 1:
         return CutoutTable(cutouts[0], *parts[0])

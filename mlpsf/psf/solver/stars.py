@@ -17,7 +17,7 @@ from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf.solver.solve import StarPixels
-from mlpsf.psf.solver.tiles import are_cutouts, tile_stars
+from mlpsf.psf.solver.tiles import are_cutouts, tile_stars, truth
 from mlpsf.stacks.values import sky_and_noise
 
 __all__ = ["Stars", "cut_stars", "say_left_out"]
@@ -107,12 +107,6 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
     return pixels, mask, gain, meta
 
 
-def _truth(column: Any) -> NDArray[np.bool_]:
-    """Convert a column to bool, also text as read from a CSV file."""
-    values = np.ma.filled(column, False)
-    return np.asarray(values == "True" if values.dtype.kind == "U" else values, dtype=bool)
-
-
 def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
     columns = getattr(stars, "colnames", None)
     if columns is None:
@@ -127,9 +121,9 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
         places = np.column_stack([np.ma.filled(v, np.nan) for v in values]).astype(float)
         use = np.ones(len(places), dtype=bool)
         if "selected" in columns:
-            use &= _truth(stars["selected"])
+            use &= truth(stars["selected"])
         if "reserved" in columns:
-            use &= ~_truth(stars["reserved"])
+            use &= ~truth(stars["reserved"])
         if len(places) and not use.any():
             raise PSFError(f"none of the {len(places)} stars of the table is selected")
         places = places[use]
@@ -216,9 +210,9 @@ def cut_stars(
     """
     if size is not None and (size < 5 or size % 2 == 0):
         raise InputError(f"size must be an odd number of pixels, 5 or more; got {size}")
-    largest = None
+    largest = extent = None
     if are_cutouts(frame):
-        frame, stars, largest = tile_stars(frame, stars)
+        frame, stars, largest, extent = tile_stars(frame, stars)
         background = 0.0 if isinstance(background, str) and background == "mesh" else background
     pixels, mask, gain, meta = _read_frame(frame)
     hand = _read_stars(stars, pixels.shape)
@@ -261,7 +255,7 @@ def cut_stars(
     meta |= {"background": how, "n_left_out": sum(hand.left_out.values())}
     place = (hand.x, hand.y), (ny, nx)
     if isinstance(frame, Frame):
-        place = frame.place(hand.x, hand.y), frame.extent
+        place = frame.place(hand.x, hand.y), extent or frame.extent
     return Stars(
         *place[0],
         StarPixels(cutouts, bad, x, y, noise, gain, fwhm),
