@@ -229,13 +229,15 @@ def _serve(pipe: Connection) -> None:
     for module in ("mlpsf.pipeline", "mlpsf.psf.build", "mlpsf.export", "onnxruntime"):
         importlib.import_module(module)
     importlib.import_module("mlpsf.psf.trippy.border").load_trippy()
-    pipe.send(None)
+    answer: Outcome | None = None  # that it is ready, then of each job
     while True:
         try:
+            # The parent may end between a job and its answer: that is no error here.
+            pipe.send(answer)
             job = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(run_job(job))
+        answer = run_job(job)
 
 
 def _follow_parent() -> None:
