@@ -69,7 +69,8 @@ class Extraction:
     def _run(self, path: Path) -> None:
         assert self.fwhm is not None
         frame, folder = self.frame, self.folder
-        header = fits.Header({"GAIN": frame.gain, "SATURATE": min(frame.saturation, 1e15)})
+        gain = frame.gain if np.isfinite(frame.gain) else 0.0  # infinite, to SExtractor
+        header = fits.Header({"GAIN": gain, "SATURATE": min(frame.saturation, 1e15)})
         fits.writeto(folder / "image.fits", frame.data, header, overwrite=True)
         (folder / "default.conv").write_text(_CONV)
         (folder / "prepsfex.param").write_text(
