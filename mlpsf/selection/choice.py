@@ -285,7 +285,10 @@ def _kept_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
 def with_places(frame: Frame, sources: Table) -> Table:
     """Return sources with x and y on the detector; those on a frame of cutouts say nothing."""
     placed = sources.copy(copy_data=False)
-    placed["x"], placed["y"] = frame.place(sources["x"], sources["y"])
+    for name, value in zip("xy", frame.place(sources["x"], sources["y"]), strict=True):
+        column = sources[name].copy()  # keeps its unit
+        column[:] = value
+        placed[name] = column
     return placed
 
 
