@@ -209,7 +209,7 @@ def spoil(y, share, seed=0):
 @pytest.mark.parametrize("way", ["novelty", "out of fold", "fitted"])
 def test_wrong_labels_are_found(way, frames):
     X, y, groups = frames
-    bad, wrong = spoil(y, 0.05)
+    bad, wrong = spoil(y, 0.1)  # fewer are too few to say how many are found
     words = {"groups": groups, "cv": 4}
     if way == "out of fold":
         words["estimator"] = NoveltySelector(method="kmeans", random_state=0)
@@ -222,9 +222,9 @@ def test_wrong_labels_are_found(way, frames):
     assert (np.diff(issues.margins) >= 0).all()
     assert (issues.margins <= 0).all()
     first = issues.indices[: len(wrong)]
-    # By chance one in twenty would be right.
+    # By chance one in ten would be right.
     assert np.isin(first, wrong).mean() > 0.6
-    assert np.isin(wrong, issues.indices).mean() > 0.6
+    assert np.isin(wrong, issues.indices).mean() > 0.7
 
 
 def test_right_labels_raise_few_issues(frames):
