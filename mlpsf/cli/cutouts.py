@@ -24,10 +24,8 @@ SET_ENDINGS = (".cat", ".ldac")
 
 
 def is_set(path: Path) -> bool:
-    """Return whether a file holds cutouts and not an image."""
-    if not path.is_file():
-        return False  # reading it as a frame says so
-    if path.suffix.lower() in (".h5", ".hdf5", *SET_ENDINGS):
+    """Return whether a file holds cutouts and not an image; a missing one, by its name."""
+    if path.suffix.lower() in (".h5", ".hdf5", ".npz", *SET_ENDINGS):
         return True
     from mlpsf.frames.io.cutout_files import holds_cutouts
 
@@ -41,15 +39,10 @@ def check_set_output(path: Path, out: Path) -> None:
 
     if out.suffix.lower() not in SET_ENDINGS:
         check_star_path(out)
-    elif path.suffix.lower() in (*SET_ENDINGS, ".fits") and path.is_file() and not is_ldac(path):
+    elif path.is_file() and not is_ldac(path):
         raise OutputError(
             f"{out.name} would hold rows of a FITS_LDAC catalogue, and {path.name} is none. Give a "
             "star table: .ecsv, .fits, .csv or .reg."
-        )
-    if out.suffix.lower() in SET_ENDINGS and path.suffix.lower() not in (*SET_ENDINGS, ".fits"):
-        raise OutputError(
-            f"{out.name} would hold rows of a SExtractor catalogue, and {path.name} is none. Give "
-            "a star table: .ecsv, .fits, .csv or .reg."
         )
 
 
