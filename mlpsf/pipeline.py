@@ -39,6 +39,7 @@ from mlpsf.selection.lists import StarList, flag_listed
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 from mlpsf.selection.verdict import flag_verdict, judge_frame
+from mlpsf.stacks.values import check_frames
 from mlpsf.stamps.from_cutouts import cutouts_alike, measure_cutouts
 
 __all__ = ["select_cutouts", "select_stars"]
@@ -229,11 +230,7 @@ def select_cutouts(
     pixels = clean_cutouts(np.ma.asarray(cutouts))
     n = len(pixels)
     places = None if x is None and y is None else _places(x, y, n)
-    frames = np.zeros(n) if groups is None else np.asarray(groups)
-    if frames.shape != (n,):
-        raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
-    if frames.dtype.kind == "f" and not np.isfinite(frames).all():
-        raise InputError("groups must name the frame of every cutout. Some are NaN.")
+    frames = np.zeros(n) if groups is None else check_frames(groups, n)
     unknown = sorted({v for v in veto or [] if v not in range(1, n + 1)})
     if unknown:
         raise InputError(f"ids to veto are row numbers from 1 to {n}. Got {unknown[:5]}.")

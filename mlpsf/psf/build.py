@@ -58,8 +58,9 @@ def build_psf(
 
     Parameters
     ----------
-    frame : Frame, path, or (ny, nx) array
-        Masked, saturated and non-finite pixels are not used.
+    frame : Frame, path, (ny, nx) array, or cutouts
+        Masked, saturated and non-finite pixels are not used. Cutouts are an (n, size, size) array
+        or `Cutouts`, one a row of `stars`, as for `mlpsf.select_cutouts`.
     stars : Table or (n, 2) array
         Columns x and y, 0-based. If the table has columns `selected` and `reserved`, only selected
         rows that are not reserved are used.

@@ -17,7 +17,7 @@ from mlpsf.selectors.judge import as_probabilities
 from mlpsf.stacks.values import as_cutouts, padded
 from mlpsf.stamps.scaling import CutoutEstimator
 
-__all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier", "check_frames"]
+__all__ = ["MIN_SIDE", "CutoutClassifier", "FrameClassifier"]
 
 MIN_SIDE = 15
 """Side in pixels of the smallest cutouts in which a star differs from other sources."""
@@ -166,17 +166,3 @@ class FrameClassifier(CutoutClassifier):
         tags.target_tags.required = False
         tags.classifier_tags.poor_score = True  # it models stars, not arbitrary classes
         return tags
-
-
-def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
-    """Return the frame of each of n cutouts, shape (n,).
-
-    Raises
-    ------
-    InputError
-        `groups` has another number of entries.
-    """
-    frames = np.asarray(groups)
-    if frames.shape != (n,):
-        raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
-    return frames

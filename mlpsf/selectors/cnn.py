@@ -18,10 +18,10 @@ from sklearn.utils.validation import check_is_fitted
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.labelling import split_frames
-from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier, check_frames
+from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier
 from mlpsf.selectors.inference import KerasNetwork
 from mlpsf.selectors.judge import network_log_odds
-from mlpsf.stacks.values import as_cutouts
+from mlpsf.stacks.values import as_cutouts, check_frames
 from mlpsf.stamps.homogenizer import PSFHomogenizer
 from mlpsf.stamps.scaling import CutoutScaler
 

@@ -16,14 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from mlpsf.detection.stellar import stellar_size
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import REFERENCE_FWHM
-from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
+from mlpsf.selectors.base import MIN_SIDE, FrameClassifier
 from mlpsf.selectors.first_psf import Verdict, judge, judge_frame
 from mlpsf.selectors.novelty_model import FEATURES, METHODS, NoveltyModel
 from mlpsf.selectors.residual import _gaussian_psf
 from mlpsf.stacks.effective import EffectivePSF
 from mlpsf.stacks.fitting import FIT_HALF_WIDTH
 from mlpsf.stacks.moments import gaussian_moments
-from mlpsf.stacks.values import sky_and_noise
+from mlpsf.stacks.values import check_frames, sky_and_noise
 
 __all__ = ["FEATURES", "METHODS", "NoveltySelector"]
 

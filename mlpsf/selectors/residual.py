@@ -16,12 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.labelling import BRIGHTNESS_RANGE, N_BEST, best_labels, in_range, residual_distance
-from mlpsf.selectors.base import MIN_SIDE, FrameClassifier, check_frames
+from mlpsf.selectors.base import MIN_SIDE, FrameClassifier
 from mlpsf.selectors.first_psf import Verdict, judge, judge_frame
 from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import FIT_HALF_WIDTH
 from mlpsf.stacks.moments import FWHM_PER_SIGMA
-from mlpsf.stacks.values import sky_and_noise
+from mlpsf.stacks.values import check_frames, sky_and_noise
 
 __all__ = ["ResidualSelector"]
 

@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 
 __all__ = [
     "SOFTENING",
     "as_cutouts",
+    "check_frames",
     "padded",
     "row_quantiles",
     "scaled",
@@ -185,3 +186,19 @@ def scaled(
     else:
         raise InputError(f"Pixel values are scaled by 'star' or 'standard'. Got {method!r}.")
     return np.asarray(np.nan_to_num(out, copy=False, nan=0.0, posinf=0.0, neginf=0.0))
+
+
+def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
+    """Return the frame of each of n cutouts, shape (n,).
+
+    Raises
+    ------
+    InputError
+        `groups` has another number of entries, or some are NaN.
+    """
+    frames = np.asarray(groups)
+    if frames.shape != (n,):
+        raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
+    if frames.dtype.kind == "f" and np.isnan(frames).any():
+        raise InputError("groups must name the frame of every cutout. Some are NaN.")
+    return frames

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.tiles import SMALLEST
-from mlpsf.stacks.values import as_cutouts, padded
+from mlpsf.stacks.values import as_cutouts, check_frames, padded
 from mlpsf.stamps.from_cutouts import homogenize
 from mlpsf.stamps.scaling import CutoutEstimator
 from mlpsf.stamps.standard import STAMP_SIZE
@@ -151,11 +151,7 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
             X = np.asarray(X)
             cutouts = self._cutouts(X)
         n = len(cutouts)
-        frames = np.zeros(n) if groups is None else np.asarray(groups)
-        if frames.shape != (n,):
-            raise InputError(
-                f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}."
-            )
+        frames = np.zeros(n) if groups is None else check_frames(groups, n)
         at = None if positions is None else np.asarray(positions, dtype=np.float64)
         if at is not None and at.shape != (n, 2):
             raise InputError(f"positions must have the shape ({n}, 2). Got {at.shape}.")
