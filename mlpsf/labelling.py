@@ -254,7 +254,7 @@ def truth_labels(
     true_flux: ArrayLike,
     is_star: ArrayLike,
     *,
-    fwhm: float,
+    fwhm: ArrayLike,
     defects: NDArray[Any] | None = None,
     clean: float = 0.005,
     spoiled: float = 0.02,
@@ -273,8 +273,8 @@ def truth_labels(
         Positions and fluxes of the simulated objects.
     is_star : array_like of bool, shape (m,)
         Which of the objects are stars.
-    fwhm : float
-        FWHM of the frame's stars in pixels.
+    fwhm : float or array_like, shape (n,)
+        FWHM of the frame's stars in pixels, at each detection where it varies.
     defects : ndarray, shape (ny, nx), optional
         Nonzero where a pixel is saturated, struck or bad.
     clean, spoiled : float
@@ -299,29 +299,32 @@ def truth_labels(
     true = np.column_stack([np.asarray(true_x, dtype=float), np.asarray(true_y, dtype=float)])
     flux, is_star = np.asarray(true_flux, dtype=float), np.asarray(is_star, dtype=bool)
     n = len(at)
+    width = np.broadcast_to(np.asarray(fwhm, dtype=float), (n,))
     contamination = np.full(n, np.inf)
     star = np.zeros(n, dtype=bool)
     if len(true):
         tree = cKDTree(true)
-        for i, members in enumerate(tree.query_ball_point(at, 6.0 * fwhm)):
+        for i, members in enumerate(tree.query_ball_point(at, 6.0 * width)):
             rows = np.asarray(members, dtype=int)
             distance = np.hypot(*(true[rows] - at[i]).T)
-            own = rows[distance <= max(fwhm, 1.5)]
+            own = rows[distance <= max(width[i], 1.5)]
             if own.size == 0:
                 continue
             own_row = own[np.argmax(flux[own])]  # the brightest is the detected one
-            weight = np.where(distance <= 4.0 * fwhm, 1.0, 0.15) * (rows != own_row)
+            weight = np.where(distance <= 4.0 * width[i], 1.0, 0.15) * (rows != own_row)
             contamination[i] = float((weight * flux[rows]).sum() / flux[own_row])
             star[i] = is_star[own_row]
     labels = np.full(n, AMBIGUOUS)
     labels[contamination < clean] = 1
     labels[(contamination >= spoiled) | ~star] = 0
     if defects is not None:
-        labels[_any_bad(defects != 0, at, 1.5 * fwhm)] = 0
+        labels[_any_bad(defects != 0, at, 1.5 * width)] = 0
     return labels, contamination
 
 
-def _any_bad(bad: NDArray[np.bool_], at: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+def _any_bad(
+    bad: NDArray[np.bool_], at: NDArray[np.float64], radius: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """Whether the centre of a bad pixel is within a radius of each position."""
     rows, columns = np.nonzero(bad)
     if rows.size == 0:

@@ -51,7 +51,15 @@ def conditions_of(
         "elongated over 0.1": lambda d: np.hypot(d["e1"], d["e2"]) > 0.1,
         "trailed": lambda d: d.get("trail", 0) > 0,
         "PSF varies over 5 %": lambda d: d["psf_variation"] > 0.05,
-        "correlated noise": lambda d: d.get("resampling", 0) > 0,
+        "PSF varies over 60 %": lambda d: d["psf_variation"] > 0.6,
+        "diffraction": lambda d: d.get("optics", {}).get("seeing", 0.8) < 0.8,
+        "segmented mirror": lambda d: d.get("optics", {}).get("segments", 0) > 0,
+        "defocused": lambda d: abs(d.get("optics", {}).get("defocus", 0)) > 0.15,
+        "doubled": lambda d: d.get("double") is not None,
+        "plate": lambda d: d.get("plate", 0) > 0,
+        "drizzled": lambda d: d.get("drizzle", 0) > 0,
+        "unit without a gain": lambda d: "unit" in d,
+        "correlated noise": lambda d: d.get("resampling", 0) > 0 or d.get("drizzle", 0) > 0,
         "bright sky steps or gradients": lambda d: (
             d.get("sky_step", 0) > 0 or d["sky_gradient"] > 0.1
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import numpy as np
 import sep
 from tqdm import tqdm
 
+from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import MlpsfError
 from mlpsf.files import whole_file
+from mlpsf.frames.frame import Frame
 from mlpsf.labelling import truth_labels
-from mlpsf.simulation import SimulatedFrame, random_parameters, simulate_frame
-from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star
+from mlpsf.selection.eligibility import flag_other_sizes
+from mlpsf.simulation import TELESCOPES, SimulatedFrame, random_parameters, simulate_frame
+from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, stars_of_parts
 
 OUTPUT = Path(__file__).parents[1] / "output"
 SPLITS = {"train": 1, "validation": 2, "test": 3}
@@ -31,6 +35,7 @@ SNR_MIN = 30.0
 Plan = dict[tuple[str, str], int]
 """How many frames of every (split, kind)."""
 
+_SMALL = (800, 800)  # of the frames of special telescopes, whose PSFs take longer to draw
 PER_FRAME = 400  # sources kept of a frame: a globular cluster must not be half of the set
 
 
@@ -73,10 +78,18 @@ def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict
 
     ``"random"`` telescopes; a ``"survey"``; a ``"quarter"`` of its frames, and ``"bright"`` ones:
     quarters with more bright stars than the sky has; ``"comatic"`` telescopes out of alignment,
-    whose stars are not their own images turned by half a circle.
+    whose stars are not their own images turned by half a circle; and the kinds of `TELESCOPES`,
+    half of them in a unit of which no gain is known.
     """
     seed = np.random.SeedSequence([SPLITS[split], sum(map(ord, kind)), number])
     rng = np.random.default_rng(seed)
+    if kind in TELESCOPES:
+        parameters = random_parameters(rng, shape=_SMALL, kind=kind)
+        sim = simulate_frame(**parameters, seed=seed.spawn(1)[0])
+        if rng.random() < 0.5:
+            parameters["unit"] = float(10 ** rng.uniform(-9, 3))
+            sim = replace(sim, frame=in_other_unit(sim.frame, parameters["unit"]))
+        return sim, parameters
     if kind in ("random", "comatic"):
         parameters = random_parameters(rng, shape=(1024, 1024))
         if kind == "comatic":
@@ -87,6 +100,17 @@ def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict
         if kind == "bright":
             parameters["star_slope"] = 0.3
     return simulate_frame(**parameters, seed=seed.spawn(1)[0]), parameters
+
+
+def in_other_unit(frame: Frame, factor: float) -> Frame:
+    """Give a frame in a unit of which neither gain nor saturation are known."""
+    return replace(
+        frame,
+        data=frame.data * np.float32(factor),
+        gain=np.inf,
+        saturation=frame.saturation * factor,
+        guessed=frozenset({"gain", "saturation", "unit"}),
+    )
 
 
 def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +124,7 @@ def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]
         truth["y"],
         truth["flux"],
         truth["kind"] == "star",
-        fwhm=sim.psf.fwhm,
+        fwhm=sim.psf.shape_at(sources["x"], sources["y"])[0],
         defects=sim.defects,
     )
 
@@ -108,19 +132,27 @@ def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]
 def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict[str, Any]:
     """Make the labelled stamps of one frame, standardised or with its own PSF left in."""
     sim, parameters = draw_frame(kind, split, number)
-    sources, sky = find_sources(sim.frame), sim.frame.background
-    fwhm = sources.meta["fwhm"]
+    frame = fill_lone_pixels(sim.frame)
+    sources, sky = find_sources(frame), frame.background
+    flag_other_sizes(sources)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
-    aperture, error, _ = sep.sum_circle(
-        sim.frame.data - sky.level, x, y, 10.0, err=sky.rms, gain=sim.frame.gain
-    )
+    unit = float(np.median(sky.rms))  # single precision cannot hold squares of any unit
+    pixels, rms = (frame.data - sky.level) / unit, sky.rms / unit
+    gain = frame.known_gain * unit if np.isfinite(frame.known_gain) else None
+    aperture, error, _ = sep.sum_circle(pixels, x, y, 10.0, err=rms, gain=gain)
     labels, contamination = truth_of(sim, sources)
     rows = np.flatnonzero(np.asarray(sources["snr"]) >= SNR_MIN)
     rng = np.random.default_rng([SPLITS[split], number])
     if split == "train" and len(rows) > PER_FRAME:
         rows = np.sort(rng.choice(rows, PER_FRAME, replace=False))
-    star = frame_star(sim.frame, sources) if standard else None
-    cut = extract_stamps(sim.frame, x[rows], y[rows], fwhm=fwhm, star=star).data
+    cut = np.zeros((len(rows), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
+    fwhm, has_star = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
+    # As in use: where the PSF varies strongly, each part of the frame has its own common star.
+    for part, star, width in stars_of_parts(frame, sources, sources[rows]):
+        star = star if standard else None
+        at = x[rows[part]], y[rows[part]]
+        cut[part] = extract_stamps(frame, *at, fwhm=width, star=star).data
+        fwhm[part], has_star[part] = width, star is not None
     c = STAMP_SIZE // 2
     peak = np.nan_to_num(cut[:, c - 1 : c + 2, c - 1 : c + 2], nan=0).max(axis=(1, 2))
     cut /= np.maximum(peak, 1e-6)[:, None, None]  # float16 holds shapes, not counts
@@ -133,9 +165,9 @@ def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict
         "flags": np.asarray(sources["flags"])[rows],
         "x": x[rows],
         "y": y[rows],
-        "fwhm": np.float64(fwhm),
-        "standard": np.bool_(star is not None),
-        "true_fwhm": np.float64(sim.psf.fwhm),
+        "fwhm": fwhm,
+        "standard": has_star,
+        "true_fwhm": sim.psf.shape_at(x[rows], y[rows])[0],
         "parameters": np.array(json.dumps(parameters)),
     }
 

@@ -21,9 +21,16 @@ def usable(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return rows_of(data, data["label"] >= 0)
 
 
-def judged(data: dict[str, np.ndarray], snr: float = REFERENCE_SNR) -> dict[str, np.ndarray]:
-    """Keep what the figures are about: certain labels, bright, and not flagged in any case."""
+def judged(
+    data: dict[str, np.ndarray], snr: float = REFERENCE_SNR, *, ambiguous_as_bad: bool = False
+) -> dict[str, np.ndarray]:
+    """Keep what the figures are about: certain labels, bright, and not flagged in any case.
+
+    Ambiguous sources are left out, or counted as bad.
+    """
     ask = (data["aperture_snr"] > snr) & (data["flags"] & NEVER_A_PSF_STAR == 0)
+    if ambiguous_as_bad:
+        return rows_of(data | {"label": np.maximum(data["label"], 0)}, ask)
     return rows_of(data, ask & (data["label"] >= 0))
 
 

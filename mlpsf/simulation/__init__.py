@@ -25,6 +25,13 @@ from mlpsf.simulation.detector import Defect
 from mlpsf.simulation.frames import simulate_frame
 from mlpsf.simulation.psfs import TruePSF
 from mlpsf.simulation.results import SimulatedFrame
-from mlpsf.simulation.telescopes import random_parameters
+from mlpsf.simulation.telescopes import TELESCOPES, random_parameters
 
-__all__ = ["Defect", "SimulatedFrame", "TruePSF", "random_parameters", "simulate_frame"]
+__all__ = [
+    "TELESCOPES",
+    "Defect",
+    "SimulatedFrame",
+    "TruePSF",
+    "random_parameters",
+    "simulate_frame",
+]

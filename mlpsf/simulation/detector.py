@@ -10,7 +10,7 @@ from enum import IntFlag
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import convolve1d
+from scipy.ndimage import convolve1d, maximum_filter
 
 __all__ = [
     "Defect",
@@ -22,12 +22,17 @@ __all__ = [
     "bleed",
     "brighter_fatter",
     "cut_out",
+    "drizzle",
+    "expose_plate",
     "sky_level",
     "vignetting_map",
 ]
 
 Image = NDArray[np.float32]
 Plane = NDArray[np.uint8]
+
+
+_LOST = 0.06  # of the response of a plate, from which a pixel counts as saturated
 
 
 class Defect(IntFlag):
@@ -184,6 +189,59 @@ def add_noise(image: Image, read_noise: float, resampling: float, rng: np.random
         for axis in (0, 1):
             noise = convolve1d(noise, [resampling, 1 - resampling], axis=axis, mode="wrap")
         image[:] = expected + noise
+
+
+def expose_plate(image: Image, sky: Image, defects: Plane, level: float) -> None:
+    """Let the response to light above the sky saturate slowly, as a photographic plate's.
+
+    Parameters
+    ----------
+    image, sky : ndarray of float32, shape (ny, nx)
+        Light and its sky in one unit.
+    defects : ndarray of uint8, shape (ny, nx)
+        Pixels that lost more than 6 percent are marked as saturated.
+    level : float
+        Light at which 63 percent of the response is lost.
+    """
+    light = (image - sky) / np.float32(level)
+    response = -np.expm1(-light)
+    lost = (light > 0) & (response < np.float32(1 - _LOST) * light)
+    defects[lost] |= np.uint8(Defect.SATURATED)
+    np.add(sky, np.float32(level) * response, out=image)
+
+
+def drizzle(
+    image: Image, expected: Image, defects: Plane, side: float, drop: float, full_well: float
+) -> None:
+    """Spread noise and defects over the drops of a drizzled frame.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (ny, nx)
+    expected : ndarray of float32, shape (ny, nx)
+        The image before noise and defects; its PSF holds drops and pixels already.
+    defects : ndarray of uint8, shape (ny, nx)
+        Defects grow by the drops.
+    side, drop : float
+        Side of the detector's pixels in pixels of the frame, and of a drop relative to that.
+    full_well : float
+        Level of the saturated pixels.
+    """
+    # Part of a drop that falls on each pixel around its own.
+    half = int(np.ceil((side * drop - 1) / 2))
+    k = np.arange(-half, half + 1)
+    taps = np.minimum(k + 0.5, side * drop / 2) - np.maximum(k - 0.5, -side * drop / 2)
+    taps /= taps.sum()
+    clipped = image >= np.float32(full_well)
+    defects[clipped] |= np.uint8(Defect.SATURATED)
+    image -= expected
+    for axis in (0, 1):
+        image[:] = convolve1d(image, taps, axis=axis, mode="nearest")
+    image += expected
+    image[clipped] = full_well
+    for bit in Defect:
+        if bit != Defect.GHOST and (defects & np.uint8(bit)).any():
+            defects |= maximum_filter(defects & np.uint8(bit), size=2 * half + 1)
 
 
 def add_cosmic_rays(

@@ -35,6 +35,7 @@ def simulate_frame(
     trail_angle: float = 0.0,
     psf_variation: float = 0.0,
     optics: Mapping[str, float] | None = None,
+    double: tuple[float, float, float] | None = None,
     pixel_scale: float = 0.168,
     centre: tuple[float, float] = (150.0, 2.2),
     n_stars: int = 1500,
@@ -59,6 +60,9 @@ def simulate_frame(
     bleeding: bool = True,
     brighter_fatter: float = 0.0,
     resampling: float = 0.0,
+    drizzle: float = 0.0,
+    drop: float = 0.8,
+    plate: float = 0.0,
     cosmic_rays: int = 100,
     cosmic_ray_length: float = 8.0,
     bad_columns: int = 4,
@@ -80,10 +84,10 @@ def simulate_frame(
         Rows and columns.
     psf : {'moffat', 'kolmogorov', 'gaussian', 'optical'}
         Profile of the PSF. 'optical' is that of a telescope with obstruction and aberrations,
-        convolved with Kolmogorov seeing and centred on its Gaussian-weighted centroid.
+        convolved with the seeing and centred on its Gaussian-weighted centroid.
     fwhm : float
         FWHM of a star in pixels, including pixel response, trail and optics; geometric mean of
-        the axes. Accurate to 0.1 percent. At least 1.3, since a pixel alone has 1.13.
+        the axes. Accurate to 0.1 percent. At least 1.2, since a pixel alone has 1.13.
     beta : float
         Exponent of the Moffat profile.
     e1, e2 : float
@@ -93,12 +97,18 @@ def simulate_frame(
     trail_angle : float
         Direction of the trail in degrees from +x towards +y.
     psf_variation : float
-        Peak-to-peak change of the FWHM over the frame, as a fraction of it; e1 and e2 change by
-        half as much.
+        Peak-to-peak change of the FWHM over the frame, in its logarithm: 1.1 is a factor of 3.
+        e1 and e2 change by half as much, at most by 0.25.
     optics : mapping, optional
         For 'optical': ``diffraction`` (lambda / D as a fraction of the seeing), ``obscuration``,
         ``nstruts``, ``strut_thick``, ``strut_angle`` (degrees), and in waves ``defocus``,
-        ``astig1``, ``astig2``, ``coma1``, ``coma2``, ``trefoil1``, ``trefoil2``, ``spher``.
+        ``astig1``, ``astig2``, ``coma1``, ``coma2``, ``trefoil1``, ``trefoil2``, ``spher``;
+        ``seeing``, FWHM of the seeing (0.8; 0 for a telescope in space, less than ``diffraction``
+        for its jitter); ``segments``, rings of hexagonal mirrors instead of a round one (0).
+    double : (float, float, float), optional
+        Second image of every object, as of a telescope that moved: its distance in x and y in
+        pixels, and its light relative to the first. The truth has the flux of both and the place
+        of the first.
     pixel_scale : float
         Pixel scale in arcseconds, for the WCS.
     centre : (float, float)
@@ -149,6 +159,16 @@ def simulate_frame(
         Boundary shift per electron, about 1e-7; 0 for none.
     resampling : float
         Shift in pixels, 0 to 0.5, of a bilinear resampling that correlates the noise.
+    drizzle : float
+        Side of the detector's pixels in pixels of the frame, for a frame drizzled from many
+        exposures; 0 for a frame of the detector's own pixels. Widens the PSF by detector's pixels
+        and drops, correlates the noise and spreads the defects.
+    drop : float
+        Side of drizzle's drops relative to the detector's pixels (``pixfrac``).
+    plate : float
+        Light in ADU above the sky at which a photographic plate has lost 63 percent of its
+        response: ``plate * (1 - exp(-light / plate))``; 0 for a linear detector. Pixels that lost
+        over 6 percent are marked as saturated.
     cosmic_rays, bad_columns, hot_pixels : int
         Number of each.
     cosmic_ray_length : float
@@ -217,6 +237,9 @@ def simulate_frame(
         trail_angle=trail_angle,
         variation=psf_variation,
         optics=optics,
+        double=double,
+        drizzle=drizzle,
+        drop=drop,
         contrast=level / brightest,
         rng=rng["psf"],
     )
@@ -245,9 +268,13 @@ def simulate_frame(
         radius = max(10 * fwhm, 0.06 * min(shape))
         detector.add_ghosts(image, defects, bright, radius, 0.01, 0.3 * noise)
 
+    if plate:
+        detector.expose_plate(image, background, defects, plate)
+
     # Charge, in electrons.
     full_well = saturation * gain
     image *= np.float32(gain)
+    expected = image.copy() if drizzle else None
     if brighter_fatter:
         detector.brighter_fatter(image, brighter_fatter, full_well)
     detector.add_noise(image, read_noise, resampling, rng["noise"])
@@ -256,6 +283,8 @@ def simulate_frame(
     detector.add_bad_columns(image, defects, bad_columns, rng["columns"])
     if bleeding:
         detector.bleed(image, defects, full_well)
+    if expected is not None:
+        detector.drizzle(image, expected, defects, drizzle, drop, full_well)
 
     # Numbers, in ADU.
     image /= np.float32(gain)

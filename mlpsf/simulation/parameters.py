@@ -10,19 +10,20 @@ import numpy as np
 
 from mlpsf.errors import InputError
 from mlpsf.simulation.profiles import PSF_KINDS
+from mlpsf.simulation.psf_making import MOST_SHEAR
 
 __all__ = ["Seed", "check_parameters", "root_of", "seed_words"]
 
 Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
 
 _LIMITS: dict[str, tuple[float, float]] = {
-    "fwhm": (1.3, 60.0),
+    "fwhm": (1.2, 60.0),
     "beta": (1.5, 100.0),
     "e1": (-0.6, 0.6),
     "e2": (-0.6, 0.6),
     "trail": (0.0, 100.0),
     "trail_angle": (-360.0, 360.0),
-    "psf_variation": (0.0, 0.5),
+    "psf_variation": (0.0, 1.2),
     "pixel_scale": (1e-4, 1e3),
     "n_stars": (0, 10**7),
     "n_galaxies": (0, 10**7),
@@ -41,6 +42,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "saturation": (1.0, 1e9),
     "brighter_fatter": (0.0, 1e-5),
     "resampling": (0.0, 0.5),
+    "drizzle": (0.0, 5.0),
+    "drop": (0.1, 1.0),
+    "plate": (0.0, 1e7),
     "cosmic_rays": (0, 10**6),
     "cosmic_ray_length": (0.0, 1e4),
     "bad_columns": (0, 10**5),
@@ -70,13 +74,27 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             what = "a whole number" if whole else "a number"
             raise InputError(f"{name} must be {what} from {low} to {high}. Got {value!r} instead.")
-    if math.hypot(given["e1"], given["e2"]) + given["psf_variation"] > 0.8:
+    shear = math.hypot(given["e1"], given["e2"]) + min(given["psf_variation"], 2 * MOST_SHEAR)
+    if shear > 0.8:
         raise InputError("e1, e2 and psf_variation together give no usable PSF: try smaller ones.")
     centre = np.asarray(given["centre"], float)
     if centre.shape != (2,) or not np.isfinite(centre).all() or abs(centre[1]) > 90:
         raise InputError(
             "centre must be right ascension and declination in degrees. "
             f"Got {given['centre']!r} instead."
+        )
+    if 0 < given["drizzle"] < 1:
+        raise InputError(
+            "drizzle must be 0, or 1 and more: the side of the detector's pixels in pixels of the "
+            f"frame. Got {given['drizzle']!r} instead."
+        )
+    double = given["double"]
+    if double is not None and not (
+        len(double) == 3 and np.isfinite(double).all() and 0 < double[2] <= 1
+    ):
+        raise InputError(
+            "double must be (dx, dy, fraction), of a second image with 0 < fraction <= 1. "
+            f"Got {double!r} instead."
         )
     for name in ("flux_range", "galaxy_flux_range"):
         limits = given[name]

@@ -16,6 +16,7 @@ __all__ = [
     "PSF_KINDS",
     "base_profile",
     "centre_of",
+    "diffracts",
     "draw",
     "half_maximum_shape",
     "load_galsim",
@@ -39,6 +40,8 @@ OPTICS = {
     "trefoil1": 0.0,
     "trefoil2": 0.0,
     "spher": 0.0,
+    "seeing": 0.8,  # FWHM, in the same unit as diffraction
+    "segments": 0,  # rings of hexagonal mirrors; 0 for a round one
 }
 """Allowed keys of `optics`, with their defaults."""
 
@@ -74,11 +77,63 @@ def base_profile(galsim: Any, kind: str, beta: float, optics: Mapping[str, float
         raise InputError(f"optics may hold {', '.join(OPTICS)}. Got {', '.join(unknown)} as well.")
     words = OPTICS | given
     diffraction, angle = words.pop("diffraction"), words.pop("strut_angle")
+    seeing, rings = words.pop("seeing"), int(words.pop("segments"))
     words["nstruts"] = int(words["nstruts"])
-    telescope = galsim.OpticalPSF(
-        lam_over_diam=diffraction, strut_angle=angle * galsim.degrees, **words
-    )
-    return galsim.Convolve([telescope, galsim.Kolmogorov(fwhm=0.8)])
+    pupil: dict[str, Any] = {"strut_angle": angle * galsim.degrees}
+    if rings:
+        thick, n_struts = words.pop("strut_thick"), int(words.pop("nstruts"))
+        words.pop("obscuration")
+        pupil = {"pupil_plane_im": segmented_pupil(rings, n_struts, thick, angle)}
+    telescope = galsim.OpticalPSF(lam_over_diam=diffraction, **pupil, **words)
+    if not seeing:
+        return telescope
+    # The jitter of a telescope in space is Gaussian; turbulence is not.
+    blur = galsim.Gaussian if diffracts(optics) else galsim.Kolmogorov
+    return galsim.Convolve([telescope, blur(fwhm=seeing)])
+
+
+def diffracts(optics: Mapping[str, float] | None) -> bool:
+    """Return whether diffraction, and not the seeing, makes the image of a star."""
+    words = OPTICS | dict(optics or {})
+    return words["seeing"] < words["diffraction"]
+
+
+def segmented_pupil(rings: int, n_struts: int, thick: float, angle: float) -> NDArray[np.float64]:
+    """Draw the pupil of a mirror of hexagons, without gaps, around one that is missing.
+
+    Parameters
+    ----------
+    rings : int
+        Rings of hexagons.
+    n_struts : int
+        Struts of the secondary mirror.
+    thick : float
+        Thickness of a strut, relative to the diameter.
+    angle : float
+        Of the first strut from +x, degrees.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n)
+        1 where light passes, else 0; half of the side is dark rim.
+    """
+    n = 512
+    u = (np.arange(n) - (n - 1) / 2) / (n / 4)  # the aperture's radius is 1
+    x, y = u[None, :], u[:, None]
+    pitch = 1.0 / (rings + 0.5) / 1.08  # the corners of the outer ring reach a little further
+    open_ = np.zeros((n, n), bool)
+    for i in range(-rings, rings + 1):
+        for j in range(-rings, rings + 1):
+            if (i, j) == (0, 0) or abs(i + j) > rings:
+                continue
+            dx, dy = x - pitch * (i + j / 2), y - pitch * math.sqrt(0.75) * j
+            across = [np.abs(dx * math.cos(a) + dy * math.sin(a)) for a in np.pi / 3 * np.arange(3)]
+            open_ |= np.maximum.reduce(across) <= pitch / 2 + 1 / n
+    for k in range(n_struts):
+        a = math.radians(angle) + 2 * math.pi * k / n_struts
+        along, across_ = x * math.cos(a) + y * math.sin(a), y * math.cos(a) - x * math.sin(a)
+        open_ &= ~((along > 0) & (np.abs(across_) < thick))
+    return open_.astype(np.float64)
 
 
 def tabulated(galsim: Any, light: Any) -> Any:

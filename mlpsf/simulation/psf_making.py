@@ -14,6 +14,7 @@ from scipy.ndimage import spline_filter
 from mlpsf.simulation.profiles import (
     base_profile,
     centre_of,
+    diffracts,
     draw,
     load_galsim,
     match_fwhm,
@@ -21,7 +22,10 @@ from mlpsf.simulation.profiles import (
 )
 from mlpsf.simulation.psfs import Node, TruePSF
 
-__all__ = ["make_psf"]
+__all__ = ["MOST_SHEAR", "make_psf"]
+
+MOST_SHEAR = 0.25
+"""Largest peak-to-peak change of e1 and e2 over a frame."""
 
 _NODES = 4  # nodes per side of the grid of a varying PSF
 _SAMPLES_PER_FWHM = 6.0  # of the core's grid; the error of the quintic spline is then below 1e-4
@@ -41,6 +45,9 @@ def make_psf(
     trail_angle: float,
     variation: float,
     optics: Mapping[str, float] | None,
+    double: tuple[float, float, float] | None = None,
+    drizzle: float = 0.0,
+    drop: float = 1.0,
     contrast: float,
     rng: np.random.Generator,
 ) -> TruePSF:
@@ -50,8 +57,8 @@ def make_psf(
     ----------
     frame_shape : (int, int)
         Rows and columns.
-    kind, fwhm, beta, e1, e2, trail, trail_angle, variation, optics
-        As ``psf``, ``fwhm``, ..., ``psf_variation`` and ``optics`` there.
+    kind, fwhm, beta, e1, e2, trail, trail_angle, variation, optics, double, drizzle, drop
+        As ``psf``, ``fwhm``, ..., ``psf_variation`` and the rest there.
     contrast : float
         Light per pixel, as a fraction of a star's, down to which the wings are drawn.
     rng : numpy.random.Generator
@@ -68,16 +75,21 @@ def make_psf(
     if trail > 0:
         # A trail has no width but a box needs one; 0.01 pixels has no visible effect.
         smear.append(galsim.Box(trail, 0.01).rotate(trail_angle * galsim.degrees))
+    if drizzle:
+        smear += [galsim.Pixel(drizzle), galsim.Pixel(drizzle * drop)]
 
     def profile(light: Any, scale: float, g1: float, g2: float) -> Any:
         return galsim.Convolve([light.dilate(scale).shear(g1=g1, g2=g2), *smear])
 
-    oversampling = math.ceil(_SAMPLES_PER_FWHM / fwhm)
+    shapes = _variation(fwhm, e1, e2, variation, rng)
+    oversampling = math.ceil(_SAMPLES_PER_FWHM / min(size for size, *_ in shapes))
     core_radius = max(12, math.ceil(_CORE_RADIUS * fwhm))
+    if double is not None:
+        core_radius += math.ceil(math.hypot(*double[:2]))
     scale, last = fwhm, fwhm
     fitted: list[tuple[Any, float, float, float]] = []
     wide: list[Any] = []
-    for size, g1, g2 in _variation(fwhm, e1, e2, variation, rng):
+    for size, g1, g2 in shapes:
         start = scale * size / last
         scale, shape = match_fwhm(partial(profile, near, g1=g1, g2=g2), size, start)
         last = size
@@ -85,6 +97,9 @@ def make_psf(
         if kind == "optical":
             shift = centre_of(light, size)
             light, far = light.shift(*shift), far.shift(*shift)
+        if double is not None:
+            dx, dy, share = double
+            light, far = ((f + share * f.shift(dx, dy)) / (1 + share) for f in (light, far))
         fitted.append((light, *shape))
         wide.append(far)
 
@@ -96,7 +111,9 @@ def make_psf(
         for light, *_ in fitted
     ]
     sums = [float(core.sum(dtype=float)) / oversampling**2 for core in cores]
-    wing, share = _draw_wing(galsim, kind, wide[len(wide) // 2], beta, fwhm, contrast, core_radius)
+    wing, share = _draw_wing(
+        galsim, kind, wide[len(wide) // 2], beta, optics, fwhm, contrast, core_radius
+    )
     # Wings are the same over the whole frame; cores are scaled to a total flux of one.
     middle = 1 - float(np.mean(sums)) if share else 0.0
     cores = [
@@ -122,8 +139,10 @@ def _variation(
     terms = np.stack([u, v, u * v, u**2, v**2])
     fields = np.tensordot(rng.normal(size=(3, 5)), terms, axes=1)
     fields -= fields.mean(axis=(1, 2), keepdims=True)
-    fields *= variation / np.ptp(fields, axis=(1, 2), keepdims=True)
-    size, g1, g2 = fwhm * (1 + fields[0]), e1 + fields[1] / 2, e2 + fields[2] / 2
+    fields /= np.ptp(fields, axis=(1, 2), keepdims=True)
+    shear = min(variation / 2, MOST_SHEAR)
+    size = fwhm * np.exp(variation * fields[0])
+    g1, g2 = e1 + shear * fields[1], e2 + shear * fields[2]
     return [
         (float(s), float(a), float(b)) for s, a, b in zip(size.flat, g1.flat, g2.flat, strict=True)
     ]
@@ -140,6 +159,7 @@ def _draw_wing(
     kind: str,
     light: Any,
     beta: float,
+    optics: Mapping[str, float] | None,
     fwhm: float,
     contrast: float,
     core_radius: int,
@@ -150,6 +170,8 @@ def _draw_wing(
     r = np.geomspace(core_radius, _MAX_WING_RADIUS, 60)
     # Trail and shear make the wings longer in one direction; hence the margin below.
     law = base_profile(galsim, kind if kind == "moffat" else "kolmogorov", beta, None)
+    if kind == "optical" and diffracts(optics):
+        law = base_profile(galsim, "moffat", 1.6, None)  # wings of an aperture fall as r**-3
     law = law.dilate(fwhm)
     level = np.array([law.xValue(float(q), 0.0) for q in r]) * (3 if kind == "optical" else 1)
     bright = r[level > contrast]

@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["random_parameters"]
+from mlpsf.errors import InputError
+
+__all__ = ["TELESCOPES", "random_parameters"]
+
+TELESCOPES = ("common", "space", "drizzled", "varying", "plate", "moved")
+"""Kinds of telescopes: see `random_parameters`."""
 
 
 def random_parameters(
-    rng: np.random.Generator, shape: tuple[int, int] = (1024, 1024)
+    rng: np.random.Generator, shape: tuple[int, int] = (1024, 1024), kind: str = "common"
 ) -> dict[str, Any]:
     """Draw the parameters of a frame from a random telescope.
 
@@ -20,11 +25,21 @@ def random_parameters(
     rng : numpy.random.Generator
     shape : (int, int)
         Rows and columns of the frame.
+    kind : {"common", "space", "drizzled", "varying", "plate", "moved"}
+        A telescope on the ground with its detector; one in space, of round or segmented mirrors,
+        whose images are rings and spikes of 1.35 to 2.6 pixels; a stack of resampled or drizzled
+        exposures; optics that change the FWHM over the frame by a factor of 1.3 to 3; a scanned
+        photographic plate; a telescope that moved, trailed, or is out of focus.
 
     Returns
     -------
     dict
         Parameters of :func:`~mlpsf.simulation.simulate_frame`, with `shape` but without `seed`.
+
+    Raises
+    ------
+    InputError
+        If there is no such kind.
 
     Examples
     --------
@@ -32,12 +47,153 @@ def random_parameters(
     >>> 1.5 <= parameters["fwhm"] <= 12
     True
     """
+    if kind not in TELESCOPES:
+        raise InputError(f"kind must be one of {', '.join(TELESCOPES)}. Got {kind!r} instead.")
     parameters: dict[str, Any] = {"shape": shape}
     parameters |= _psf(rng)
     parameters |= _detector(rng)
     parameters |= _defects(rng, shape)
+    special = _SPECIAL.get(kind)
+    if special is not None:
+        parameters |= special(rng, parameters)
     parameters |= _field(rng, shape, parameters["fwhm"], parameters["pixel_scale"])
+    if kind != "common":  # frames that have stars enough to learn from
+        few = 150 * math.sqrt(shape[0] * shape[1] / 1024**2)
+        parameters["n_stars"] = max(parameters["n_stars"], int(_log_uniform(rng, few, 3 * few)))
+        parameters["star_slope"] = float(rng.uniform(0.25, 0.6))
+    if kind == "space":  # galaxies are resolved, and there are more of them than of stars
+        parameters["n_stars"] = min(parameters["n_stars"], 1500)
+        parameters["n_galaxies"] = int(_log_uniform(rng, 50, 1500))
+        parameters["galaxy_radius"] = _log_uniform(rng, 0.4, 3) * parameters["fwhm"]
     return parameters
+
+
+def _space(rng: np.random.Generator, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Draw a telescope in space: diffraction, jitter, few electrons of sky, few rays left."""
+    fwhm = _log_uniform(rng, 1.35, 2.6)
+    waves = rng.normal(0, _log_uniform(rng, 0.005, 0.04), 7)
+    names = ("defocus", "astig1", "astig2", "coma1", "coma2", "trefoil1", "spher")
+    optics = {
+        "diffraction": 1.0,
+        "seeing": float(rng.uniform(0.1, 0.6)),
+        "obscuration": float(rng.uniform(0.1, 0.4)),
+        "nstruts": int(rng.choice([3, 4])),
+        "strut_thick": float(rng.uniform(0.008, 0.04)),
+        "strut_angle": float(rng.uniform(0, 90)),
+        "segments": int(rng.choice([0, 1, 2], p=[0.5, 0.1, 0.4])),
+        **dict(zip(names, waves.tolist(), strict=True)),
+    }
+    e, angle = min(rng.exponential(0.02), 0.1), rng.uniform(0, 2 * np.pi)
+    sky = _log_uniform(rng, 2, 300)
+    drizzled = rng.random() < 0.5
+    return {
+        "psf": "optical",
+        "fwhm": fwhm,
+        "optics": optics,
+        "e1": float(e * np.cos(angle)),
+        "e2": float(e * np.sin(angle)),
+        "trail": 0.0,
+        "psf_variation": _sometimes(rng, 0.5, min(float(rng.exponential(0.05)), 0.2)),
+        "pixel_scale": _log_uniform(rng, 0.03, 0.1),
+        "sky": sky,
+        "sky_gradient": _sometimes(rng, 0.3, float(rng.exponential(0.03))),
+        "sky_step": 0.0,
+        "vignetting": 0.0,
+        "saturation": max(parameters["saturation"], 4 * sky),
+        "bleeding": bool(rng.random() < 0.3),
+        "subtract_sky": bool(rng.random() < 0.6),
+        "resampling": 0.0,
+        "cosmic_rays": parameters["cosmic_rays"] // 4,
+        "integer": False,
+        **(_drizzle(rng, fwhm) if drizzled else {}),
+    }
+
+
+def _drizzled(rng: np.random.Generator, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Draw a stack of resampled exposures."""
+    fwhm = _log_uniform(rng, 2.2, 8)
+    return {
+        "fwhm": fwhm,
+        "trail": 0.0,
+        "psf_variation": min(parameters["psf_variation"], math.log(fwhm / 2)),
+        "subtract_sky": bool(rng.random() < 0.7),
+        "resampling": 0.0,
+        "integer": False,
+        **_drizzle(rng, fwhm),
+    }
+
+
+def _drizzle(rng: np.random.Generator, fwhm: float) -> dict[str, Any]:
+    """Draw the detector's pixels and drops; they must be narrower than the FWHM."""
+    side = min(_log_uniform(rng, 1, 3), 0.5 * fwhm)
+    return {"drizzle": side if side >= 1 else 0.0, "drop": float(rng.uniform(0.4, 1))}
+
+
+def _varying(rng: np.random.Generator, _: dict[str, Any]) -> dict[str, Any]:
+    """Draw optics whose images are much wider on one side than on the other."""
+    variation = float(rng.uniform(math.log(1.3), math.log(3)))
+    return {
+        "psf": str(rng.choice(["moffat", "kolmogorov", "optical"], p=[0.5, 0.3, 0.2])),
+        "fwhm": _log_uniform(rng, 1.4 * math.exp(0.8 * variation), 8),
+        "trail": 0.0,
+        "psf_variation": variation,
+    }
+
+
+def _plate(rng: np.random.Generator, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Draw a scanned plate: grain, dust, and a response that saturates slowly."""
+    sky = _log_uniform(rng, 300, 3000)
+    gain = _log_uniform(rng, 0.3, 3)
+    return {
+        "psf": str(rng.choice(["moffat", "gaussian"])),
+        "fwhm": _log_uniform(rng, 2.5, 8),
+        "plate": _log_uniform(rng, 1e4, 1e5),
+        "sky": sky,
+        "gain": gain,
+        "read_noise": float(rng.uniform(0.2, 0.8) * math.sqrt(sky * gain)),
+        "saturation": 65535.0,
+        "brighter_fatter": 0.0,
+        "trail": _sometimes(rng, 0.3, parameters["trail"]),
+        "psf_variation": min(parameters["psf_variation"], 0.2),
+        "sky_step": 0.0,
+        "cosmic_rays": 0,
+        "bleeding": False,
+        "subtract_sky": bool(rng.random() < 0.3),
+        "integer": bool(rng.random() < 0.7),
+    }
+
+
+def _moved(rng: np.random.Generator, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Draw a telescope that moved, once or all the time, or that is out of focus."""
+    fwhm = _log_uniform(rng, 3, 8)
+    calm = {"fwhm": fwhm, "psf_variation": min(parameters["psf_variation"], 0.1), "trail": 0.0}
+    what = rng.choice(["doubled", "trailed", "defocused"])
+    if what == "trailed":
+        return calm | {"psf": "moffat", "trail": float(rng.uniform(0.8, 1.5) * fwhm)}
+    if what == "defocused":
+        optics = {
+            "diffraction": float(rng.uniform(0.5, 1)),
+            "seeing": float(rng.uniform(0.3, 0.8)),
+            "obscuration": float(rng.uniform(0.2, 0.45)),
+            "nstruts": int(rng.choice([0, 3, 4])),
+            "defocus": float(rng.choice([-1, 1]) * rng.uniform(0.2, 0.6)),
+            "astig1": float(rng.normal(0, 0.05)),
+            "coma1": float(rng.normal(0, 0.05)),
+        }
+        return calm | {"psf": "optical", "optics": optics}
+    apart = _log_uniform(rng, 0.4, 5) * fwhm
+    angle = rng.uniform(0, 2 * np.pi)
+    share = float(rng.uniform(0.1, 1))
+    return calm | {"double": (apart * math.cos(angle), apart * math.sin(angle), share)}
+
+
+_SPECIAL = {
+    "space": _space,
+    "drizzled": _drizzled,
+    "varying": _varying,
+    "plate": _plate,
+    "moved": _moved,
+}
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

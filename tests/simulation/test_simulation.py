@@ -11,14 +11,17 @@ from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import maximum_filter, rotate
 
 from mlpsf.errors import InputError, MissingPackageError, OutputError
+from mlpsf.frames.estimation import noise_correlation
 from mlpsf.frames.io.reading import read_frame
 
 pytest.importorskip("galsim")
 
-from mlpsf.simulation import Defect, random_parameters, simulate_frame
+from mlpsf.simulation import TELESCOPES, Defect, random_parameters, simulate_frame
 from mlpsf.simulation import detector as camera
+from mlpsf.simulation.profiles import segmented_pupil
 
 CLEAN = {
     "n_galaxies": 0,
@@ -537,6 +540,69 @@ def test_random_telescopes(number):
     assert np.hypot(simulated.psf.e1, simulated.psf.e2) < 0.5
 
 
+@pytest.mark.parametrize("kind", TELESCOPES)
+@pytest.mark.parametrize("number", range(3))
+def test_special_telescopes(kind, number):
+    parameters = random_parameters(np.random.default_rng(number), (200, 200), kind)
+    simulated = simulate_frame(**parameters | {"n_galaxies": 5}, seed=number)
+    assert np.isfinite(simulated.frame.data).all()
+    assert np.isfinite(simulated.truth["fwhm"]).all()
+
+
+def test_unknown_telescope():
+    with pytest.raises(InputError, match=r"kind must be one of common, space.*'radio'"):
+        random_parameters(np.random.default_rng(0), kind="radio")
+
+
+def test_second_image():
+    star = {"shape": (64, 64), "stars": [(30, 30, 1e5)], **NOISELESS, "seed": 1}
+    one, two = (simulate_frame(**star, double=d).frame.data for d in (None, (12.0, 4.0, 0.5)))
+    one, two = one - np.median(one), two - np.median(two)
+    again = np.roll(one, (4, 12), (0, 1))
+    inner = (slice(20, 45), slice(20, 50))
+    expected = (one + 0.5 * again)[inner] / 1.5
+    np.testing.assert_allclose(two[inner], expected, atol=0.003 * one.max())
+
+
+def test_plate_saturates_slowly():
+    star = {"shape": (64, 64), "stars": [(30, 30, 1e5)], **NOISELESS, "seed": 1}
+    linear, plate = (simulate_frame(**star, plate=p) for p in (0.0, 5000.0))
+    light = linear.frame.data - linear.sky
+    expected = plate.sky + 5000 * (1 - np.exp(-light / 5000))
+    np.testing.assert_allclose(plate.frame.data, expected, atol=1.0)
+    assert plate.defects[30, 30] & Defect.SATURATED
+    assert not linear.defects.any()
+
+
+def test_drizzle_correlates_noise_and_spreads_rays():
+    words = {"shape": (256, 256), "n_stars": 0, "n_galaxies": 0, "seed": 2}
+    words |= {"cosmic_rays": 0, "bad_columns": 0, "sky_gradient": 0.0}
+    plain, spread = (simulate_frame(**words, hot_pixels=3, drizzle=d, drop=1.0) for d in (0.0, 2.0))
+    (plain_noise, noise) = (s.frame.data - s.sky for s in (plain, spread))
+    assert noise_correlation(plain_noise, plain.frame.mask) == pytest.approx(1, abs=0.1)
+    assert noise_correlation(noise, spread.frame.mask) > 1.8
+    hot = [(s.defects & Defect.HOT_PIXEL) > 0 for s in (plain, spread)]
+    np.testing.assert_array_equal(hot[1], maximum_filter(hot[0], size=3))
+    assert noise[hot[1]].sum() == pytest.approx(plain_noise[hot[0]].sum(), rel=0.1)
+
+
+def test_variation_is_in_the_logarithm():
+    psf = simulate_frame(
+        shape=(64, 64), n_stars=0, n_galaxies=0, fwhm=6.0, psf_variation=1.0, seed=5
+    ).psf
+    x, y = (v.ravel() for v in np.meshgrid(np.linspace(-0.5, 63.5, 4), np.linspace(-0.5, 63.5, 4)))
+    fwhm, e1, e2 = psf.shape_at(x, y)
+    assert np.log(fwhm.max() / fwhm.min()) == pytest.approx(1.0, abs=0.01)
+    assert max(np.ptp(e1), np.ptp(e2)) < 0.3
+
+
+def test_segmented_pupil_has_six_sides():
+    pupil = segmented_pupil(2, 0, 0.0, 0.0)
+    assert pupil[256, 256] == 0  # the segment in the middle is missing
+    third = rotate(pupil, 60, reshape=False, order=1)
+    assert np.mean(np.abs(third - pupil) > 0.5) < 0.01
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_random_parameters_are_in_range(seed):
@@ -555,7 +621,7 @@ def test_random_parameters_are_in_range(seed):
     [
         ({"shape": (8, 100)}, "shape must be"),
         ({"psf": "airy"}, "psf must be one of moffat.*airy"),
-        ({"fwhm": 0.9}, "fwhm must be a number from 1.3"),
+        ({"fwhm": 0.9}, "fwhm must be a number from 1.2"),
         ({"fwhm": float("nan")}, "fwhm must be"),
         ({"gain": "2"}, "gain must be a number"),
         ({"n_stars": 2.5}, "n_stars must be a whole number"),
@@ -569,6 +635,8 @@ def test_random_parameters_are_in_range(seed):
         ({"centre": (10.0, 91.0)}, "centre must be"),
         ({"psf": "optical", "optics": {"comma": 1}}, "optics may hold.*comma"),
         ({"fwhm": 2.0, "trail": 30.0}, "no profile has a FWHM"),
+        ({"double": (3.0, 1.0, 0.0)}, "double must be"),
+        ({"drizzle": 0.5}, "drizzle must be 0, or 1 and more"),
         ({"seed": -1}, "seed must be"),
         ({"seed": "a"}, "seed must be"),
     ],
