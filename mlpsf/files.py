@@ -100,7 +100,11 @@ def check_replaceable(
     if overwrite is None and kind is not None:
         if product_kind(path) == kind:
             return
-        what = {"stars": " and is no star table of mlpsf", "psf": " and is no PSF"}[kind]
+        what = {
+            "stars": " and is no star table of mlpsf",
+            "psf": " and is no PSF",
+            "report": " and is no report of mlpsf",
+        }[kind]
     raise OutputError(f"{path} exists{what}. {how} replaces it.")
 
 
@@ -113,8 +117,8 @@ def product_kind(path: Path) -> str | None:
 
     Returns
     -------
-    {"stars", "psf", None}
-        Star table, PSF in TRIPPy's format, or neither.
+    {"stars", "psf", "report", None}
+        Star table, PSF in TRIPPy's format, page of mlpsf, or neither.
     """
     try:
         with path.open("rb") as file:
@@ -125,5 +129,7 @@ def product_kind(path: Path) -> str | None:
         if all(card in head for card in (b"REPFACT = ", b"ALPHA   = ", b"BETA    = ")):
             return "psf"
         return "stars" if b"HIERARCH MLPSF FRAME SHA256 = '" in head else None
+    if head.startswith(b"<!doctype html>"):
+        return "report" if b'<meta name="generator" content="mlpsf ' in head else None
     ours = (b"# frame_sha256: ", b"# - {frame_sha256: ")
     return "stars" if any(line.startswith(ours) for line in head.splitlines()) else None

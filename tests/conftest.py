@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -167,3 +168,28 @@ def iraf(program, tmp_path):
         return program("irafcl", "-f", "script.cl")
 
     return run
+
+
+HOSTILE = "\"><script>window.hurt=1</script><img src=x onerror='window.hurt=1'>; rm $HOME #.fits"
+"""Name of a file that wishes ill to whoever shows it."""
+
+
+@pytest.fixture(scope="session")
+def hostile(scene):
+    """The scene under a name and with an OBJECT that are code."""
+    sim, stars, psf = scene
+    frame = dataclasses.replace(sim.frame, name=HOSTILE, header=sim.frame.header.copy())
+    frame.header["OBJECT"] = "</title></style></script><script>window.hurt = 1</script>"
+    stars = stars.copy()
+    stars.meta["frame"] = HOSTILE
+    return frame, stars, psf
+
+
+@pytest.fixture(scope="session")
+def page(hostile, tmp_path_factory):
+    """The report of that scene, in a file."""
+    from mlpsf.report import write_report
+
+    frame, stars, psf = hostile
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    return write_report(path, frame, stars, psf, warnings=["<b>bold</b> words"])

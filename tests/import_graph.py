@@ -23,6 +23,7 @@ STAGES = (
     "flags",
     "files",
     "labelling",
+    "pictures",
     # What flows: arrays, frames, sources, stamps, PSFs, probabilities, lists.
     "stacks",
     "frames",
@@ -37,6 +38,7 @@ STAGES = (
     "plots",
     "pipeline",
     "star_chooser",
+    "report",
     "training",
     "batch",
     "cli",

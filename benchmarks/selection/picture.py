@@ -23,8 +23,8 @@ def main() -> None:
     model = build_psf(frame, stars)
     figure = Figure(figsize=(15, 5.4), layout="constrained")
     left, middle, right = figure.subfigures(1, 3, width_ratios=[1.05, 1, 0.6])
-    StarMapDisplay.from_frame(frame, stars, ax=left.subplots(), others=False)
-    CutoutSheetDisplay.from_table(frame, stars, figure=middle)
+    StarMapDisplay.from_stars(frame, stars, ax=left.subplots(), others=False)
+    CutoutSheetDisplay.from_stars(frame, stars, figure=middle)
     PSFDisplay.from_model(model, axes=right.subplots(2, 1))
     path = Path(__file__).parents[1] / "figures" / "selection.png"
     path.parent.mkdir(exist_ok=True)

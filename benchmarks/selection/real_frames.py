@@ -67,7 +67,7 @@ def main() -> None:
                     }
                 )
                 if table["selected"].any():
-                    CutoutSheetDisplay.from_table(frame, table).figure_.savefig(
+                    CutoutSheetDisplay.from_stars(frame, table).figure_.savefig(
                         out / f"{frame.name.replace('[', '_').replace(']', '')}-{name}.png", dpi=80
                     )
     table = Table(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlpsf.cli.progress import Progress
+from mlpsf.cli.common.progress import Progress
 from mlpsf.errors import InputError, OutputError, TooFewStarsError
 
 __all__ = [

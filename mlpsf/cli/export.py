@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli.options import HduOption, QuietOption, check_outputs, hdu_number
-from mlpsf.cli.progress import Progress
+from mlpsf.cli.common.options import HduOption, QuietOption, check_outputs, hdu_number
+from mlpsf.cli.common.progress import Progress
 from mlpsf.errors import InputError
 
 __all__ = ["export"]

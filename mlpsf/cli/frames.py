@@ -8,39 +8,25 @@ from typing import Annotated, Any
 import typer
 
 from mlpsf.cli import cutouts
-from mlpsf.cli.options import (
+from mlpsf.cli.common.groups import Choosing, General, Lists, Reading, grouped
+from mlpsf.cli.common.options import (
     AtOption,
-    CatalogueOption,
     FrameArgument,
-    GainOption,
     HduOption,
-    KeepOption,
-    MaskOption,
-    ModelOption,
-    NMaxOption,
-    NMinOption,
     OverwriteOption,
-    QuietOption,
-    RelaxOption,
-    ReserveOption,
-    SaturationOption,
     SaveCutoutsOption,
-    SecondLookOption,
-    SelectorName,
-    SelectorOption,
-    SnrOption,
-    StarsOption,
-    ThresholdOption,
-    VetoOption,
     check_outputs,
-    hdu_number,
 )
-from mlpsf.cli.progress import Progress
-from mlpsf.errors import InputError, OutputError, TooFewStarsError
+from mlpsf.cli.common.progress import Progress
+from mlpsf.cli.common.steps import STEPS, choose, inputs, set_options
+from mlpsf.cli.common.telling import figures, judgement, order_of, summary
+from mlpsf.cli.reporting import ReportOption, spoken_warnings, words_of, write_page
+from mlpsf.errors import OutputError
 
 __all__ = ["psf", "select"]
 
 
+@grouped
 def select(
     frame: FrameArgument,
     out: Annotated[
@@ -51,25 +37,13 @@ def select(
         ),
     ] = Path("stars.ecsv"),
     hdu: HduOption = None,
-    selector: SelectorOption = SelectorName.cnn,
-    model: ModelOption = None,
-    catalogue: CatalogueOption = None,
-    stars: StarsOption = None,
-    keep: KeepOption = None,
-    veto: VetoOption = None,
-    threshold: ThresholdOption = None,
-    n_max: NMaxOption = 25,
-    n_min: NMinOption = None,
-    reserve: ReserveOption = 0.0,
-    relax: RelaxOption = False,
-    snr_min: SnrOption = 50.0,
-    second_look: SecondLookOption = True,
-    gain: GainOption = None,
-    saturation: SaturationOption = None,
-    mask: MaskOption = None,
+    *,
+    choosing: Choosing,
+    lists: Lists,
+    reading: Reading,
     save_cutouts: SaveCutoutsOption = None,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    general: General,
 ) -> None:
     """Choose the PSF stars of FRAME and write the table of all its sources.
 
@@ -95,37 +69,39 @@ def select(
         psfex stars.cat
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     if cutouts.is_set(frame):
-        lists = {"stars": stars, "keep": keep, "veto": veto}
-        cutouts.refuse(hdu=hdu, catalogue=catalogue, mask=mask, save_cutouts=save_cutouts, **lists)
+        cutouts.refuse(
+            hdu=hdu,
+            catalogue=choosing.catalogue,
+            mask=reading.mask,
+            save_cutouts=save_cutouts,
+            **lists.arguments(),
+        )
         cutouts.check_set_output(frame, out)
-        check_outputs([(out, "stars")], [frame, model], overwrite=overwrite)
-        with Progress(quiet) as progress:
-            options = _selection(selector, model, None, threshold, n_max, n_min, reserve, relax)
-            del options["catalogue"]
-            options |= {"snr_min": snr_min, "second_look": second_look}
-            options |= {"gain": gain, "saturation": saturation}
+        check_outputs([(out, "stars")], [frame, choosing.model], overwrite=overwrite)
+        with Progress(general) as progress:
+            options = set_options(choosing, reading)
             _, table = cutouts.choose_from_set(frame, out, options, progress)
-            progress.note(_summary(table, out))
+            progress.note(summary(table, out))
+            progress.result(**figures(table, out))
         return
     from mlpsf.export import check_star_path
 
     check_star_path(out)
-    inputs = [frame, catalogue, mask, model, stars, keep, veto]
     outputs = [(out, "stars"), *([] if save_cutouts is None else [(save_cutouts, None)])]
-    check_outputs(outputs, inputs, overwrite=overwrite)
-    with Progress(quiet) as progress:
-        options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
-        options |= {"snr_min": snr_min, "second_look": second_look}
-        options |= {"stars": stars, "keep": keep, "veto": veto}
+    check_outputs(outputs, inputs(frame, choosing, lists, reading), overwrite=overwrite)
+    with Progress(general, STEPS[:4]) as progress:
+        options = choosing.arguments() | lists.arguments()
         progress("reading")
-        image = _read(frame, hdu, mask, gain, saturation)
-        table = _choose(image, options, out, progress)
-        progress.note(_summary(table, out))
+        image = reading.frame(frame, hdu)
+        table = choose(image, options, out, progress)
+        progress.note(summary(table, out))
         if save_cutouts is not None:
             cutouts.save_chosen(image, table, save_cutouts)
             progress.note(f"{table.meta['n_selected']} cutouts in {save_cutouts}.")
+        progress.result(**figures(table, out))
 
 
+@grouped
 def psf(
     frame: FrameArgument,
     out: Annotated[Path, typer.Option(help="PSF, as TRIPPy's FITS file.")] = Path("psf.fits"),
@@ -138,24 +114,13 @@ def psf(
     ] = None,
     at: AtOption = None,
     hdu: HduOption = None,
-    selector: SelectorOption = SelectorName.cnn,
-    model: ModelOption = None,
-    catalogue: CatalogueOption = None,
-    stars: StarsOption = None,
-    keep: KeepOption = None,
-    veto: VetoOption = None,
-    threshold: ThresholdOption = None,
-    n_max: NMaxOption = 25,
-    n_min: NMinOption = None,
-    reserve: ReserveOption = 0.0,
-    relax: RelaxOption = False,
-    snr_min: SnrOption = 50.0,
-    second_look: SecondLookOption = True,
-    gain: GainOption = None,
-    saturation: SaturationOption = None,
-    mask: MaskOption = None,
+    report: ReportOption = None,
+    *,
+    choosing: Choosing,
+    lists: Lists,
+    reading: Reading,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    general: General,
 ) -> None:
     """Choose the PSF stars of FRAME, make its PSF with TRIPPy, and write both.
 
@@ -187,150 +152,48 @@ def psf(
     table_path = check_star_path(table or out.with_name(f"{out.stem}_stars.ecsv"))
     is_set = cutouts.is_set(frame)
     if is_set:
-        lists = {"stars": stars, "keep": keep, "veto": veto}
-        cutouts.refuse(hdu=hdu, catalogue=catalogue, mask=mask, **lists)
-    inputs = [frame, catalogue, mask, model, stars, keep, veto]
-    check_outputs([(out, "psf"), (table_path, "stars")], inputs, overwrite=overwrite)
-    with Progress(quiet) as progress:
-        options = _selection(selector, model, catalogue, threshold, n_max, n_min, reserve, relax)
-        options |= {"snr_min": snr_min, "second_look": second_look}
+        cutouts.refuse(
+            hdu=hdu,
+            catalogue=choosing.catalogue,
+            mask=reading.mask,
+            report=report,
+            **lists.arguments(),
+        )
+    outputs: list[tuple[Path, str | None]] = [(out, "psf"), (table_path, "stars")]
+    if report is not None:
+        from mlpsf.report.page import check_page_path
+
+        outputs.append((check_page_path(report), "report"))
+    check_outputs(outputs, inputs(frame, choosing, lists, reading), overwrite=overwrite)
+    steps = STEPS if report is not None else STEPS[:-1]
+    with Progress(general, steps) as progress, spoken_warnings() as warned:
         image: Any
         if is_set:
-            del options["catalogue"]
-            options |= {"gain": gain, "saturation": saturation}
+            options = set_options(choosing, reading)
             found, chosen = cutouts.choose_from_set(frame, table_path, options, progress, out)
             image = cutouts.one_frame(found)
         else:
-            options |= {"stars": stars, "keep": keep, "veto": veto}
+            options = choosing.arguments() | lists.arguments()
             progress("reading")
-            image = _read(frame, hdu, mask, gain, saturation)
+            image = reading.frame(frame, hdu)
             if at is not None:
                 check_place(at, image.shape)
-            chosen = _choose(image, options, table_path, progress, psf=out)
+            chosen = choose(image, options, table_path, progress, psf=out)
         progress("making the PSF")
         made = build_psf(image, chosen, at=at)
         made.save(out, overwrite=True)
-        progress.note(_summary(chosen, table_path))
+        progress.note(summary(chosen, table_path))
         place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
         progress.note(
             f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "
-            f"in {out}{_order(made)}."
+            f"in {out}{order_of(made)}."
         )
+        quality = None
         if chosen.meta["n_reserved"] >= FEWEST_RESERVED and not is_set:
             progress("judging the PSF")
-            progress.note(_judgement(psf_quality(image, made, chosen)))
-
-
-def _read(
-    path: Path, hdu: str | None, mask: Path | None, gain: float | None, saturation: float | None
-) -> Any:
-    from mlpsf.frames.io.reading import read_frame
-
-    return read_frame(path, hdu=hdu_number(hdu), mask=mask, gain=gain, saturation=saturation)
-
-
-def _selection(
-    selector: SelectorName,
-    model: Path | None,
-    catalogue: Path | None,
-    threshold: float | None,
-    n_max: int,
-    n_min: int | None,
-    reserve: float,
-    relax: bool,
-) -> dict[str, Any]:
-    from mlpsf.selection.choice import N_MIN
-
-    estimator: Any = selector.value
-    if model is not None:
-        if selector is SelectorName.residual:
-            raise InputError("--model and --selector residual exclude each other: give one.")
-        from mlpsf.selectors.loading import load_judge
-
-        estimator = load_judge(model)
-    return {
-        "selector": estimator,
-        "catalogue": catalogue,
-        "threshold": threshold,
-        "n_max": n_max,
-        "n_min": min(N_MIN, n_max) if n_min is None else n_min,
-        "reserve": reserve,
-        "relax": relax,
-    }
-
-
-def _choose(
-    image: Any,
-    options: dict[str, Any],
-    path: Path,
-    progress: Progress,
-    psf: Path | None = None,
-) -> Any:
-    """Choose the stars and write their table, even if there are too few.
-
-    Replacing the table also removes the PSF at `psf`, which was made from the old table.
-    """
-    from mlpsf.export import write_stars
-    from mlpsf.pipeline import select_stars
-
-    def keep(table: Any) -> None:
-        if psf is not None:
-            psf.unlink(missing_ok=True)
-        write_stars(table, path, overwrite=True)
-
-    try:
-        table = select_stars(image, progress=progress, **options)
-    except TooFewStarsError as error:
-        if error.table is not None:
-            keep(error.table)
-            progress.note(f"The table of all {len(error.table)} sources is in {path}.")
-        raise
-    keep(table)
-    return table
-
-
-def _order(psf: Any) -> str:
-    """Return the order of a PSF's variation in words, with its reason, if both are known."""
-    if "order_reason" not in psf.meta:
-        return ""
-    order = ("constant", "linear", "quadratic", "cubic")[psf.meta["order"]]
-    return f"; {order} over the frame: {psf.meta['order_reason']}"
-
-
-def _judgement(quality: Any) -> str:
-    """Return a line on the quality of a PSF from reserve stars."""
-    return (
-        f"{quality.n_stars} reserve stars: dT/T {quality.size_residual:+.4f} +- "
-        f"{quality.size_error:.4f}, ellipticity off by {quality.ellipticity_residual:.4f} +- "
-        f"{quality.e_error:.4f}, chi-square {quality.chi_square:.2f}; score {quality.score:.1f} "
-        "(1 just meets what weak lensing asks)."
-    )
-
-
-def _summary(table: Any, path: Path) -> str:
-    meta = table.meta
-    relaxed = ""
-    if meta["relaxed"]:
-        least = min(table["probability"][table["selected"]], default=float("nan"))
-        relaxed = f" (relaxed: the least probable is one by {least:.2g})"
-    reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
-    verdict = (
-        f"\nVerdict: {meta['verdict']}: {meta['verdict_reason']}." if "verdict" in meta else ""
-    )
-    return (
-        f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
-        f"selected{relaxed}{reserved}; "
-        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}{verdict}"
-    )
-
-
-def _guesses(meta: Any) -> str:
-    """Say where gain, saturation and unit are from if neither header nor user gave them."""
-    unit = meta["unit"] or "ADU"
-    texts = {
-        "gain": f"gain {meta['gain']:.3g} e/{unit} ({meta['gain_from']})",
-        "saturation": f"saturation {meta['saturation']:.6g} {unit} ({meta['saturation_from']})",
-        "unit": "unit ADU",
-    }
-    guessed = [text for key, text in texts.items() if key in meta["guessed"].split(", ")]
-    return f" Guessed: {'; '.join(guessed)}." if guessed else ""
+            quality = psf_quality(image, made, chosen)
+            progress.note(judgement(quality))
+        if report is not None:
+            words = words_of(frame, hdu, reading)
+            write_page(report, words, image, chosen, made, warned, progress)
+        progress.result(**figures(chosen, table_path, made, out, quality))

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli import export, frames, night, rendering, simulation, training
+from mlpsf.cli import export, frames, night, rendering, reporting, simulation, training
+from mlpsf.cli.common.configuration import configured
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.version import __version__
 
@@ -25,7 +26,7 @@ EXIT_TOO_FEW = 3
 app = typer.Typer(
     name="mlpsf",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(
@@ -34,6 +35,7 @@ app = typer.Typer(
         "    mlpsf simulate --out frame.fits            a frame to try it on\n\n"
         "    mlpsf select frame.fits --out stars.ecsv   its PSF stars\n\n"
         "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
+        "    mlpsf report frame.fits --out report.html  a page to look at both\n\n"
         "    mlpsf render psf.fits 300 200 --out a.fits its PSF at a place\n\n"
         "    mlpsf export psf.fits --to psfex --out frame.psf   for other tools\n\n"
         "    mlpsf label *.fits --out set.h5            a set to train on\n\n"
@@ -56,14 +58,18 @@ def _version(
         raise typer.Exit
 
 
-app.command()(frames.select)
-app.command()(frames.psf)
-app.command()(rendering.render)
-app.command()(export.export)
-app.command()(simulation.simulate)
-app.command()(night.run)
-app.command()(training.label)
-app.command()(training.train)
+for _command in (
+    frames.select,
+    frames.psf,
+    reporting.report,
+    rendering.render,
+    export.export,
+    simulation.simulate,
+    night.run,
+    training.label,
+    training.train,
+):
+    app.command(cls=configured(_command))(_command)
 
 
 def main() -> None:

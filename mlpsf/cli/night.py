@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mlpsf.batch.pool import TIME_LIMIT
-from mlpsf.cli.options import (
-    CatalogueOption,
-    GainOption,
-    MaskOption,
-    ModelOption,
-    NMaxOption,
-    NMinOption,
-    OverwriteOption,
-    QuietOption,
-    RelaxOption,
-    ReserveOption,
-    SaturationOption,
-    SecondLookOption,
-    SelectorName,
-    SelectorOption,
-    SnrOption,
-    ThresholdOption,
-)
+from mlpsf.cli.common.groups import Choosing, General, Reading, grouped
+from mlpsf.cli.common.options import OverwriteOption
+from mlpsf.cli.common.progress import plain
 from mlpsf.cli.training import EXIT_SOME_FAILED
-from mlpsf.errors import InputError, MlpsfError
+from mlpsf.errors import MlpsfError
 
 __all__ = ["run"]
 
@@ -35,6 +21,7 @@ EXIT_STOPPED = 130  # as in a shell: 128 plus the number of SIGINT
 _MOST_REASONS = 5  # number of reasons printed; the summary has all
 
 
+@grouped
 def run(
     frames: Annotated[
         list[str],
@@ -92,21 +79,11 @@ def run(
             "inf: no limit. On Dask it is given to three more workers first.",
         ),
     ] = TIME_LIMIT,
-    selector: SelectorOption = SelectorName.cnn,
-    model: ModelOption = None,
-    catalogue: CatalogueOption = None,
-    threshold: ThresholdOption = None,
-    n_max: NMaxOption = 25,
-    n_min: NMinOption = None,
-    reserve: ReserveOption = 0.0,
-    relax: RelaxOption = False,
-    snr_min: SnrOption = 50.0,
-    second_look: SecondLookOption = True,
-    gain: GainOption = None,
-    saturation: SaturationOption = None,
-    mask: MaskOption = None,
+    *,
+    choosing: Choosing,
+    reading: Reading,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    general: General,
 ) -> None:
     """Choose the stars and make the PSF of every FRAME: a night, on every core.
 
@@ -137,24 +114,15 @@ def run(
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.batch.inputs import Settings
     from mlpsf.batch.run import run_frames
-    from mlpsf.selection.choice import N_MIN
 
-    if model is not None and selector is SelectorName.residual:
-        raise InputError("--model and --selector residual exclude each other: give one.")
+    choice = choosing.settings()
+    for name in ("model", "catalogue"):
+        choice[name] = None if choice[name] is None else str(choice[name])
     settings = Settings(
-        selector=selector.value,
-        model=None if model is None else str(model),
-        catalogue=None if catalogue is None else str(catalogue),
-        threshold=threshold,
-        n_max=n_max,
-        n_min=min(N_MIN, n_max) if n_min is None else n_min,
-        reserve=reserve,
-        relax=relax,
-        snr_min=snr_min,
-        second_look=second_look,
-        gain=gain,
-        saturation=saturation,
-        mask=None if mask is None else str(mask),
+        **choice,
+        gain=reading.gain,
+        saturation=reading.saturation,
+        mask=None if reading.mask is None else str(reading.mask),
     )
     try:
         night = run_frames(
@@ -167,13 +135,16 @@ def run(
             retry_failed=retry_failed,
             time_limit=time_limit,
             overwrite=overwrite,
-            progress=not quiet,
+            progress=not general.quiet,
         )
     except KeyboardInterrupt as stop:
         how_far = f": {stop}" if str(stop) else ""
         typer.echo(f"mlpsf: stopped{how_far}. The same command goes on from there.", err=True)
         raise typer.Exit(EXIT_STOPPED) from None
     table = night.table
+    if general.as_json:
+        for row in table:
+            typer.echo(json.dumps({name: plain(row[name]) for name in table.colnames}))
     bad = table[~table["done"]]
     where = " and ".join(map(str, night.files))
     if len(bad) == len(table):
@@ -181,7 +152,7 @@ def run(
             f"None of {len(table)} frames succeeded; summary in {where}. The first, "
             f"{bad['name'][0]}: {bad['error'][0]}"
         )
-    if not quiet:
+    if not general.quiet:
         for row in bad[:_MOST_REASONS]:
             typer.echo(f"{row['name']}: {row['error']}", err=True)
         if len(bad) > _MOST_REASONS:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mlpsf.cli.options import OverwriteOption, ProfileName, QuietOption, check_outputs
-from mlpsf.cli.progress import Progress
+from mlpsf.cli.common.options import OverwriteOption, ProfileName, QuietOption, check_outputs
+from mlpsf.cli.common.progress import Progress
 
 __all__ = ["simulate"]
 

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli.options import HduOption, OverwriteOption, QuietOption, check_outputs, hdu_number
+from mlpsf.cli.common.options import (
+    HduOption,
+    OverwriteOption,
+    QuietOption,
+    check_outputs,
+    hdu_number,
+)
 from mlpsf.errors import InputError
 
 __all__ = ["EXIT_SOME_FAILED", "label", "train"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["check_positions", "reaches_over"]
+__all__ = ["check_positions", "pixel_scale", "reaches_over"]
 
 
 def check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -30,3 +32,13 @@ def reaches_over(
     """Return which cutouts have outermost pixel centres off the frame."""
     ny, nx = shape
     return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
+
+
+def pixel_scale(wcs: Any) -> float | None:
+    """Return the side of a pixel in arcsec, the mean of both axes; None without a scale."""
+    if wcs is None or not wcs.has_celestial:
+        return None
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    scale = 3600 * float(np.mean(proj_plane_pixel_scales(wcs.celestial)))
+    return scale if np.isfinite(scale) and scale > 0 else None

@@ -17,14 +17,20 @@ from mlpsf.plots.frames import CutoutSheetDisplay, StarMapDisplay
 from mlpsf.plots.psfs import PSFComparisonDisplay, PSFDisplay
 from mlpsf.plots.runs import TimesDisplay, TrainingHistoryDisplay
 from mlpsf.plots.scores import ConfidenceDisplay, SizeHistogramDisplay
+from mlpsf.plots.stars import ProfilesDisplay, ResidualsDisplay, SizeMagnitudeDisplay
+from mlpsf.plots.variation import VariationDisplay
 
 __all__ = [
     "ConfidenceDisplay",
     "CutoutSheetDisplay",
     "PSFComparisonDisplay",
     "PSFDisplay",
+    "ProfilesDisplay",
+    "ResidualsDisplay",
     "SizeHistogramDisplay",
+    "SizeMagnitudeDisplay",
     "StarMapDisplay",
     "TimesDisplay",
     "TrainingHistoryDisplay",
+    "VariationDisplay",
 ]

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
+
+
+class Style(NamedTuple):
+    """How a kind of source is drawn: by colour and by marker, for the colour-blind and in print."""
+
+    name: str
+    colour: str
+    marker: str
+    size: float
+    filled: bool
+
+
+# Of Okabe and Ito's colours, which the colour-blind tell apart; dark and light enough for both a
+# white and a black page.
+CHOSEN = Style("selected", "#0f86c9", "o", 30, False)
+RESERVED = Style("reserved", "#d55e00", "s", 30, False)
+OTHER = Style("not taken", "#8a8a8a", ".", 8, True)
+
+
+def needed(table: Table, *names: str) -> None:
+    """Raise `InputError` if a star table lacks a column."""
+    missing = [name for name in names if name not in table.colnames]
+    if missing:
+        raise InputError(f"The table of stars has no column {', '.join(missing)}.")
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.plots._figure import as_numbers, check_count, check_softening, new_figure
+from mlpsf.plots._figure import as_numbers, check_count, check_softening, needed, new_figure
 
 __all__ = ["CutoutSheetDisplay", "StarMapDisplay"]
 
@@ -49,11 +49,11 @@ class StarMapDisplay:
 
     def __init__(self, *, image: ArrayLike, table: Table) -> None:
         self.image = as_numbers("An image", image, 2)
-        _check_columns(table, "x", "y", "selected", "reserved")
+        needed(table, "x", "y", "selected", "reserved")
         self.table = table
 
     @classmethod
-    def from_frame(cls, frame: Frame, table: Table, **kwargs: Any) -> Self:
+    def from_stars(cls, frame: Frame, table: Table, **kwargs: Any) -> Self:
         """Create and plot the display; keyword arguments go to `plot`."""
         return cls(image=frame.data, table=table).plot(**kwargs)
 
@@ -80,17 +80,18 @@ class StarMapDisplay:
         # Columns of an empty table are of type float by default.
         selected, reserved = (np.asarray(t[name], bool) for name in ("selected", "reserved"))
         kinds = [
-            (selected, "#40e060", 90, "selected"),
-            (reserved, "#40d0ff", 90, "reserved"),
+            (selected, "#56b4e9", 90, "o", "selected"),
+            (reserved, "#f0a030", 90, "s", "reserved"),
         ]
         if others:
-            kinds.insert(0, (~(selected | reserved), "#ff5040", 14, "not taken"))
-        for rows, colour, size, label in kinds:
+            kinds.insert(0, (~(selected | reserved), "#e08ab4", 14, "D", "not taken"))
+        for rows, colour, size, marker, label in kinds:
             if rows.any():
                 ax.scatter(
                     t["x"][rows],
                     t["y"][rows],
                     s=size,
+                    marker=marker,
                     facecolors="none",
                     edgecolors=colour,
                     linewidths=1.2 if size > 20 else 0.6,
@@ -142,7 +143,7 @@ class CutoutSheetDisplay:
         self.titles = titles or [""] * len(cutouts)
 
     @classmethod
-    def from_table(
+    def from_stars(
         cls, frame: Frame, table: Table, *, half_width_fwhm: float = 5.0, **kwargs: Any
     ) -> Self:
         """Cut out the selected stars of a table and plot them, best first.
@@ -162,7 +163,7 @@ class CutoutSheetDisplay:
         InputError
             If the table lacks a column, or ``fwhm`` in its metadata.
         """
-        _check_columns(table, "id", "x", "y", "snr", "probability", "selected")
+        needed(table, "id", "x", "y", "snr", "probability", "selected")
         if "fwhm" not in table.meta:
             raise InputError("The table's metadata must hold the frame's fwhm.")
         stars = table[np.asarray(table["selected"], bool)]
@@ -222,12 +223,6 @@ class CutoutSheetDisplay:
             ax.set_title(title, fontsize=6)
         self.axes_, self.figure_ = axes, figure
         return self
-
-
-def _check_columns(table: Table, *names: str) -> None:
-    missing = [name for name in names if name not in table.colnames]
-    if missing:
-        raise InputError(f"The table of stars has no column {', '.join(missing)}.")
 
 
 def _arcsinh(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,13 +20,19 @@ from mlpsf.errors import InputError
 from mlpsf.plots import (
     ConfidenceDisplay,
     CutoutSheetDisplay,
+    ProfilesDisplay,
     PSFComparisonDisplay,
     PSFDisplay,
+    ResidualsDisplay,
     SizeHistogramDisplay,
+    SizeMagnitudeDisplay,
     StarMapDisplay,
     TimesDisplay,
     TrainingHistoryDisplay,
+    VariationDisplay,
 )
+from mlpsf.psf.quality.profiles import star_profiles
+from mlpsf.psf.terms import PSFTerms
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def draw(display):
     display.figure_.canvas.draw()
 
 
-@pytest.mark.parametrize("name", ["frames", "psfs", "runs", "scores"])
+@pytest.mark.parametrize("name", ["frames", "psfs", "runs", "scores", "stars", "variation"])
 def test_examples(name):
     result = doctest.testmod(importlib.import_module(f"mlpsf.plots.{name}"))
     assert result.attempted
@@ -449,13 +456,13 @@ def test_sheet_of_a_table_without_stars():
     frame = read_frame(np.random.default_rng(0).normal(100, 3, (64, 64)))
     names = ("id", "x", "y", "snr", "probability", "selected")
     table = Table({name: [] for name in names}, meta={"fwhm": 3.0})
-    sheet = CutoutSheetDisplay.from_table(frame, table)
+    sheet = CutoutSheetDisplay.from_stars(frame, table)
     draw(sheet)
     assert not any(ax.images for ax in sheet.axes_)
     with pytest.raises(InputError, match="no column id, x"):
-        CutoutSheetDisplay.from_table(frame, Table())
+        CutoutSheetDisplay.from_stars(frame, Table())
     with pytest.raises(InputError, match="must hold the frame's fwhm"):
-        CutoutSheetDisplay.from_table(frame, Table({name: [] for name in names}))
+        CutoutSheetDisplay.from_stars(frame, Table({name: [] for name in names}))
 
 
 # --- PSFs
@@ -621,3 +628,81 @@ def test_no_window_of_pyplots():
     for display in displays:
         draw(display)
     assert (dict(mpl.rcParams), pyplot.get_fignums()) == before
+
+
+# --- what is measured on stars
+
+
+def test_sizes_against_magnitudes(scene, ax):
+    _, stars, _ = scene
+    display = SizeMagnitudeDisplay.from_stars(stars, ax=ax)
+    draw(display)
+    flux = np.asarray(stars["flux"])
+    taken = stars["selected"] & ~stars["reserved"]
+    drawn = [c.get_offsets() for c in ax.collections]
+    np.testing.assert_allclose(drawn[1][:, 1], stars["fwhm"][taken])
+    np.testing.assert_allclose(drawn[1][:, 0], -2.5 * np.log10(flux[taken] / flux.max()))
+    others = len(stars) - taken.sum() - stars["reserved"].sum()
+    assert legend(ax) == [
+        f"not taken ({others})",
+        f"selected ({taken.sum()})",
+        f"reserved ({stars['reserved'].sum()})",
+    ]
+    with pytest.raises(InputError, match="no column flux"):
+        SizeMagnitudeDisplay(table=Table({"fwhm": [1.0]}))
+
+
+def test_profiles_of_stars_lie_on_the_psf(scene):
+    sim, stars, psf = scene
+    display = ProfilesDisplay.from_stars(sim.frame, stars, psf)
+    draw(display)
+    p = display.profiles
+    taken = stars["selected"] | stars["reserved"]
+    assert len(p.stars) == taken.sum()
+    bright = np.asarray(stars["snr"][taken]) > 300
+    assert bright.any()
+    assert np.abs(p.stars - p.psf)[bright].max() < 0.05
+    assert 0.5 < np.median(p.chi_square) < 2
+    assert p.psf[0, 0] == pytest.approx(1, abs=0.15)
+    upper, lower = display.axes_
+    assert legend(upper) == ["PSF", f"stars ({len(p.stars)})", "noise of a pixel"]
+    np.testing.assert_allclose(lower.lines[0].get_ydata(), 100 * (p.stars - p.psf)[0])
+
+
+def test_a_galaxy_leaves_the_psf(scene):
+    sim, _, psf = scene
+    image = sim.frame.data.copy()
+    u = np.arange(-20, 21)
+    image[100:141, 100:141] += 3e4 * np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 4.0**2)
+    profiles = star_profiles(read_frame(image), psf, Table({"x": [120.0], "y": [120.0]}))
+    assert profiles.chi_square[0] > 10
+    assert (profiles.stars - profiles.psf)[0, 4:7].min() > 0.05
+
+
+def test_variation_is_that_of_the_psf(scene):
+    sim, stars, psf = scene
+    u = np.arange(len(psf.lookup_table)) - len(psf.lookup_table) / 2
+    wider = 0.1 * np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 30.0**2)
+    terms = PSFTerms(wider[None], [[1.0], [0.4]], sim.frame.shape)
+    psf = replace(psf, terms=terms)
+    display = VariationDisplay.from_model(psf, sim.frame.shape, stars, grid=3)
+    draw(display)
+    places = np.meshgrid([0, 319.5, 639], [0, 299.5, 599])
+    np.testing.assert_allclose(display.fwhm, psf.fwhm_at(*places))
+    assert np.ptp(display.fwhm) > 0.1
+    offsets = display.axes_[0].collections[0].get_offsets()
+    assert len(offsets) == stars["selected"].sum()
+    with pytest.raises(InputError, match="shape of y and x"):
+        VariationDisplay(x=[1], y=[1, 2], fwhm=[[1]], e1=[[0]], e2=[[0]], frame_shape=(5, 5))
+
+
+def test_residuals_of_reserve_stars(scene):
+    sim, stars, psf = scene
+    display = ResidualsDisplay.from_stars(sim.frame, stars, psf)
+    draw(display)
+    q = display.quality
+    assert display.axes_[0].get_title() == f"residual of {q.n_stars} reserve stars (median)"
+    shown = display.axes_[0].images[0].get_array()
+    c, half = len(q.residual_image) // 2, len(shown) // 2
+    inner = q.residual_image[c - half : c + half + 1, c - half : c + half + 1]
+    np.testing.assert_allclose(shown, -100 * inner)

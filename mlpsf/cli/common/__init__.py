@@ -1,0 +1,1 @@
+"""What several commands share: their options, settings from a file, and what they say."""

@@ -1,0 +1,79 @@
+"""The results of a command: in words, and as values for scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["figures", "judgement", "order_of", "summary"]
+
+
+def order_of(psf: Any) -> str:
+    """Return the order of a PSF's variation in words, with its reason, if both are known."""
+    if "order_reason" not in psf.meta:
+        return ""
+    order = ("constant", "linear", "quadratic", "cubic")[psf.meta["order"]]
+    return f"; {order} over the frame: {psf.meta['order_reason']}"
+
+
+def judgement(quality: Any) -> str:
+    """Return a line on the quality of a PSF from reserve stars."""
+    return (
+        f"{quality.n_stars} reserve stars: dT/T {quality.size_residual:+.4f} +- "
+        f"{quality.size_error:.4f}, ellipticity off by {quality.ellipticity_residual:.4f} +- "
+        f"{quality.e_error:.4f}, chi-square {quality.chi_square:.2f}; score {quality.score:.1f} "
+        "(1 just meets what weak lensing asks)."
+    )
+
+
+def summary(table: Any, path: Path) -> str:
+    """Return what was chosen, in a line, and the verdict in another."""
+    meta = table.meta
+    relaxed = ""
+    if meta["relaxed"]:
+        least = min(table["probability"][table["selected"]], default=float("nan"))
+        relaxed = f" (relaxed: the least probable is one by {least:.2g})"
+    reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
+    verdict = (
+        f"\nVerdict: {meta['verdict']}: {meta['verdict_reason']}." if "verdict" in meta else ""
+    )
+    return (
+        f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
+        f"selected{relaxed}{reserved}; "
+        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}{verdict}"
+    )
+
+
+def _guesses(meta: Any) -> str:
+    """Say where gain, saturation and unit are from if neither header nor user gave them."""
+    unit = meta["unit"] or "ADU"
+    texts = {
+        "gain": f"gain {meta['gain']:.3g} e/{unit} ({meta['gain_from']})",
+        "saturation": f"saturation {meta['saturation']:.6g} {unit} ({meta['saturation_from']})",
+        "unit": "unit ADU",
+    }
+    guessed = [text for key, text in texts.items() if key in meta["guessed"].split(", ")]
+    return f" Guessed: {'; '.join(guessed)}." if guessed else ""
+
+
+def figures(
+    table: Any, path: Path, psf: Any = None, psf_path: Path | None = None, quality: Any = None
+) -> dict[str, Any]:
+    """Return the result of ``select`` or ``psf`` by name, for ``--json``."""
+    meta = table.meta
+    names = ("frame", "n_sources", "n_selected", "n_reserved", "fwhm", "ellipticity")
+    found = {name: meta.get(name) for name in (*names, "verdict", "verdict_reason", "guessed")}
+    found["stars"] = path
+    if psf is not None:
+        found |= {
+            "psf": psf_path,
+            "psf_fwhm": psf.fwhm,
+            "psf_ellipticity": psf.ellipticity,
+            "psf_order": psf.order,
+        }
+    if quality is not None:
+        found |= {
+            name: getattr(quality, name)
+            for name in ("size_residual", "ellipticity_residual", "chi_square", "score")
+        }
+    return found
