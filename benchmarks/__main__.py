@@ -14,6 +14,7 @@ COMMANDS = {
     "selection_defaults": ("selection.selection_defaults", "how many stars, how bright, how sure"),
     "contaminants": ("selection.contaminants", "what a contaminant does to the PSF"),
     "any_frame": ("selection.any_frame", "what is said of frames of every kind"),
+    "special_frames": ("selection.special_frames", "stars and PSFs of space, drizzled, varying"),
     "real_frames": ("selection.real_frames", "sheets of what is chosen on your own frames"),
     "picture": ("selection.picture", "the picture at the top of the README"),
     "psf_error": ("psf.psf_error", "the PSF against the truth, by who chose its stars"),

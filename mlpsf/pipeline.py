@@ -35,7 +35,7 @@ from mlpsf.selection.eligibility import (
     flag_other_sizes,
 )
 from mlpsf.selection.judging import judge_sources
-from mlpsf.selection.lists import StarList, flag_listed
+from mlpsf.selection.lists import StarList, flag_listed, warn_of_origin
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 from mlpsf.selection.verdict import flag_verdict, judge_frame
@@ -144,6 +144,8 @@ def select_stars(
     frame = fill_lone_pixels(frame)
     sources = find_sources(frame, listed)
     alike = sources if listed is None else _own_sources(frame, sources)
+    if listed is not None and alike is not sources:
+        warn_of_origin(listed, alike)
     flag_verdict(sources, judge_frame(frame, alike))
     wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
     chosen = _select_found(frame, sources, alike, wishes)

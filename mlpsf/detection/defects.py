@@ -169,15 +169,19 @@ def _look(
     row, column = nearest_pixels(cut.x, cut.y, frame.shape)
     # The sky cancels in the predictions; for the light, one level per cutout is enough.
     data -= frame.background.level[row, column, None, None]
+    # In units of the noise: squares of other units may be beyond single precision.
+    own_rms = frame.background.rms[row, column]
+    unit = np.median(own_rms) if len(own_rms) else np.float32(1)
+    data /= unit
     off = _off(data, kernels)
     if frame.variance is not None:  # it includes the photon noise of the stars
         rms = extract_cutouts(frame.background.rms, x[rows], y[rows], size).data[:, inner, inner]
-        variance = rms**2
+        variance = (rms / unit) ** 2
     else:
-        per_light = 1.0 / frame.known_gain
+        per_light = 1.0 / (frame.known_gain * float(unit))
         predicted = np.maximum(data[:, inner, inner] - off[0], 0)
         variance = predicted * np.float32(per_light)
-        variance += frame.background.rms[row, column, None, None] ** 2
+        variance += (own_rms[:, None, None] / unit) ** 2
     gained = np.sqrt((kernels**2).sum(axis=1))
     noise = np.sqrt(variance) * gained[:, None, None, None]
     u = np.arange(-half, half + 1)

@@ -20,6 +20,7 @@ _MEMBER = 0.12  # largest difference of a star from the local size, in the logar
 _MEDIAN_OF = 7  # nearest stars that give the size at a place
 _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
+_AMONG = 0.5  # of the common share of stars of one size: less of them are near those of another
 _GAIN = 1.2  # times the stars, at least, that one size for the frame would find
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
@@ -96,7 +97,7 @@ def size_map(
     alike = off < max(_MEMBER, float(off.min()) * 1.001)
     if len(x) < _FEWEST:
         return SizeMap(np.column_stack([place, size])[alike], varies=False)
-    one_size = int(alike.sum())
+    one_size = alike
     alike = _grown(place, log_size, alike)
     k = int(np.clip(len(x) // 6, *_NEIGHBOURS))
     _, near = cKDTree(place).query(place, k=k)
@@ -107,8 +108,16 @@ def size_map(
         alike = members
     sizes = SizeMap(np.column_stack([place, size])[alike], varies=False)
     low, high = np.quantile(np.log(sizes(x[alike], y[alike])), [0.05, 0.95])
-    sizes.varies = bool(high - low > _VARIES and alike.sum() >= one_size + _MEDIAN_OF)
-    return sizes
+    # Where stars of one size are among the others everywhere, the others are galaxies.
+    others = alike & ~one_size
+    if high - low > _VARIES and others.sum() >= _MEDIAN_OF:
+        k = int(np.clip(alike.sum() // 6, 2, 5)) + 1
+        _, near = cKDTree(place[alike]).query(place[others], k=k)
+        share = one_size[alike][near[:, 1:]].mean(axis=1)
+        if np.median(share) < _AMONG * one_size[alike].mean():
+            sizes.varies = True
+            return sizes
+    return SizeMap(np.column_stack([place, size])[one_size], varies=False)
 
 
 def _grown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
 
 _PROFILE_STARS = 30  # brightest members; more would only be fainter
 _SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
+_THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
 
@@ -92,6 +94,12 @@ def stellar_profile(
     optical = usable & (np.nan_to_num(minor) > _SHARPEST)
     if optical.sum() >= 3:
         usable = optical
+    # Nor as ragged: a track of a ray is thin, and no smooth profile fits it.
+    thin = np.flatnonzero(usable & (np.nan_to_num(minor) < _THIN))
+    smooth = usable.copy()
+    smooth[thin] = ~(_raggedness(frame, x, y, moments, thin) > _RAGGED)
+    if smooth.any():
+        usable = smooth
     if (usable & whole).sum() >= 5:
         usable &= whole
     if not usable.any():
@@ -119,10 +127,10 @@ def stellar_profile(
     members = members if len(members) else bright[[np.argmin(off)]]
     members = members[:_PROFILE_STARS]
     e1, e2 = (float(np.median(v[members])) for v in (moments.e1, moments.e2))
-    try:
-        fwhm = _half_maximum(frame, x[members], y[members], moments.flux[members], size)
-    except PSFError:  # too few and too faint for a mean image
-        fwhm = size
+    fwhm = size
+    if len(members) > 2:  # a struck pixel in one of two stars would be their mean image's peak
+        with suppress(PSFError):  # too faint for a mean image
+            fwhm = _half_maximum(frame, x[members], y[members], moments.flux[members], size)
     e = min(np.hypot(e1, e2), 0.99)
     return StellarProfile(
         fwhm=fwhm,
@@ -170,6 +178,40 @@ def stellar_size(
         smallest = crowd[np.argmax(density[crowd])]
     weight = near[smallest]
     return float(np.exp((weight * log_size).sum() / weight.sum()))
+
+
+def _raggedness(
+    frame: Frame,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    moments: Moments,
+    rows: NDArray[np.intp],
+) -> NDArray[np.float64]:
+    """Return what the Gaussian of a source's own moments leaves of it, relative, without noise."""
+    if not len(rows):
+        return np.zeros(0)
+    half = int(np.ceil(1.2 * np.max(moments.fwhm[rows]))) + 1
+    cut = extract_cutouts(frame, x[rows], y[rows], 2 * half + 1, background=frame.background.level)
+    rms = frame.background.rms[nearest_pixels(x[rows], y[rows], frame.shape)].astype(np.float64)
+    pixels = cut.data / rms[:, None, None]
+    fwhm, e1, e2 = (v[rows, None, None] for v in (moments.fwhm, moments.e1, moments.e2))
+    # With e1 and e2 of the covariance C, and det(C) as of the FWHM: r2 = u C^-1 u.
+    root = np.sqrt(np.maximum(1 - e1**2 - e2**2, 0.02))
+    u = np.arange(-half, half + 1)
+    dx = u[None, None, :] - (x[rows] - cut.x0)[:, None, None]
+    dy = u[None, :, None] - (y[rows] - cut.y0)[:, None, None]
+    r2 = ((1 - e1) * dx**2 - 2 * e2 * dx * dy + (1 + e1) * dy**2) / root
+    r2 *= (FWHM_PER_SIGMA / fwhm) ** 2
+    near = (r2 < 2.8**2) & np.isfinite(pixels)
+    gauss = np.where(near, np.exp(-0.5 * r2), 0.0)
+    pixels = np.where(near, pixels, 0.0)
+    n, g, gg = near.sum((1, 2)), gauss.sum((1, 2)), (gauss**2).sum((1, 2))
+    p, gp = pixels.sum((1, 2)), (gauss * pixels).sum((1, 2))
+    norm = np.maximum(gg * n - g**2, 1e-12)
+    height, sky = (gp * n - g * p) / norm, (gg * p - g * gp) / norm
+    model = np.where(near, height[:, None, None] * gauss + sky[:, None, None], 0.0)
+    left = np.maximum(((pixels - model) ** 2).sum((1, 2)) - n, 0.0)
+    return np.asarray(np.sqrt(left / np.maximum((model**2).sum((1, 2)), 1e-12)))
 
 
 def _half_maximum(

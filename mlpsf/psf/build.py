@@ -12,6 +12,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
+from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.solver.field import solve_field
@@ -98,8 +99,9 @@ def build_psf(
         If stars are left out because they are too near the edge, masked at the core or over half
         of the box, or without light above the background. The message gives the number of each.
         If the PSF varies over the frame significantly and `at` is not given. If `at` is given with
-        fewer than 5 stars. If no smooth PSF describes the stars. If they were chosen on another
-        frame.
+        fewer than 5 stars, or beyond all of them. If the FWHM is not that of the frame, or the
+        stars' size grows with their brightness (`mlpsf.psf.agreement`). If no smooth PSF describes
+        the stars. If they were chosen on another frame.
 
     Raises
     ------
@@ -154,6 +156,8 @@ def build_psf(
     solution, order, reason = _vary(solution, hand, found, order)
     meta |= {"order": order, "order_reason": reason, **found.summary}
     psf = _model(solution, order, hand, rep_fact, meta)
+    for text in disagreements(psf, hand, solution.flux, found, stars, place):
+        warnings.warn(text, AstropyUserWarning, stacklevel=2)
     if place is None:
         _warn_of_variation(found, order)
         return psf

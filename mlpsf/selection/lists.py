@@ -20,10 +20,42 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue, read_table
 from mlpsf.selection.choice import Rules
 
-__all__ = ["StarList", "flag_listed", "match_list"]
+__all__ = ["StarList", "flag_listed", "match_list", "warn_of_origin"]
 
 StarList: TypeAlias = Table | str | os.PathLike[str] | Sequence[int]
 """A table or its path, or values of ``id``."""
+
+_FEWEST = 5  # positions that tell whether a catalogue counts from 1
+_OFF = 0.7  # pixels, median distance from which positions are off
+
+
+def warn_of_origin(listed: Table, found: Table) -> None:
+    """Warn if a catalogue's positions are all off the sources of the frame by the same amount.
+
+    Parameters
+    ----------
+    listed : Table
+        Positions as `read_catalogue` returns them.
+    found : Table
+        Sources that were detected.
+    """
+    place, bright = (np.column_stack([t["x"], t["y"]]).astype(float) for t in (listed, found))
+    distance, nearest = cKDTree(bright).query(place)
+    near = distance < max(3.0, float(found.meta["fwhm"]))
+    if near.sum() < _FEWEST:
+        return
+    off = (place - bright[nearest])[near]
+    middle = np.median(off, axis=0)
+    spread = 1.4826 * np.median(np.abs(off - middle), axis=0)
+    if np.hypot(*middle) < _OFF or not (spread < 0.5 * np.hypot(*middle)).all():
+        return
+    one = " They seem to count from 1: subtract it, or name the columns X_IMAGE and Y_IMAGE."
+    warnings.warn(
+        f"The positions of the catalogue are ({middle[0]:+.2f}, {middle[1]:+.2f}) pixels off the "
+        f"sources, the median of {int(near.sum())}."
+        + (one if np.abs(middle - 1).max() < _OFF / 2 else " Are they of this frame?"),
+        stacklevel=3,
+    )
 
 
 def flag_listed(

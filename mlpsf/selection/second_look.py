@@ -40,6 +40,7 @@ _SEARCHED = (0.3, 1.75)  # FWHM, radii between which point sources are searched 
 _STACKED = 25  # candidates in the stack; more take time and change nothing
 _TREND = 15  # minimum number of candidates to fit a trend over the frame, not a constant
 _MODEL_ERROR = 0.01  # error of a stack on tenths of pixels, relative to the light in a pixel
+_LOOKS = 4  # at most: stars that take the places of struck ones are looked at, too
 _NOISE_ALONE = 2.4  # median over stars of the highest significance, for noise only
 
 
@@ -59,7 +60,10 @@ class SecondLook(NamedTuple):
 
 
 class _Cutouts(NamedTuple):
-    """Cutouts of the candidates, with a FWHM of at most 4 pixels, and initial values of the fit."""
+    """Cutouts of the candidates in units of the noise, with a FWHM of at most 4 pixels.
+
+    And initial values of the fit.
+    """
 
     data: NDArray[np.float32]
     variance: NDArray[np.float64]  # of the sky; whole cutouts or one value each
@@ -147,26 +151,42 @@ def strike_outliers(
         ``n_outliers`` and ``n_outliers_kept`` in the metadata.
     probability : ndarray, shape (n,)
     rules : Rules
-        Rules of the choice. Twice as many candidates as needed are compared. At least ``n_min``
-        of those that reach the threshold are kept.
+        Rules of the choice. Twice as many candidates as needed are compared, and again if so many
+        are struck that others would be chosen. At least ``n_min`` of those that reach the threshold
+        are kept.
     """
     placed = with_places(frame, sources)
-    ranked = candidates(placed, probability, threshold=rules.threshold, rank_by=rules.rank_by)
-    if rules.relax and len(ranked) < rules.n_min:
-        ranked = candidates(placed, probability)[: rules.n_min]
-    rows = ranked[: int(np.ceil(2 * rules.n_max / (1.0 - rules.reserve)))]
-    surest = candidates(sources, probability)
-    rows = surest[np.isin(surest, rows)]  # the most probable make the PSF
-    outliers, n_looked_at = _outliers(frame, sources, rows)
-    outliers = outliers[np.asarray(sources["flags"])[outliers] & Flag.KEPT == 0]
-    n_struck = min(len(outliers), max(len(ranked) - rules.n_min, 0))
-    flags = np.array(sources["flags"])
-    flags[outliers[:n_struck]] |= Flag.OUTLIER
-    flags[outliers[n_struck:]] |= Flag.OUTLIER_KEPT
-    sources["flags"] = flags
+
+    def ranking() -> NDArray[np.intp]:
+        placed["flags"] = sources["flags"]
+        ranked = candidates(placed, probability, threshold=rules.threshold, rank_by=rules.rank_by)
+        if rules.relax and len(ranked) < rules.n_min:
+            ranked = candidates(placed, probability)[: rules.n_min]
+        return ranked
+
+    needed = int(np.ceil(rules.n_max / (1.0 - rules.reserve)))
+    looked = np.zeros(0, dtype=np.intp)
+    kept = n_looked_at = n_struck = 0
+    for _ in range(_LOOKS):
+        ranked = ranking()
+        rows = ranked[: 2 * needed]
+        if np.isin(rows[:needed], looked).all():
+            break
+        surest = candidates(sources, probability)
+        rows = surest[np.isin(surest, rows)]  # the most probable make the PSF
+        outliers, number = _outliers(frame, sources, rows)
+        flags = np.array(sources["flags"])
+        outliers = outliers[flags[outliers] & (Flag.KEPT | Flag.OUTLIER_KEPT) == 0]
+        most = min(len(outliers), max(len(ranked) - rules.n_min, 0))
+        flags[outliers[:most]] |= Flag.OUTLIER
+        flags[outliers[most:]] |= Flag.OUTLIER_KEPT
+        sources["flags"] = flags
+        n_looked_at += number if not len(looked) else int((~np.isin(rows, looked)).sum())
+        looked = np.union1d(looked, rows)
+        n_struck, kept = n_struck + most, kept + len(outliers) - most
     sources.meta["n_looked_at"] = n_looked_at
     sources.meta["n_outliers"] = n_struck
-    sources.meta["n_outliers_kept"] = len(outliers) - n_struck
+    sources.meta["n_outliers_kept"] = kept
 
 
 def _outliers(frame: Frame, sources: Table, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
@@ -215,19 +235,26 @@ def _cut(
     )
     row, column = nearest_pixels(x, y, frame.shape)
     rms = frame.background.rms[row, column].astype(np.float64)
-    variance, gain = rms[:, None, None] ** 2, np.inf
+    # In units of the noise: the limits of the fits are those of numbers near one.
+    unit = float(np.median(rms))
+    pixels = cut.data / np.float32(unit)
+    variance, gain = (rms[:, None, None] / unit) ** 2, np.inf
     if frame.variance is not None:  # it includes the stars' own noise
         everywhere = extract_cutouts(
-            frame.background.rms**2, x, y, 2 * half + 1, fwhm=fwhm if scale > 1 else None
+            (frame.background.rms / np.float32(unit)) ** 2,
+            x,
+            y,
+            2 * half + 1,
+            fwhm=fwhm if scale > 1 else None,
         )
         variance = everywhere.data.astype(np.float64)
     else:
-        gain = frame.known_gain
+        gain = frame.known_gain * unit
     u = np.arange(-half, half + 1)
     near = np.hypot(u, u[:, None]) <= width
-    flux = np.asarray(np.nansum(np.where(near, cut.data, 0.0), axis=(1, 2), dtype=np.float64))
+    flux = np.asarray(np.nansum(np.where(near, pixels, 0.0), axis=(1, 2), dtype=np.float64))
     return _Cutouts(
-        cut.data,
+        pixels,
         # Variance of pixels averaged over scale**2. The resulting correlation is shorter than the
         # width of a star, over which pixels are summed.
         variance / scale**2,

@@ -32,7 +32,7 @@ VERDICTS = (
 )
 """Verdicts, in the order in which they are tried."""
 
-ELONGATED, TRAILED = 0.25, 0.45
+ELONGATED, TRAILED = 0.15, 0.45
 """Ellipticity 1 - b/a of the stars from which a frame is elongated, or trailed."""
 
 UNDERSAMPLED = 1.7
@@ -40,6 +40,7 @@ UNDERSAMPLED = 1.7
 
 _BRIGHT = 20.0  # S/N of the sources that are looked at
 _PAIRED = 0.3  # share of the sources with a companion at one and the same place
+_CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
 _GROWN = 0.7  # largest logarithm of the width of a bright star over that of the others
 _WIDER = 1.08  # width of the brightest stars over that of the others from which it is said
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
@@ -88,6 +89,9 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
     if len(bright) < 3:
         what = f"{len(bright)} source{'s' * (len(bright) > 1)} of S/N {_BRIGHT:g} or more"
         return _said("few stars", f"{what}; whether they are alike cannot be told")
+    if (n := int(meta.get("fwhm_n_stars", 3))) < 3:
+        what = f"the FWHM of {fwhm:.2f} pixels is that of {n} source{'s' * (n > 1)} alone"
+        return _said("few stars", f"{what}; look at them, or add frames of the same night")
     if reason := _doubled(frame, sources, snr, fwhm):
         return _said("doubled", reason)
     if reason := _defocused(frame, sources, bright, fwhm):
@@ -107,8 +111,8 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
         low, high = np.quantile(np.asarray(sources["local_fwhm"])[bright], [0.05, 0.95])
         todo = "a PSF is that of a place: build_psf(at=(x, y)), --at X Y"
         return _said("varying", f"FWHM from {low:.1f} to {high:.1f} pixels over the frame; {todo}")
-    grown = _growth(sources, bright)
-    return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{grown}")
+    said = _range(sources, bright) + _growth(sources, bright)
+    return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{said}")
 
 
 def flag_verdict(sources: Table, verdict: dict[str, str]) -> None:
@@ -116,6 +120,17 @@ def flag_verdict(sources: Table, verdict: dict[str, str]) -> None:
     sources.meta.update(verdict)
     if verdict["verdict"] == "no stars":
         sources["flags"] = np.array(sources["flags"]) | Flag.NO_STARS
+
+
+def _range(sources: Table, bright: NDArray[np.intp]) -> str:
+    """Say between which values the FWHM changes over the frame, if it does."""
+    local = np.log(np.asarray(sources["local_fwhm"])[bright])
+    low, high = np.quantile(local, [0.05, 0.95])
+    # Of the median of seven stars; from 5 to 95 per cent are 3.3 standard deviations.
+    noise = 3.3 * 1.25 * float(sources.meta.get("fwhm_scatter", 0.0)) / np.sqrt(7)
+    if high - low < max(_CHANGES, 1.5 * noise):
+        return ""
+    return f"; the FWHM is {np.exp(low):.2f} to {np.exp(high):.2f} over the frame"
 
 
 def _growth(sources: Table, bright: NDArray[np.intp]) -> str:

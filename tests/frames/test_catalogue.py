@@ -204,3 +204,9 @@ def test_no_such_file(frame, tmp_path):
         read_catalogue(tmp_path / "none.csv", frame)
     with pytest.raises(CatalogueError, match="There is no catalogue file"):
         read_catalogue(tmp_path, frame)
+
+
+def test_rows_of_one_source(frame):
+    table = Table({"x": [10.0, 30.0, 10.2], "y": [10.0, 5.0, 10.1]})
+    with pytest.warns(UserWarning, match=r"1 of 3 positions .* same source in two rows"):
+        assert read_catalogue(table, frame)["x"].tolist() == [10.0, 30.0]

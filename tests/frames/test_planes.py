@@ -85,3 +85,41 @@ def test_the_light_of_sources_is_added_to_weights_where_the_gain_is_known(tmp_pa
     frame = read_frame(tmp_path / "a.fits")
     assert frame.origin["gain"] == "header GAIN"
     assert frame.variance[60, 60] == pytest.approx(4 + 2500, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "bad", "saturated", "harmless"),
+    [
+        ("DQ", {"TELESCOP": "HST"}, 4096, 256, 64),
+        ("DQ", {"TELESCOP": "JWST"}, 1, 2, 4),
+        ("MSK", {}, 16, 2, 32),
+    ],
+)
+def test_the_bits_of_masks(tmp_path, name, header, bad, saturated, harmless):
+    bits = np.zeros((128, 128), np.int32)
+    bits[5, 7], bits[6, 8], bits[7, 9] = bad, saturated, harmless
+    hdus = planes(name, bits)
+    hdus[2] = fits.ImageHDU(bits, name=name)
+    hdus[0].header.update(header)
+    hdus.writeto(tmp_path / "a.fits")
+    frame = read_frame(tmp_path / "a.fits")
+    assert frame.mask[5, 7]
+    assert frame.mask.sum() == 2
+    assert np.argwhere(frame.saturated_plane).tolist() == [[6, 8]]
+    assert planes_of(tmp_path / "a.fits") == {2}
+
+
+def test_any_bit_of_an_unknown_mask_is_bad(tmp_path):
+    bits = np.zeros((128, 128))
+    bits[5, 7] = 32
+    planes("MASK", bits).writeto(tmp_path / "a.fits")
+    assert np.argwhere(read_frame(tmp_path / "a.fits").mask).tolist() == [[5, 7]]
+
+
+def test_hyperbolic_sines_of_pan_starrs():
+    light = image() * 100
+    zero, soft, scale = 3.0, 40.0, 2.5 / np.log(10)
+    header = fits.Header({"BOFFSET": zero, "BSOFTEN": soft})
+    stored = (scale * np.arcsinh((light - zero) / (2 * soft))).astype(np.float32)
+    frame = read_frame(fits.PrimaryHDU(stored, header))
+    np.testing.assert_allclose(frame.data, light, rtol=1e-4, atol=1e-3)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,3 +140,38 @@ def test_the_light_is_shared_between_psf_and_fluxes_in_one_way_only():
         scale = (model * (data - solution.sky[i])).sum() / (model**2).sum()
         excess.append(scale / solution.flux[i] - 1)
     assert np.mean(excess) == pytest.approx(0.0, abs=0.004)
+
+
+def stars_of_sizes(growth):
+    """Draw stars that are the wider the brighter they are."""
+    rng = np.random.default_rng(8)
+    flux = np.geomspace(2e4, 4e5, 16)
+    image = rng.normal(0, 2.0, (4 * 60, 4 * 60))
+    places = []
+    for k, f in enumerate(flux[rng.permutation(16)]):
+        x, y = 60 * (k % 4) + 30.3, 60 * (k // 4) + 29.8
+        wide = 3.0 * (1 + growth * np.log(f / flux[0]) / np.log(20))
+        image += PSFModel(table(0.0), wide, 3.0).render([x], [y], [f], image.shape)
+        places.append((x, y))
+    return image, np.array(places)
+
+
+def test_stars_that_grow_with_their_brightness_are_said():
+    image, places = stars_of_sizes(0.1)
+    with pytest.warns(AstropyUserWarning, match="grow with their brightness"):
+        build_psf(image, places, background=0.0)
+    build_psf(*stars_of_sizes(0.0), background=0.0)  # nothing to warn of
+
+
+def test_another_fwhm_than_the_frames_is_said():
+    image, places, _ = field()
+    stars = Table({"x": places[:, 0], "y": places[:, 1], "local_fwhm": np.full(9, 2.5)})
+    with pytest.warns(AstropyUserWarning, match=r"the stars of the frame near them 2\.50: \+"):
+        build_psf(image, stars, background=0.0)
+
+
+def test_a_place_beyond_all_stars_is_said():
+    image, places, _ = field(n=4)
+    near = places[places[:, 0] < 150]
+    with pytest.warns(AstropyUserWarning, match=r"\(270, 100\) is beyond all stars, \d+ pixels"):
+        build_psf(image, near, background=0.0, at=(270.0, 100.0))

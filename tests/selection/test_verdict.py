@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy.table import Table
 from scipy.ndimage import shift
 
 from mlpsf import find_sources, select_stars, simulate_frame
@@ -88,3 +89,30 @@ def test_lone_bad_pixels_are_filled_and_others_stay():
     assert not filled.mask[100, 100]
     assert filled.mask[200:204, 200:204].all()
     assert filled.data[100, 100] == pytest.approx(frame.data[100, 100], abs=60)
+
+
+def test_two_stars_among_rays_are_few():
+    frame = simulate_frame(shape=(300, 300), n_stars=25, n_galaxies=0, fwhm=3, seed=2).frame
+    sources = find_sources(frame)
+    assert judge_frame(frame, sources)["verdict"] == "few stars"
+    assert sources.meta["fwhm"] == pytest.approx(3.0, rel=0.12)
+
+
+def test_a_little_trail_is_said():
+    assert verdict_of(frame_of(e1=0.1)) == "elongated"
+
+
+def test_galaxies_among_stars_are_no_variation():
+    frame = frame_of(n_stars=40, n_galaxies=400, galaxy_radius=2.0, galaxy_flux_range=(5e3, 3e5))
+    sources = find_sources(frame)
+    assert not sources.meta["varies"]
+    assert sources.meta["fwhm"] == pytest.approx(4.0, rel=0.02)
+
+
+def test_a_catalogue_that_counts_from_one():
+    sim = simulate_frame(shape=(300, 300), n_stars=60, n_galaxies=0, fwhm=4.0, seed=3)
+    found = find_sources(sim.frame)
+    found = found[(found["x"] < 295) & (found["y"] < 295)]
+    listed = Table({"x": found["x"] + 1, "y": found["y"] + 1})
+    with pytest.warns(UserWarning, match=r"\+1\.0.* seem to count from 1"):
+        select_stars(sim.frame, catalogue=listed, n_min=1, relax=True)

@@ -12,6 +12,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
+from scipy.spatial import cKDTree
 
 from mlpsf.errors import CatalogueError
 from mlpsf.frames.frame import Frame
@@ -29,6 +30,7 @@ _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("x_image", "y_image", 1.0),
     ("xpsf_image", "ypsf_image", 1.0),
 )
+_SAME = 0.5  # pixels between two rows of one source
 _SKY_COLUMNS = (
     ("ra", "dec"),
     ("ra_icrs", "de_icrs"),
@@ -72,7 +74,7 @@ def read_catalogue(
     Warns
     -----
     UserWarning
-        If positions are left out because they are not finite or off the frame.
+        If positions are left out because they are not finite, off the frame, or repeated.
 
     Examples
     --------
@@ -108,7 +110,19 @@ def read_catalogue(
             "finite, and are left out.",
             stacklevel=2,
         )
-    return Table({"id": _ids(table)[on], "x": x[on], "y": y[on]})
+    found = Table({"id": _ids(table)[on], "x": x[on], "y": y[on]})
+    pairs = cKDTree(np.column_stack([found["x"], found["y"]])).query_pairs(
+        _SAME, output_type="ndarray"
+    )
+    if len(pairs):
+        again = np.unique(pairs.max(axis=1))
+        warnings.warn(
+            f"{len(again)} of {len(x)} positions of {name} are within {_SAME:g} pixels of an "
+            "earlier one, the same source in two rows, and are left out.",
+            stacklevel=2,
+        )
+        found.remove_rows(again)
+    return found
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:

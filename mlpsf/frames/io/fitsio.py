@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError
 from mlpsf.frames.io.planes import beside as noise_beside
-from mlpsf.frames.io.planes import named_planes
+from mlpsf.frames.io.planes import mask_bits, named_mask, named_planes
 
 __all__ = [
     "HDUSelector",
@@ -230,7 +230,8 @@ def planes_of(path: str | Path) -> set[int]:
     with open_fits(path) as hdus, quiet():
         behind = {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
         named = {plane for n in range(len(hdus)) for plane, _ in named_planes(hdus, n)}
-        return behind | named
+        masks = {plane for n in range(len(hdus)) if (plane := named_mask(hdus, n)) is not None}
+        return behind | named | masks
 
 
 def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
@@ -255,8 +256,13 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
             variance = read_pixels(following[1], f"the variance of {name}")
     else:
         noise_plane = _noise_plane(hdus, number, name)
+        if (n := named_mask(hdus, number)) is not None:
+            bad, full = mask_bits(hdus[n].name.strip().upper(), headers[-1])
+            plane = _plane(hdus[n], f"the mask of {name}")
+            mask = (plane & (bad | full)) != 0
+            saturated = (plane & full) != 0 if full else None
     return Image(
-        data=read_pixels(hdu, name),
+        data=_linear(read_pixels(hdu, name), headers[0]),
         name=name,
         headers=headers,
         wcs=celestial(headers[0]),
@@ -265,6 +271,14 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
         saturated_plane=saturated,
         noise_plane=noise_plane,
     )
+
+
+def _linear(data: Any, header: fits.Header) -> Any:
+    """Return pixels that Pan-STARRS stores as asinh (Waters et al. 2020, ApJS 251, 4)."""
+    with contextlib.suppress(KeyError, ValueError, TypeError, fits.VerifyError):
+        zero, soft = float(header["BOFFSET"]), float(header["BSOFTEN"])
+        return zero + 2 * soft * np.sinh(np.asarray(data, dtype=np.float64) * np.log(10) / 2.5)
+    return data
 
 
 def _repaired(hdu: Any) -> fits.Header:

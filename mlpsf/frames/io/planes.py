@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-__all__ = ["ENDINGS", "as_variance", "beside", "named_planes"]
+__all__ = ["ENDINGS", "as_variance", "beside", "mask_bits", "named_mask", "named_planes"]
 
 ERRORS = ("ERR", "ERROR", "SIGMA", "RMS", "UNCERT", "UNC")
 VARIANCES = ("VAR", "VARIANCE")
@@ -56,6 +56,57 @@ def named_planes(hdus: fits.HDUList, number: int) -> Iterator[tuple[int, str]]:
         and hdu.ver == image.ver
     ]
     yield from sorted(found, key=lambda item: list(ENDINGS).index(hdus[item[0]].name.upper()))
+
+
+_MASKS = ("DQ", "MSK", "MASK")
+_HST = (0b11_0010_1011_1111, 256 | 2048)  # without warm pixels (64) and charge traps (1024)
+_JWST = (1, 2)  # DO_NOT_USE, SATURATED
+_DES = (0b0100_0111_1101_1111, 2)  # without stars, fixed, suspect, and near the edge
+
+
+def mask_bits(name: str, header: fits.Header) -> tuple[int, int]:
+    """Return which bits of a mask mean that a pixel is bad, and which that it is saturated.
+
+    Parameters
+    ----------
+    name : str
+        Name of the mask's HDU.
+    header : astropy.io.fits.Header
+        Primary header of the file.
+
+    Returns
+    -------
+    bad, saturated : int
+        Those of HST's and JWST's ``DQ`` and of DES's ``MSK``; of other masks every bit is bad.
+
+    Examples
+    --------
+    >>> mask_bits("DQ", fits.Header({"TELESCOP": "JWST"}))
+    (1, 2)
+    """
+    telescope = str(header.get("TELESCOP", "")).strip().upper()
+    if name == "DQ" and telescope in ("HST", "JWST"):
+        return _HST if telescope == "HST" else _JWST
+    if name == "MSK":
+        return _DES
+    return ~0, 0
+
+
+def named_mask(hdus: fits.HDUList, number: int) -> int | None:
+    """Return the number of the HDU with the mask of an image: ``DQ``, ``MSK`` or ``MASK``."""
+    image = hdus[number]
+    if image.name.strip().upper() not in _IMAGES:
+        return None
+    for n, hdu in enumerate(hdus):
+        if (
+            n != number
+            and isinstance(hdu, (fits.ImageHDU, fits.CompImageHDU))
+            and hdu.name.strip().upper() in _MASKS
+            and tuple(hdu.shape or ()) == tuple(image.shape or ())
+            and hdu.ver == image.ver
+        ):
+            return n
+    return None
 
 
 def beside(path: Path) -> Iterator[tuple[Path, str]]:

@@ -1,0 +1,117 @@
+"""Whether a PSF agrees with its stars and their frame; where it does not, by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.spatial import Delaunay, QhullError
+
+from mlpsf.psf.model import PSFModel
+from mlpsf.psf.solver.stars import Stars
+from mlpsf.psf.solver.variation import PSFVariation
+
+__all__ = ["disagreements"]
+
+FloatArray = NDArray[np.float64]
+
+_OFF = 0.08  # relative; a PSF of a few stars has an error of 0.01, one of narrow stars of 0.03
+_GROWTH = 0.1  # of dT/T from the faintest to the brightest star: more than brighter-fatter makes
+_SURE = 5.0  # standard deviations
+_FEWEST = 8  # stars that show whether their size grows
+_FAR = 0.1  # of the frame's diagonal: a place farther from all stars is beyond them
+
+
+def disagreements(
+    psf: PSFModel,
+    hand: Stars,
+    flux: FloatArray,
+    found: PSFVariation,
+    stars: Any,
+    place: tuple[float, float] | None,
+) -> Iterator[str]:
+    """Yield what a user has to know of a PSF that does not agree with its stars or their frame.
+
+    Parameters
+    ----------
+    psf : PSFModel
+    hand : Stars
+        The stars that it was made of.
+    flux : ndarray, shape (n,)
+        Their fluxes.
+    found : PSFVariation
+        Their sizes.
+    stars : Table or array_like
+        As given to `mlpsf.build_psf`; the table of `mlpsf.select_stars` knows the frame's FWHM.
+    place : (float, float) or None
+        Place that the PSF was asked for.
+    """
+    if (expected := _expected_fwhm(hand, stars)) is not None:
+        off = psf.fwhm / expected - 1
+        if abs(off) > _OFF * max(1.0, 2 / expected):
+            yield (
+                f"the PSF has a FWHM of {psf.fwhm:.2f} pixels, the stars of the frame near them "
+                f"{expected:.2f}: {off:+.0%}. Look at the stars (plot), or choose others"
+            )
+    if (growth := _growth(flux, found)) is not None:
+        yield (
+            f"the stars grow with their brightness: the brightest are {growth / 2:.0%} wider than "
+            "the faintest. They are saturated, or the detector is not linear: leave the brightest "
+            "out (a lower saturation, --saturation)"
+        )
+    if place is not None and (far := _beyond(hand, place)) is not None:
+        yield (
+            f"({place[0]:g}, {place[1]:g}) is beyond all stars, {far:.0f} pixels from the nearest: "
+            "the PSF there is extrapolated"
+        )
+
+
+def _expected_fwhm(hand: Stars, stars: Any) -> float | None:
+    """Return the FWHM that the frame's stars have where those of the PSF are."""
+    if not isinstance(stars, Table) or "local_fwhm" not in stars.colnames:
+        return None
+    at = np.column_stack([stars["x"], stars["y"]]).astype(np.float64)
+    mine = np.column_stack([hand.x, hand.y])
+    finite = np.isfinite(at).all(axis=1)
+    if not finite.any() or not len(mine):
+        return None
+    nearest = np.argmin(np.hypot(*(mine[:, None] - at[finite][None]).transpose(2, 0, 1)), axis=1)
+    local = np.asarray(stars["local_fwhm"], dtype=np.float64)[finite][nearest]
+    return float(np.median(local)) if np.isfinite(local).all() else None
+
+
+def _growth(flux: FloatArray, found: PSFVariation) -> float | None:
+    """Return by how much dT/T grows from the faintest to the brightest star, if it surely does."""
+    size, error = found.values[:, 0], found.errors[:, 0]
+    used = np.isfinite(error) & (flux > 0)
+    if used.sum() < _FEWEST:
+        return None
+    # Sizes that change over the frame are no growth.
+    size = size - (found.at(found.x, found.y)[:, 0] if found.significant else 0.0)
+    light = np.log(flux[used])
+    light -= light.mean()
+    weight = 1 / (error[used] ** 2 + 0.01**2)
+    terms = np.column_stack([np.ones_like(light), light])
+    normal = np.linalg.pinv((terms * weight[:, None]).T @ terms)
+    fit = normal @ (terms.T @ (weight * size[used]))
+    left = size[used] - terms @ fit
+    scale = max(1.0, float((weight * left**2).sum()) / max(len(light) - 2, 1))
+    growth = fit[1] * float(np.ptp(light))
+    sure = fit[1] > _SURE * np.sqrt(normal[1, 1] * scale)
+    return float(growth) if sure and growth > _GROWTH else None
+
+
+def _beyond(hand: Stars, place: tuple[float, float]) -> float | None:
+    """Return the distance to the nearest star of a place beyond all of them, else None."""
+    at = np.column_stack([hand.x, hand.y])
+    nearest = float(np.hypot(*(at - np.asarray(place)).T).min())
+    if nearest < _FAR * float(np.hypot(*hand.frame_shape)):
+        return None
+    try:
+        inside = len(at) > 3 and bool(Delaunay(at).find_simplex(np.asarray(place)) >= 0)
+    except QhullError:  # all on a line
+        inside = False
+    return None if inside else nearest
