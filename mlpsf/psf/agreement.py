@@ -73,7 +73,7 @@ def _expected_fwhm(hand: Stars, stars: Any) -> float | None:
     """Return the FWHM that the frame's stars have where those of the PSF are."""
     if not isinstance(stars, Table) or "local_fwhm" not in stars.colnames:
         return None
-    at = np.column_stack([stars["x"], stars["y"]]).astype(np.float64)
+    at = np.column_stack([np.asarray(stars[k], dtype=np.float64) for k in "xy"])  # of a QTable, too
     mine = np.column_stack([hand.x, hand.y])
     finite = np.isfinite(at).all(axis=1)
     if not finite.any() or not len(mine):
