@@ -25,11 +25,32 @@ __all__ = [
     "OutputError",
     "PSFError",
     "TooFewStarsError",
+    "printable",
 ]
 
 
+def printable(text: object) -> str:
+    r"""Return text with control characters and undecodable bytes as escapes; lines stay lines.
+
+    Names of files and words of headers are others' text: on a terminal, an escape sequence among
+    them would act.
+
+    Examples
+    --------
+    >>> print(printable("a\x1b[2Jb.fits"))
+    a\x1b[2Jb.fits
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )
+
+
 class MlpsfError(Exception):
-    """Base class of all mlpsf exceptions."""
+    """Base class of all mlpsf exceptions; the text of one is printable."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(MlpsfError, ValueError):

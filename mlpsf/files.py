@@ -2,17 +2,68 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlpsf.errors import OutputError
+from mlpsf.errors import MlpsfError, OutputError
 
-__all__ = ["check_folder", "check_replaceable", "product_kind", "whole_file"]
+__all__ = [
+    "check_folder",
+    "check_replaceable",
+    "file_hash",
+    "input_file",
+    "product_kind",
+    "whole_file",
+]
 
 _HEAD = 1 << 20  # bytes of a file that hold its header
+
+
+def input_file(
+    path: str | os.PathLike[str],
+    error: type[MlpsfError],
+    what: str,
+    *,
+    missing: type[MlpsfError] | None = None,
+) -> Path:
+    """Return the path of a file that can be read: no folder, pipe, device or impossible name.
+
+    Parameters
+    ----------
+    path : path-like
+        ``~`` stands for the user's home.
+    error : type
+        Error to raise.
+    what : str
+        What the file should be, with its article: "a FITS file".
+    missing : type, optional
+        Error to raise if there is no such file; `error` by default.
+
+    Raises
+    ------
+    MlpsfError
+        Of the given type.
+    """
+    try:
+        found = Path(path).expanduser()
+        if found.is_dir():
+            raise error(f"{str(path)!r} is a folder. Expected {what}: give one of its files.")
+        if found.is_file():
+            return found
+        # A pipe or a device has no size and perhaps no end.
+        there = found.exists() or found.is_symlink()
+    except (OSError, ValueError, RuntimeError, TypeError) as failure:
+        raise error(f"{str(path)!r} is no name of a file ({failure}). Expected {what}.") from None
+    if there:
+        raise error(f"{str(path)!r} is no regular file. Expected {what}.")
+    raise (missing or error)(
+        f"There is no file {str(path)!r}. Expected {what}: check the path; a relative one starts "
+        f"at {str(Path.cwd())!r}."
+    )
 
 
 def check_folder(path: str | os.PathLike[str]) -> Path:
@@ -25,15 +76,30 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(
-            f"Cannot write {path}: the folder {folder} does not exist. Make it first."
-        )
-    if path.is_dir():
-        raise OutputError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
+    try:
+        if not folder.is_dir():
+            raise OutputError(
+                f"Cannot write {path}: the folder {folder} does not exist. Make it first."
+            )
+        if path.is_dir():
+            raise OutputError(
+                f"Cannot write {path}: it is a folder. Give the name of a file in it."
+            )
+        if path.exists() and not path.is_file():
+            raise OutputError(f"Cannot write {path}: it is a device or a pipe. Name a file.")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"Cannot write {path}: it is no name of a file ({error}).") from None
     if not os.access(folder, os.W_OK):
         raise OutputError(f"Cannot write {path}: no permission to write in {folder}.")
     return path
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

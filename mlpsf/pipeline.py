@@ -92,8 +92,8 @@ def select_stars(
         ``OUTLIER_KEPT``. The metadata give the numbers: ``n_looked_at`` (0 if there are too few
         to compare), ``n_outliers``, ``n_outliers_kept``. See `mlpsf.selection.second_look`.
     cutout_size : int, optional
-        Side of the residual selector's cutouts in pixels. By default 111, as published, or
-        12 FWHM if that is less.
+        Side of the residual selector's cutouts in pixels, odd, 15 to 301. By default 111, as
+        published, or 12 FWHM if that is less.
     progress : callable, optional
         Called with the name of each step before it starts.
     threshold : float, optional
@@ -229,7 +229,7 @@ def select_cutouts(
     rules = rules_for(selector, **choice)
     if isinstance(cutouts, Cutouts):
         x, y = cutouts.positions if x is None else (x, y)
-    pixels = clean_cutouts(np.ma.asarray(cutouts))
+    pixels = clean_cutouts(cutouts)
     n = len(pixels)
     places = None if x is None and y is None else _places(x, y, n)
     frames = np.zeros(n) if groups is None else check_frames(groups, n)

@@ -11,12 +11,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from threadpoolctl import threadpool_limits
 
 from mlpsf.batch.inputs import Job
-from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError
+from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError, printable
+from mlpsf.files import file_hash
 from mlpsf.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from mlpsf.frames.frame import Frame
     from mlpsf.psf import PSFModel
 
-__all__ = ["Outcome", "Row", "failed", "judge_psf", "run_job"]
+__all__ = ["Outcome", "Row", "failed", "is_row", "judge_psf", "run_job"]
 
 # A Dask worker may run several jobs in threads. But warnings and thread limits apply to the whole
 # process, and TRIPPy was written for one thread.
@@ -54,12 +56,37 @@ class Row(TypedDict):
     warnings: str
 
 
+_KINDS = {
+    "str": str,
+    "float": (int, float),
+    "int | None": (int, NoneType),
+    "float | None": (int, float, NoneType),
+}
+
+
+def is_row(row: Any) -> bool:
+    """Return whether values are those of a row: all there, each of its type."""
+    kinds = {key: _KINDS[kind] for key, kind in _annotations(Row).items()}
+    return (
+        isinstance(row, dict)
+        and {key: isinstance(value, kinds[key]) for key, value in row.items() if key in kinds}
+        == dict.fromkeys(kinds, True)
+        and set(row) == set(kinds)
+    )
+
+
+def _annotations(kind: Any) -> dict[str, str]:
+    return {
+        key: getattr(value, "__forward_arg__", value) for key, value in kind.__annotations__.items()
+    }
+
+
 class Outcome(TypedDict):
-    """Result of a job: its row, whether to try it again, and sizes of its files by name."""
+    """Result of a job: its row, whether to try it again, and SHA-256 of its files by name."""
 
     row: Row
     again: bool
-    products: dict[str, int]
+    products: dict[str, str]
 
 
 def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
@@ -109,8 +136,8 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
             again = True
         row["seconds"] = round(time.perf_counter() - start, 3)
     row["warnings"] = "; ".join(dict.fromkeys(_line(w.message) for w in caught))
-    sizes = {p.name: p.stat().st_size for p in (job.stars, job.psf) if p.exists()}
-    return {"row": row, "again": again, "products": sizes}
+    products = {p.name: file_hash(p) for p in (job.stars, job.psf) if p.exists()}
+    return {"row": row, "again": again, "products": products}
 
 
 @contextmanager
@@ -158,7 +185,7 @@ def _empty_row(job: Job) -> Row:
 
 
 def _line(message: Any) -> str:
-    return " ".join(str(message).split())
+    return printable(" ".join(str(message).split()))
 
 
 def _work(job: Job, row: Row) -> None:

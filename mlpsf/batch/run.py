@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from mlpsf.batch.inputs import Job, Settings, find_frames, plan_jobs
-from mlpsf.batch.job import Outcome, Row
+from mlpsf.batch.job import Outcome, Row, is_row
 from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError
-from mlpsf.files import product_kind, whole_file
+from mlpsf.files import check_folder, file_hash, product_kind, whole_file
 from mlpsf.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ __all__ = ["Night", "Settings", "run_frames", "summarise"]
 SUMMARY = "night"
 """Stem of the file names of the summary."""
 
-_FORMAT = 2
+_FORMAT = 3
+_LONGEST = 2**22  # bytes of a row's file
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
 
 
@@ -225,21 +227,22 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
     folder = rows_folder.parent
     summary, parquet = (folder / f"{SUMMARY}.{ending}" for ending in ("ecsv", "parquet"))
     others = {}
+    for path in (summary, parquet):
+        check_folder(path) if path.is_dir() else None
     if summary.exists() and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
         others[summary] = "mlpsf did not make it"
     elif parquet.exists() and not summary.exists():
         others[parquet] = "no run made it"
     for job in jobs:
-        sizes = {}
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(_row_path(job).read_text())
-            sizes, made_of = dict(kept["products"]), kept["row"]["frame"]
+        mine: set[str] = set()
+        with suppress(*_UNREADABLE):
+            kept = _read_row(job)
+            mine, made_of = set(kept["products"]), kept["row"]["frame"]
             if made_of != job.path:
                 others[job.stars] = f"it was made of {made_of}"
         for path, kind in ((job.stars, "stars"), (job.psf, "psf")):
-            # Open only files not listed in a row: a night has thousands of files.
-            unknown = path.exists() and path.stat().st_size != sizes.get(path.name)
-            if unknown and product_kind(path) != kind:
+            # A product that a row names may be damaged. Open only others: a night has thousands.
+            if path.name not in mine and path.exists() and product_kind(path) != kind:
                 others[path] = "mlpsf did not make it"
     if others:
         path, what = next(iter(others.items()))
@@ -260,20 +263,29 @@ def _keep(job: Job, outcome: Outcome) -> None:
 def _kept(job: Job, retry_failed: bool) -> Row | None:
     """Return the row of a job from an earlier run, if the job need not be run again."""
     try:
-        kept = json.loads(_row_path(job).read_text())
+        kept = _read_row(job)
         if kept["format"] != _FORMAT or kept["key"] != job.key or kept["again"]:
             return None
         row: Row = kept["row"]
         if retry_failed and row["error"]:
             return None
-        for name, size in kept["products"].items():
-            if Path(job.out, name).stat().st_size != size:
-                return None
-        if set(row) != set(Row.__annotations__):
+        if not is_row(row):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+        for name, sha in kept["products"].items():
+            if name not in (job.stars.name, job.psf.name) or file_hash(Path(job.out, name)) != sha:
+                return None
+    except _UNREADABLE:
         return None
     return row
+
+
+def _read_row(job: Job) -> dict[str, Any]:
+    """Read what an earlier run kept of a job."""
+    path = _row_path(job)
+    if path.stat().st_size > _LONGEST:
+        raise ValueError("too long for a row")
+    kept: dict[str, Any] = json.loads(path.read_text())
+    return kept
 
 
 def summarise(rows: Sequence[Row]) -> Table:

@@ -105,8 +105,7 @@ def stellar_profile(
     if not usable.any():
         raise NoSourcesError(
             f"None of the {len(x)} sources of {frame.name} could be an unsaturated star, so the "
-            "frame's FWHM cannot be found. Is the saturation level "
-            f"({frame.saturation:.6g} ADU) right?"
+            f"frame's FWHM cannot be found. {_why_none(frame, moments.ok, core_bad)}"
         )
     rows = np.flatnonzero(usable)
     rows = rows[np.argsort(-snr[rows])]
@@ -139,6 +138,16 @@ def stellar_profile(
         moment_ratio=fwhm / float(np.median(moments.fwhm[members])),
         sizes=sizes,
     )
+
+
+def _why_none(frame: Frame, measured: NDArray[np.bool_], core_bad: NDArray[np.bool_]) -> str:
+    """Say what most of the sources lack, and what to try."""
+    if measured.any() and core_bad[measured].mean() > 0.5:
+        return (
+            "Most are saturated or masked: is the saturation level "
+            f"({frame.saturation:.6g} {frame.unit_name}) right?"
+        )
+    return "Few have a size or enough light: is this an image of the sky, and of stars?"
 
 
 def stellar_size(
@@ -246,12 +255,14 @@ def _half_maximum(
         dx, dy = np.where(ok, fit.dx, dx), np.where(ok, fit.dy, dy)
         psf = stack_stars(cut.data[ok], dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
     width = _width(psf)
-    if size <= 2.5:
+    if size <= 2.5 and ok.any():
         # Stacking stars drawn from this image shows how much stacking widens the real ones. With
         # few sub-pixel phases this is an overestimate, so half of it is subtracted.
         again = psf.stamps(dx[ok], dy[ok], cut.data.shape[-1]) * fit.flux[ok, None, None]
         blurred = stack_stars(again, dx[ok], dy[ok], fit.flux[ok], half, n_iter=rounds)
         width *= np.sqrt(width / _width(blurred))
+    if not 0 < width < 2 * half + 1:
+        raise PSFError("The mean image of the stars has no width.")
     return float(width * scale)
 
 

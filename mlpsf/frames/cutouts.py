@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,8 +156,8 @@ def extract_cutouts(
     Raises
     ------
     InputError
-        If `size` is even or below 3, x and y differ in length or are not finite, or a FWHM is not
-        positive.
+        If `size` is even, below 3 or far beyond the frame, x and y differ in length or are not
+        finite, or a FWHM is not positive.
 
     Examples
     --------
@@ -166,10 +167,14 @@ def extract_cutouts(
     >>> cut.data[0, 1, 1], cut.near_edge.tolist()
     (np.float32(54.0), [False, True])
     """
-    if int(size) != size or size < 3 or size % 2 == 0:
-        raise InputError(f"The 'size' of cutouts must be an odd integer of 3 or more. Got {size}.")
     x, y = check_positions(x, y)
     pixels, bad = _pixels_of(frame)
+    most = 2 * max(*pixels.shape, 500) + 1  # a wider cutout is mostly off the frame
+    if not isinstance(size, Real) or not 3 <= size <= most or size % 2 != 1:
+        raise InputError(
+            f"The 'size' of cutouts must be an odd integer from 3 to {most}. Got {size!r}."
+        )
+    size = int(size)
     if fwhm is None:
         half = size // 2
         x0, y0 = np.rint(x), np.rint(y)

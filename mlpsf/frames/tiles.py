@@ -18,12 +18,15 @@ from mlpsf.frames.background import Background
 from mlpsf.frames.estimation import SkyNoise, find_pile_up
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.geometry import check_positions
-from mlpsf.stacks.values import as_cutouts, sky_and_noise
+from mlpsf.stacks.values import as_cutouts, real_array, sky_and_noise
 
 __all__ = ["LARGEST", "MISSING", "SMALLEST", "TiledFrame", "clean_cutouts", "tile_cutouts"]
 
 SMALLEST, LARGEST = 15, 151
 """Sides in pixels of the cutouts that are taken."""
+
+WIDEST = 301
+"""Widest cutouts that are made of a frame, in pixels."""
 
 _KEPT = 6.5  # FWHM to each side: the widest window of any stage, that of the residual rule
 _BRIGHTEST = 200  # cutouts that tell the FWHM
@@ -113,10 +116,7 @@ def clean_cutouts(cutouts: ArrayLike) -> NDArray[np.float32]:
     >>> clean_cutouts(np.full((1, 15, 15), -1e30))[0, 0, 0]
     np.float32(nan)
     """
-    raw = np.array(np.ma.getdata(cutouts), dtype=np.float32)
-    if isinstance(cutouts, np.ma.MaskedArray):
-        raw[np.ma.getmaskarray(cutouts)] = np.nan
-    pixels: NDArray[np.float32] = as_cutouts(raw)
+    pixels: NDArray[np.float32] = as_cutouts(real_array(cutouts, "Cutouts", np.float32))
     if not len(pixels):
         raise InputError("There must be at least one cutout. Got none.")
     size = pixels.shape[-1]

@@ -108,7 +108,7 @@ def build_psf(
     InputError
         If a parameter is invalid, or a star's position is not finite or off the frame.
     PSFError
-        If no star is given or left.
+        If no star is given or left, or what they give is no image of a star.
 
     Examples
     --------
@@ -143,7 +143,9 @@ def build_psf(
         table, alpha, beta, amplitude = trippy_table(hand.pixels, hand.size, rep_fact)
         psf = PSFModel(table, alpha, beta, rep_fact, meta=meta)
         flux = np.nan_to_num(amplitude) * psf.flux_per_amplitude
-        return replace(psf, stars=np.column_stack([hand.x, hand.y, flux]))
+        psf = replace(psf, stars=np.column_stack([hand.x, hand.y, flux]))
+        psf.check()
+        return psf
     solution = solve(hand.pixels, hand.size, np.ones((len(hand.x), 1)), rounds)
     meta["refinements"] = rounds
     if rounds >= 2 and solution.misfit > MISFIT and len(hand.x) >= 5:
@@ -156,6 +158,7 @@ def build_psf(
     solution, order, reason = _vary(solution, hand, found, order)
     meta |= {"order": order, "order_reason": reason, **found.summary}
     psf = _model(solution, order, hand, rep_fact, meta)
+    psf.check()
     for text in disagreements(psf, hand, solution.flux, found, stars, place):
         warnings.warn(text, AstropyUserWarning, stacklevel=2)
     if place is None:
@@ -230,6 +233,7 @@ def _unsmooth(
         stacklevel=3,
     )
     psf = corrected_psf(hand.pixels, hand.x, hand.y, hand.size, rep_fact)
+    psf.check()
     return replace(psf, meta={**meta, "method": "corrected"})
 
 

@@ -421,4 +421,4 @@ class PSFModel(PSFTable):
         --------
         See :meth:`save`.
         """
-        return read_psf(path, cls)
+        return read_psf(path, cls, cls.check)

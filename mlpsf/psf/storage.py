@@ -19,7 +19,8 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
-from mlpsf.files import check_replaceable, whole_file
+from mlpsf.files import check_replaceable, input_file, whole_file
+from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy.tables import Shape
 
@@ -132,7 +133,7 @@ def write_psf(
     header[_CHECK] = _digest(*numbers)
     # Write to a stream, because astropy compresses files with names that end in .gz.
     with whole_file(path) as temporary, temporary.open("wb") as stream:
-        fits.HDUList(hdus).writeto(stream)
+        fits.HDUList(hdus).writeto(stream, checksum=True)
 
 
 def _digest(*numbers: NDArray[Any]) -> str:
@@ -166,7 +167,9 @@ def _terms_from_hdus(hdus: fits.HDUList) -> tuple[PSFTerms, list[NDArray[Any]]]:
     return terms, [steps, weights, np.array(shape)]
 
 
-def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
+def read_psf(
+    path: str | os.PathLike[str], make: Callable[..., Model], check: Callable[[Model], Any]
+) -> Model:
     """Read a file of :func:`write_psf`, or a TRIPPy file of either version.
 
     Parameters
@@ -174,6 +177,8 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
     path : path-like
     make : callable
         Takes `lookup_table`, `alpha`, `beta`, `rep_fact`, `stars`, `meta`, `motion` and `terms`.
+    check : callable
+        Raises an error of mlpsf if what `make` returned is no PSF.
 
     Returns
     -------
@@ -185,10 +190,14 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
     ModelFileError
         If the file does not exist, is damaged, or `make` does not accept its content.
     """
+    path = input_file(path, ModelFileError, "a PSF file")
+    check_fits(path, ModelFileError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
-            with fits.open(path, memmap=False) as hdus:
+            # A flipped bit would be another PSF. TRIPPy's own files have no checksums.
+            warnings.filterwarnings("error", "(Checksum|Datasum) verification failed")
+            with fits.open(path, memmap=False, checksum=True) as hdus:
                 varies = len(hdus) == 5 and {"CHANGES", "WEIGHTS"} <= {h.name for h in hdus}
                 if len(hdus) not in (3, 6) and not varies:
                     raise ModelFileError(
@@ -198,10 +207,10 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
                 header = hdus[0].header
                 table = hdus[1 if len(hdus) == 6 else 0].data
                 terms, numbers = _terms_from_hdus(hdus) if varies else (None, [])
-    except OSError as error:
+    except ModelFileError:
+        raise
+    except Exception as error:  # a damaged file can make astropy raise anything
         raise ModelFileError(f"cannot read a PSF from {path}: {error}") from error
-    except (KeyError, TypeError, ValueError, InputError, PSFError) as error:
-        raise ModelFileError(f"{path} has a damaged variation: {error}") from error
     try:
         rep, alpha, beta = (header[name] for name in ("REPFACT", "ALPHA", "BETA"))
         table = np.asarray(table, dtype=np.float64)
@@ -214,7 +223,7 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
         ).reshape(-1, 2)
         flux = np.array([header.get(f"FSTAR{i}", np.nan) for i in range(n)], dtype=np.float64)
         motion = tuple(header.get(name) for name in _MOTION)
-        return make(
+        psf = make(
             lookup_table=table,
             alpha=alpha,
             beta=beta,
@@ -224,5 +233,7 @@ def read_psf(path: str | os.PathLike[str], make: Callable[..., Model]) -> Model:
             motion=motion if all(isinstance(v, int | float) for v in motion) else None,
             terms=terms,
         )
-    except (KeyError, TypeError, ValueError, InputError, PSFError) as error:
+        check(psf)
+    except (KeyError, TypeError, ValueError, ArithmeticError, InputError, PSFError) as error:
         raise ModelFileError(f"{path} is no TRIPPy PSF: {error}") from error
+    return psf

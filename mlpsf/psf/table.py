@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy import border as border
+from mlpsf.psf.trippy.inputs import check_motion
 from mlpsf.psf.trippy.tables import Shape, centre_on_pixel, measure_shape, profile
 
 __all__ = ["PSFTable"]
@@ -53,6 +54,8 @@ class PSFTable:
                 "a Moffat profile needs alpha > 0 and beta > 1; "
                 f"got alpha {self.alpha}, beta {self.beta}"
             )
+        if self.motion is not None:
+            check_motion(self.motion, side // rep)
         if self.terms is not None and self.terms.tables.shape[1:] != table.shape:
             raise InputError(
                 f"the PSF's terms have tables of {self.terms.tables.shape[1:]}, its lookup table "
@@ -87,6 +90,11 @@ class PSFTable:
             f"<{kind}PSFModel {self.size} x {self.size} pixels, FWHM {self.fwhm:.2f}, "
             f"ellipticity {self.ellipticity:.2f}, {len(self.stars)} stars>"
         )
+
+    def check(self) -> None:
+        """Raise `PSFError` unless this is the image of a star: finite, with a size in its box."""
+        if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
+            raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
 
     @property
     def size(self) -> int:

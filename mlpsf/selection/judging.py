@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import isqrt
@@ -16,12 +17,14 @@ from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.tiles import SMALLEST, WIDEST
 from mlpsf.selectors.judge import Judge
 from mlpsf.stamps.common_star import CommonStar
 from mlpsf.stamps.standard import extract_stamps, stars_of_parts
 
 __all__ = ["judge_sources", "own_cutout_size"]
 
+_MANY = 10  # sources of which some are no stars
 _BLOCK = 256  # sources cut out and judged at once
 _Part: TypeAlias = tuple[NDArray[np.intp], CommonStar | None, float]
 
@@ -62,7 +65,7 @@ def judge_sources(
     reference, size, homogenizes = _wanted_cutouts(estimator)
     own = _learns_from_frame(estimator)
     if size is None:
-        size = cutout_size or own_cutout_size(fwhm)
+        size = own_cutout_size(fwhm) if cutout_size is None else _checked_size(cutout_size)
     flags = np.array(sources["flags"])
     rows = np.arange(len(sources))
     if own:  # it compares the sources of a frame, and faint ones would dominate
@@ -120,14 +123,36 @@ def judge_sources(
             for (block, _, _), (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
+    _warn_if_all_alike(probability)
     out = sources.copy()
     out["flags"] = flags
     return out, probability
 
 
+def _warn_if_all_alike(probability: NDArray[np.float64]) -> None:
+    """Warn of a selector that says the same of all sources."""
+    judged = probability[np.isfinite(probability)]
+    if len(judged) >= _MANY and np.ptp(judged) == 0:
+        warnings.warn(
+            f"The selector gives all {len(judged)} sources the probability {judged[0]:.3g}: it "
+            "tells stars from others no better than chance. Is it a trained one?",
+            stacklevel=3,
+        )
+
+
 def _threads() -> int:
     """Return the number of threads: 1 in a worker process, where every core has its own frame."""
     return 1 if os.environ.get("OMP_NUM_THREADS") == "1" else min(2, os.cpu_count() or 1)
+
+
+def _checked_size(size: Any) -> int:
+    """Return the side of cutouts; raise `InputError` unless it is one that holds a star."""
+    if not isinstance(size, int | np.integer) or size % 2 == 0 or not SMALLEST <= size <= WIDEST:
+        raise InputError(
+            f"The 'cutout_size' must be an odd number of pixels from {SMALLEST} to {WIDEST}. Got "
+            f"{size!r}."
+        )
+    return int(size)
 
 
 def own_cutout_size(fwhm: float) -> int:
@@ -169,7 +194,10 @@ def _learns_from_frame(estimator: Any) -> bool:
     from sklearn.utils import get_tags
     from sklearn.utils.validation import check_is_fitted
 
-    if get_tags(estimator).target_tags.required:
+    try:
+        if get_tags(estimator).target_tags.required:
+            return False
+    except (AttributeError, TypeError):  # no estimator of scikit-learn, and taken to be fitted
         return False
     try:
         check_is_fitted(estimator)

@@ -157,7 +157,10 @@ def match_list(
     [1]
     """
     if not isinstance(listed, Table | str | os.PathLike):
-        ids = np.asarray(listed, dtype=np.int64)
+        try:
+            ids = np.asarray(listed, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"ids to {name} are whole numbers: {error}.") from error
         unknown = sorted(set(ids.tolist()) - set(sources["id"].tolist()))
         if unknown:
             raise InputError(f"No source has the id to {name}: {unknown[:5]}.")

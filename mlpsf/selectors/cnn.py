@@ -23,7 +23,7 @@ from mlpsf.selectors.inference import KerasNetwork
 from mlpsf.selectors.judge import network_log_odds
 from mlpsf.stacks.values import as_cutouts, check_frames
 from mlpsf.stamps.homogenizer import PSFHomogenizer
-from mlpsf.stamps.scaling import CutoutScaler
+from mlpsf.stamps.scaling import CutoutScaler, learns_at_once
 
 if TYPE_CHECKING:
     import os
@@ -170,6 +170,7 @@ class PSFStarSelector(CutoutClassifier):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @learns_at_once
     def fit(
         self,
         X: ArrayLike,
@@ -237,6 +238,7 @@ class PSFStarSelector(CutoutClassifier):
             self._calibrate(cutouts[held], encoded[held], weight[held])
         return self
 
+    @learns_at_once
     def calibrate(
         self,
         X: ArrayLike,

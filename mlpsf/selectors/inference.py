@@ -39,6 +39,11 @@ class KerasNetwork:
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    @property
+    def shapes(self) -> tuple[Any, Any]:
+        """Shapes of the input and of the probabilities."""
+        return self.model.input_shape, self.model.output_shape
+
     def __call__(self, images: NDArray[np.float32], *, embedding: bool = False) -> Any:
         """Return probabilities (n, 2), or the last hidden layer's activations."""
         model = self.model
@@ -79,6 +84,12 @@ class OnnxNetwork:
             for i in range(0, len(images), BATCH)
         ]
         return np.concatenate(parts)
+
+    @property
+    def shapes(self) -> tuple[Any, Any]:
+        """Shapes of the input and of the probabilities."""
+        session = self.load()
+        return session.get_inputs()[0].shape, session.get_outputs()[0].shape
 
     @property
     def available(self) -> bool:

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mlpsf.files import file_hash
 from mlpsf.selectors.inference import OnnxNetwork
 from mlpsf.selectors.judge import Judge
-from mlpsf.selectors.storage import damage_reported, file_hash, read_state
+from mlpsf.selectors.model_format import check_network, read_state
+from mlpsf.selectors.storage import damage_reported
 
 __all__ = ["load_judge"]
 
@@ -39,7 +41,8 @@ def load_judge(path: str | os.PathLike[str]) -> Any:
             from mlpsf.selectors.cnn import PSFStarSelector
 
             return PSFStarSelector.load(path)
-        network.load()  # report a damaged network now, not at every frame
+        # A damaged network is reported now, not at every frame.
+        check_network(path.name, network.shapes, state["cutout_size"])
         scaler = state["scaler"]
         if scaler is not None:
             scaler = {**scaler["parameters"], "mean": scaler["mean"], "scale": scaler["scale"]}

@@ -24,6 +24,7 @@ from mlpsf.stacks.effective import EffectivePSF
 from mlpsf.stacks.fitting import FIT_HALF_WIDTH
 from mlpsf.stacks.moments import gaussian_moments
 from mlpsf.stacks.values import check_frames, sky_and_noise
+from mlpsf.stamps.scaling import learns_at_once
 
 __all__ = ["FEATURES", "METHODS", "NoveltySelector"]
 
@@ -162,6 +163,7 @@ class NoveltySelector(FrameClassifier):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @learns_at_once
     def fit(
         self,
         X: ArrayLike,

@@ -22,6 +22,7 @@ from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import FIT_HALF_WIDTH
 from mlpsf.stacks.moments import FWHM_PER_SIGMA
 from mlpsf.stacks.values import check_frames, sky_and_noise
+from mlpsf.stamps.scaling import learns_at_once
 
 __all__ = ["ResidualSelector"]
 
@@ -136,6 +137,7 @@ class ResidualSelector(FrameClassifier):
         self.pad = pad
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @learns_at_once
     def fit(
         self,
         X: ArrayLike,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zipfile
@@ -15,21 +14,20 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from mlpsf.errors import InputError, ModelFileError
-from mlpsf.files import whole_file
+from mlpsf.files import file_hash, whole_file
 from mlpsf.selectors.inference import ONNX_ENTRY, KerasNetwork, OnnxNetwork, to_onnx
+from mlpsf.selectors.model_format import (
+    DESCRIPTION,
+    FORMAT,
+    STAMPS,
+    check_network,
+    read_state,
+)
 from mlpsf.version import __version__
 
-__all__ = ["file_hash", "load_selector", "pretrained_path", "save_selector"]
+__all__ = ["damage_reported", "file_hash", "load_selector", "pretrained_path", "save_selector"]
 
-_ENTRY = "mlpsf.json"
-_FORMAT = 1
-_STAMPS = "standardised"  # made by mlpsf.stamps.standard, which removes the frame's own PSF
 Selector = TypeVar("Selector")
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def pretrained_path(name: str = "compact") -> Path:
@@ -58,7 +56,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         raise ModelFileError(f"A model file ends in .keras. Got {path.name!r}.")
     parameters = selector.get_params(deep=False)
     state = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "mlpsf": __version__,
         "kind": type(selector).__name__,
         # Callbacks and random states are not plain values, and a trained network does not need
@@ -75,7 +73,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         "cutout_size": selector.cutout_size_,
         "reference_fwhm": selector.reference_fwhm_,
         "homogenizes": selector.homogenizer_ is not None,
-        "stamps": None if selector.reference_fwhm_ is None else _STAMPS,
+        "stamps": None if selector.reference_fwhm_ is None else STAMPS,
         "n_features_in": selector.n_features_in_,
         "history": selector.history_,
         "scaler": None
@@ -95,7 +93,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         model = keras.Model(trained.inputs[0], trained.outputs[0])
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:
-            archive.writestr(_ENTRY, json.dumps(state, indent=1))
+            archive.writestr(DESCRIPTION, json.dumps(state, indent=1))
             network = to_onnx(model)
             if network is not None:
                 archive.writestr(ONNX_ENTRY, network, zipfile.ZIP_DEFLATED)
@@ -120,9 +118,9 @@ def damage_reported(path: Path) -> Iterator[None]:
     """Raise `ModelFileError` if reading the file fails."""
     try:
         yield
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+    except ModelFileError:
+        raise
+    except Exception as error:  # a damaged network can make its libraries raise anything
         raise ModelFileError(
             f"{path.name} is damaged ({type(error).__name__}: {error}). Train or copy it again."
         ) from error
@@ -132,9 +130,11 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
     from mlpsf.stamps.scaling import CutoutScaler
 
     selector = cls(**{k: v for k, v in state["parameters"].items() if k != "verbose"})
+    selector._validate_params()
     selector.network_ = OnnxNetwork(path.read_bytes())
     if engine == "keras" or not selector.network_.available:
         selector.network_ = KerasNetwork(selector.network_.model)
+    check_network(path.name, selector.network_.shapes, state["cutout_size"])
     selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
     slope, intercept = state["calibration"]
     selector.calibration_ = (float(slope), float(intercept))
@@ -157,30 +157,3 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
         scaler.n_features_in_ = state["scaler"]["n_features_in"]
         selector.scaler_ = scaler
     return selector
-
-
-def read_state(path: Path, kind: str) -> dict[str, Any]:
-    """Return the description in a model file; raise if its kind, format or stamps differ."""
-    if not path.is_file():
-        raise ModelFileError(f"There is no model file {path}.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            state = json.loads(archive.read(_ENTRY))
-        if not isinstance(state, dict):
-            raise TypeError("its description is no mapping")
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path.name} is no mlpsf model: expected a .keras file that PSFStarSelector.save "
-            f"wrote ({type(error).__name__}). Train one with PSFStarSelector.fit."
-        ) from error
-    if state.get("kind") != kind or state.get("format") != _FORMAT:
-        raise ModelFileError(
-            f"{path.name} holds a {state.get('kind')} of file format {state.get('format')}; "
-            f"expected a {kind} of format {_FORMAT}."
-        )
-    if state.get("reference_fwhm") is not None and state.get("stamps") != _STAMPS:
-        raise ModelFileError(
-            f"{path.name} was trained on stamps of another kind than this mlpsf cuts "
-            f"({_STAMPS}). Label and train again."
-        )
-    return state

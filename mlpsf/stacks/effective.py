@@ -71,8 +71,8 @@ class EffectivePSF:
         Parameters
         ----------
         dx, dy : ndarray, shape (n,)
-            Offset of each star from the centre of the stamp's centre pixel, in pixels, at most
-            4 in either direction.
+            Offset of each star from the centre of the stamp's centre pixel, in pixels. A star so
+            far off that none of its light is in the stamp gives 0.
         size : int
             Side of the stamps, odd.
 
@@ -111,6 +111,9 @@ class EffectivePSF:
     ) -> NDArray[np.float32]:
         dx, dy = np.asarray(dx, dtype=np.float64), np.asarray(dy, dtype=np.float64)
         half = size // 2
+        far = max(np.abs(dx).max(initial=0.0), np.abs(dy).max(initial=0.0))
+        if not far <= _MAX_SHIFT:
+            return self._evaluate_far(dx, dy, size, gradients=gradients)
         inner = min(half, self.half + _MAX_SHIFT)  # the PSF is 0 beyond
         kx, ky = np.rint(-dx * OVERSAMPLING), np.rint(-dy * OVERSAMPLING)
         tx = (-dx - kx / OVERSAMPLING).astype(np.float32)[:, None, None]
@@ -130,6 +133,28 @@ class EffectivePSF:
         if gradients:
             # A star moving to the right moves the PSF's argument to the left.
             out[1, :, mid, mid], out[2, :, mid, mid] = -gx, -gy
+        return out
+
+    def _evaluate_far(
+        self,
+        dx: NDArray[np.float64],
+        dy: NDArray[np.float64],
+        size: int,
+        *,
+        gradients: bool,
+    ) -> NDArray[np.float32]:
+        """Draw stars beyond the padding of the grid: by whole pixels from a larger stamp."""
+        steps = np.rint(dx), np.rint(dy)
+        out = np.zeros((3 if gradients else 1, len(dx), size, size), dtype=np.float32)
+        span = 2 * (self.half + 1) + 1  # holds all the light
+        for i, (sx, sy) in enumerate(zip(*steps, strict=True)):
+            reach = size // 2 + span // 2
+            if not (abs(sx) <= reach and abs(sy) <= reach):
+                continue
+            x, y = (np.array([v[i] - s]) for v, s in zip((dx, dy), (sx, sy), strict=True))
+            star = self._evaluate(x, y, span, gradients=gradients)[:, 0]
+            (to_x, from_x), (to_y, from_y) = (_overlap(size, span, int(s)) for s in (sx, sy))
+            out[:, i, to_y, to_x] = star[:, from_y, from_x]
         return out
 
     @classmethod
@@ -163,6 +188,13 @@ _IN_CACHE = 100_000  # values processed at once
 _AGREE = np.float32(2e-3)  # of the light: smaller differences are no reason to clip
 _SOFT = 3.0  # the limit of clipping over the range in which weights fall
 _RIM = 2 * _MAX_SHIFT + 1  # padding: twice the largest offset and one pixel
+
+
+def _overlap(size: int, span: int, step: int) -> tuple[slice, slice]:
+    """Return the common part of two rows of odd length, the second moved by whole pixels."""
+    start = size // 2 + step - span // 2
+    low, high = max(start, 0), max(min(start + span, size), max(start, 0))
+    return slice(low, high), slice(low - start, high - start)
 
 
 def _between(grid: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -223,8 +255,13 @@ def stack_stars(
     PSFError
         If there are no stars, or no light in them.
     """
-    if len(cutouts) == 0:
+    # A star without light would be divided by 0, and one beside its cutout shows nothing.
+    far = np.maximum(np.abs(dx), np.abs(dy)) > cutouts.shape[-1] // 2
+    use = np.isfinite(flux) & (flux > 0) & np.isfinite(dx) & np.isfinite(dy) & ~far
+    if not use.any():
         raise PSFError("No star to make a PSF of.")
+    if not use.all():
+        cutouts, dx, dy, flux = cutouts[use], dx[use], dy[use], flux[use]
     size = cutouts.shape[-1]
     half = min(half, size // 2)
     normalised = (cutouts / flux[:, None, None]).astype(np.float32)

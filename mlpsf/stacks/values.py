@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mlpsf.errors import InputError
 
@@ -15,6 +15,7 @@ __all__ = [
     "as_cutouts",
     "check_frames",
     "padded",
+    "real_array",
     "row_quantiles",
     "scaled",
     "sky_and_noise",
@@ -23,6 +24,45 @@ __all__ = [
 
 SOFTENING = 0.003
 """Fraction of the peak at which the stretch changes from linear to logarithmic."""
+
+
+def real_array(
+    values: ArrayLike, what: str, dtype: DTypeLike = np.float64
+) -> NDArray[np.floating[Any]]:
+    """Return real numbers as a new C-contiguous array, NaN where they are masked.
+
+    Parameters
+    ----------
+    values : array_like
+        Of any float or integer type, order of bytes and order of axes.
+    what : str
+        What they are, for the message.
+    dtype : dtype
+        Floating-point type of the result.
+
+    Raises
+    ------
+    InputError
+        They are no numbers, or complex.
+
+    Examples
+    --------
+    >>> real_array(np.ma.masked_equal([1, 2], 2), "Pixels").tolist()
+    [1.0, nan]
+    """
+    try:
+        array = np.asanyarray(values)
+        if array.dtype.kind not in "biufO":
+            kind = "complex numbers" if array.dtype.kind == "c" else f"type {array.dtype}"
+            raise TypeError(f"they are of {kind}")
+        with np.errstate(over="ignore"):  # beyond the largest float is infinite
+            numbers = np.array(np.ma.getdata(array), dtype=dtype, order="C")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be real numbers: {error}.") from error
+    mask = getattr(array, "mask", False)  # also of an astropy Masked
+    if np.any(mask):
+        numbers[np.broadcast_to(mask, numbers.shape)] = np.nan
+    return numbers
 
 
 def as_cutouts(X: NDArray[Any]) -> NDArray[Any]:
@@ -194,11 +234,18 @@ def check_frames(groups: ArrayLike, n: int) -> NDArray[Any]:
     Raises
     ------
     InputError
-        `groups` has another number of entries, or some are NaN.
+        `groups` has another number of entries, or some are NaN or None.
     """
     frames = np.asarray(groups)
     if frames.shape != (n,):
         raise InputError(f"groups must name one frame a cutout: shape ({n},). Got {frames.shape}.")
     if frames.dtype.kind == "f" and np.isnan(frames).any():
         raise InputError("groups must name the frame of every cutout. Some are NaN.")
+    if frames.dtype.kind == "O":
+        if any(frame is None or frame != frame for frame in frames):
+            raise InputError("groups must name the frame of every cutout. Some are None or NaN.")
+        try:
+            np.unique(frames)
+        except TypeError as error:
+            raise InputError(f"groups must be names of one type: {error}.") from error
     return frames

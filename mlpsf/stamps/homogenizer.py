@@ -15,7 +15,7 @@ from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.tiles import SMALLEST
 from mlpsf.stacks.values import as_cutouts, check_frames, padded
 from mlpsf.stamps.from_cutouts import homogenize
-from mlpsf.stamps.scaling import CutoutEstimator
+from mlpsf.stamps.scaling import CutoutEstimator, learns_at_once
 from mlpsf.stamps.standard import STAMP_SIZE
 
 __all__ = ["PSFHomogenizer"]
@@ -81,6 +81,7 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         self.pad = pad
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @learns_at_once
     def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
         """Check parameters and cutouts; nothing is learned.
 

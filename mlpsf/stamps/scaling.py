@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,13 +14,33 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Str
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mlpsf.errors import InputError
-from mlpsf.stacks.values import SOFTENING, as_cutouts, scaled
+from mlpsf.stacks.values import SOFTENING, as_cutouts, real_array, scaled
 
-__all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError"]
+__all__ = ["CutoutEstimator", "CutoutScaler", "ParameterError", "learns_at_once"]
 
 
 class ParameterError(InputError, InvalidParameterError):  # type: ignore[misc]
     """Raised if a parameter of an estimator is invalid; also scikit-learn's error for that."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def learns_at_once(method: Method) -> Method:
+    """Set what a method learns at once, when it succeeds; otherwise the estimator is unchanged.
+
+    For ``fit`` and other methods that set attributes and return the estimator.
+    """
+
+    @wraps(method)
+    def learn(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        learner = object.__new__(type(self))
+        learner.__dict__.update(self.__dict__)
+        method(learner, *arguments, **keywords)
+        self.__dict__ = learner.__dict__
+        return self
+
+    return cast("Method", learn)
 
 
 class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
@@ -42,6 +64,8 @@ class CutoutEstimator(BaseEstimator):  # type: ignore[misc]
         The number of features is that of the pixels for both shapes, so that an estimator can be
         fitted with one shape and used with the other.
         """
+        if isinstance(X, np.ma.MaskedArray):
+            X = real_array(X, "Cutouts", np.float32)
         if isinstance(X, list | tuple) or not hasattr(X, "ndim"):  # also Cutouts
             X = np.asarray(X)
         if getattr(X, "ndim", 0) == 3:
@@ -102,6 +126,7 @@ class CutoutScaler(OneToOneFeatureMixin, TransformerMixin, CutoutEstimator):  # 
         self.softening = softening
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @learns_at_once
     def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
         """Compute the mean and standard deviation for ``"standard"``.
 

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from mlpsf.detection.sources import find_sources
-from mlpsf.errors import FrameError, InputError, MlpsfError, NoSourcesError
+from mlpsf.errors import FrameError, InputError, MlpsfError, NoSourcesError, printable
 from mlpsf.files import check_folder
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
@@ -146,7 +146,7 @@ def label_frames(
     ):
         for path, listed in zip(paths, lists, strict=True):
             error, label = "", np.zeros(0, dtype=int)
-            bar.set_postfix_str(Path(path).name)
+            bar.set_postfix_str(printable(Path(path).name))
             try:
                 name, cutouts, columns = _labelled(
                     path, hdu, rule, listed, size, reference, snr_min, n_best

@@ -33,10 +33,22 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError
 from mlpsf.version import __version__
 
-__all__ = ["COLUMNS", "FORMAT", "VERSION", "CutoutWriter", "chunk_rows", "lay_out"]
+__all__ = [
+    "COLUMNS",
+    "FORMAT",
+    "SIDES",
+    "VERSION",
+    "CutoutWriter",
+    "chunk_rows",
+    "lay_out",
+    "problem_of",
+]
 
 FORMAT = "mlpsf cutouts"
 VERSION = 2
+
+SIDES = range(3, 1002, 2)
+"""Sides of cutouts in pixels that a set may have."""
 
 _CHUNK_BYTES = 2**20  # one disk read; small enough that shuffled chunks mix well
 
@@ -87,11 +99,56 @@ def lay_out(
         compression="gzip",  # available in every HDF5 library
         compression_opts=1,
         shuffle=True,
+        fletcher32=True,  # a flipped bit is an error, not another cutout
     )
     for key, (dtype, _) in COLUMNS.items():
-        file.create_dataset(key, (0,), dtype, maxshape=(None,), chunks=(8192,))
+        file.create_dataset(key, (0,), dtype, maxshape=(None,), chunks=(8192,), fletcher32=True)
     text = h5py.string_dtype()
     file.create_dataset("frame_name", (0,), text, maxshape=(None,), chunks=(256,))
+
+
+def problem_of(file: Any, size_on_disk: int) -> str:
+    """Return what in a set is not as the format says; empty if nothing is.
+
+    Nothing is read but shapes and types: a file can promise any number of rows.
+
+    Parameters
+    ----------
+    file : h5py.File
+    size_on_disk : int
+        Bytes of the file.
+    """
+    size = file.attrs.get("size")
+    if not isinstance(size, int | np.integer) or int(size) not in SIDES:
+        return f"the side of its cutouts is {str(size)[:40]}"
+    expected = {"cutouts": "f", "frame_name": "O"} | {
+        key: np.dtype(dtype).kind for key, (dtype, _) in COLUMNS.items()
+    }
+    for key, kind in expected.items():
+        # Links can go round in a circle, or to another file.
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            return f"it has no dataset {key} of its own"
+        data = file[key]
+        if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+            return f"its {key} is no dataset of its own"
+        if data.dtype.kind not in {"i": "iu", "f": "fiu", "O": "O"}[kind]:
+            return f"its {key} is of type {data.dtype}"
+        if data.nbytes > max(_MOST * size_on_disk, _FREE):
+            return f"its {key} would take {data.nbytes:,} bytes, the file has {size_on_disk:,}"
+        if data.chunks and np.prod(data.chunks, dtype=float) * data.dtype.itemsize > _FREE:
+            return f"its {key} is in pieces of {data.chunks}"
+    if h5py.check_string_dtype(file["frame_name"].dtype) is None:
+        return "its frame_name is no text"
+    n = file["cutouts"].shape[:1]
+    shapes = {key: file[key].shape for key in COLUMNS}
+    if file["cutouts"].shape != (*n, size, size) or set(shapes.values()) != {n}:
+        return f"{file['cutouts'].shape} cutouts, columns {shapes}"
+    return ""
+
+
+_MOST, _FREE = 200, 256 * 2**20  # bytes in memory: of each on the disk, and for all
+LONGEST = 2**20
+"""Longest text of an attribute, in characters."""
 
 
 class CutoutWriter:

@@ -11,7 +11,6 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import h5py
@@ -20,10 +19,22 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
 from mlpsf.errors import InputError
-from mlpsf.files import whole_file
-from mlpsf.training.set_format import COLUMNS, FORMAT, VERSION, CutoutWriter, chunk_rows, lay_out
+from mlpsf.files import input_file, whole_file
+from mlpsf.training.set_format import (
+    COLUMNS,
+    FORMAT,
+    LONGEST,
+    SIDES,
+    VERSION,
+    CutoutWriter,
+    chunk_rows,
+    lay_out,
+    problem_of,
+)
 
 __all__ = ["Batch", "CutoutSet", "CutoutWriter"]
+
+_LIBRARY = ("v110", "latest")  # with checksums of the file's own structure
 
 MEMORY = 64 * 2**20
 """Default number of bytes of cutouts held in memory for shuffling."""
@@ -89,14 +100,12 @@ class CutoutSet:
     distance: NDArray[np.float32]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
         # Closing waits for a running read, because training reads ahead in another thread.
         self._lock = threading.Lock()
-        if not self.path.is_file():
-            raise InputError(f"There is no set of cutouts {self.path}.")
+        self.path = input_file(path, InputError, "a set of cutouts (.h5)")
         try:
             self._file = h5py.File(self.path, "r")
-        except OSError as error:
+        except Exception as error:  # a damaged file can make HDF5 raise anything
             raise InputError(
                 f"{self.path.name} is no set of cutouts: it is no whole HDF5 file ({error}). "
                 "Make one with 'mlpsf label' or CutoutSet.create."
@@ -106,7 +115,7 @@ class CutoutSet:
         except InputError:
             self._file.close()
             raise
-        except (KeyError, OSError, ValueError, TypeError) as error:
+        except Exception as error:  # a damaged file can make HDF5 raise anything
             self._file.close()
             raise InputError(f"The set {self.path.name} is damaged: {error}.") from error
 
@@ -124,20 +133,23 @@ class CutoutSet:
                 f"{name} is a set of format version {meta.get('format_version')}; this mlpsf "
                 f"reads version {VERSION}. Label the frames again."
             )
+        problem = problem_of(self._file, self.path.stat().st_size)
+        if problem:
+            raise InputError(f"The set {name} is damaged: {problem}.")
         self.size = int(meta["size"])
         self.reference_fwhm = float(meta.get("reference_fwhm", 0.0)) or None
         self.label_source = str(meta.get("label_source", ""))
-        self.parameters: dict[str, Any] = json.loads(meta.get("parameters", "{}"))
+        text = str(meta.get("parameters", "{}"))
+        self.parameters: dict[str, Any] = json.loads(text) if len(text) <= LONGEST else {}
         self._cutouts = self._file["cutouts"]
         self.frames: list[str] = list(self._file["frame_name"].asstr()[:])
         for key in COLUMNS:
             setattr(self, key, self._file[key][:])
         n = len(self.label)
-        shapes = {key: getattr(self, key).shape for key in COLUMNS}
-        if self._cutouts.shape != (n, self.size, self.size) or set(shapes.values()) != {(n,)}:
-            raise InputError(
-                f"The set {name} is damaged: {self._cutouts.shape} cutouts, columns {shapes}."
-            )
+        if not np.isin(self.label, (-1, 0, 1)).all():
+            raise InputError(f"The set {name} is damaged: it has labels other than 1, 0 and -1.")
+        if not 0 <= (self.reference_fwhm or 0.0) <= 100:
+            raise InputError(f"The set {name} is damaged: a FWHM of {self.reference_fwhm} pixels.")
         if n and not 0 <= self.frame.min() <= self.frame.max() < len(self.frames):
             raise InputError(f"The set {name} is damaged: cutouts of frames that it does not name.")
         self._chunk = self._cutouts.chunks[0] if self._cutouts.chunks else chunk_rows(self.size)
@@ -179,9 +191,11 @@ class CutoutSet:
         OutputError
             The file cannot be written.
         """
-        if size < 3 or size % 2 == 0:
-            raise InputError(f"The 'size' of cutouts must be odd and 3 or more. Got {size}.")
-        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        if size not in SIDES:
+            raise InputError(
+                f"The 'size' of cutouts must be odd, from {SIDES[0]} to {SIDES[-1]}. Got {size}."
+            )
+        with whole_file(path) as temporary, h5py.File(temporary, "w", libver=_LIBRARY) as file:
             lay_out(file, size, reference_fwhm, label_source, parameters or {})
             yield CutoutWriter(file)
 
@@ -209,7 +223,7 @@ class CutoutSet:
         cls(path).close()  # raises if it is not a set
         with whole_file(path) as temporary:
             shutil.copyfile(path, temporary)
-            with h5py.File(temporary, "r+") as file:
+            with h5py.File(temporary, "r+", libver=_LIBRARY) as file:
                 yield CutoutWriter(file)
 
     def __len__(self) -> int:
@@ -297,7 +311,7 @@ class CutoutSet:
                     raise InputError(f"The set {self.path.name} is closed.")
                 try:
                     block = self._cutouts[first : last + 1]
-                except OSError as error:
+                except (OSError, RuntimeError) as error:
                     raise InputError(f"The set {self.path.name} is damaged: {error}.") from error
             out[start:end] = block[rows[start:end] - first]
             start = end

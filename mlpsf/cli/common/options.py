@@ -179,7 +179,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on
 
 def hdu_number(text: str | None) -> int | str | None:
     """Return an HDU as a number if it is one, otherwise as a name."""
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+    return int(text) if text is not None and text.removeprefix("-").isdecimal() else text
 
 
 def check_outputs(

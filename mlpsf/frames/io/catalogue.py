@@ -14,9 +14,12 @@ from astropy.io import fits
 from astropy.table import Table
 from scipy.spatial import cKDTree
 
-from mlpsf.errors import CatalogueError
+from mlpsf.errors import CatalogueError, InputError
+from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.regions import read_regions
+from mlpsf.stacks.values import real_array
 
 __all__ = ["read_catalogue", "read_table"]
 
@@ -133,13 +136,12 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     CatalogueError
         If the file does not exist or is no table.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CatalogueError(f"There is no catalogue file {path}.")
+    path = input_file(path, CatalogueError, "a table of sources")
     if path.suffix.lower() == ".reg":
         return read_regions(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
+        check_fits(path, CatalogueError)
         try:
             hdu = _ldac_hdu(path)
             if hdu is not None:
@@ -170,7 +172,7 @@ def _ldac_hdu(path: Path) -> int | None:
             for number, hdu in enumerate(hdus):
                 if hdu.name.upper() == "LDAC_OBJECTS":
                     return number
-    except OSError:
+    except Exception:  # it is no whole FITS file
         return None
     return None
 
@@ -205,6 +207,11 @@ def _sky(table: Table, columns: dict[str, str], name: str) -> SkyCoord | None:
     for ra_name, dec_name in _SKY_COLUMNS:
         if ra_name in columns and dec_name in columns:
             ra, dec = (_degrees(table, columns[c], name) for c in (ra_name, dec_name))
+            if (np.abs(dec) > 90).any():
+                raise CatalogueError(
+                    f"Column {columns[dec_name]} of {name} has declinations of up to "
+                    f"{np.nanmax(np.abs(dec)):.6g} degrees. Expected -90 to 90, in degrees."
+                )
             return SkyCoord(ra, dec, unit="deg")
     return None
 
@@ -234,11 +241,14 @@ def _is_of_another(table: Table, frame: Frame) -> bool:
 
 def _numbers(table: Table, column: str, name: str) -> Any:
     try:
-        values = table[column]
-        values = values.filled(np.nan) if hasattr(values, "filled") else values
-        return np.array(getattr(values, "value", values), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise CatalogueError(f"Column {column} of {name} does not hold numbers.") from error
+        values = real_array(getattr(table[column], "value", table[column]), "They")
+    except InputError as error:
+        raise CatalogueError(f"Column {column} of {name} does not hold numbers. {error}") from error
+    if values.ndim != 1:
+        raise CatalogueError(
+            f"Column {column} of {name} holds arrays of shape {values.shape[1:]}, not numbers."
+        )
+    return values
 
 
 def _ids(table: Table) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.errors import CatalogueError
-from mlpsf.files import whole_file
+from mlpsf.files import input_file, whole_file
+from mlpsf.frames.io.fits_sizes import FREE, MOST, check_fits
 from mlpsf.frames.tiles import LARGEST, SMALLEST
 
 __all__ = ["CutoutTable", "holds_cutouts", "is_ldac", "kept_rows", "read_cutouts", "write_cutouts"]
@@ -51,14 +51,18 @@ def holds_cutouts(path: str | os.PathLike[str]) -> bool:
     first image is a cube.
     """
     path = Path(path)
-    if path.suffix.lower() in _ARCHIVE:
-        return True
+    try:
+        if path.suffix.lower() in _ARCHIVE or not path.is_file():
+            return path.suffix.lower() in _ARCHIVE
+        check_fits(path, CatalogueError)
+    except (OSError, ValueError, CatalogueError):
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong with the file, its reader says
         try:
             with fits.open(path) as hdus:
                 return _are_cutouts(hdus)
-        except (OSError, KeyError, TypeError, ValueError):
+        except Exception:
             return False
 
 
@@ -111,12 +115,11 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
     CatalogueError
         There is no such file, or no cutouts in it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CatalogueError(f"There is no file {path}.")
+    path = input_file(path, CatalogueError, "a file of cutouts")
+    check_fits(path, CatalogueError)
     try:
         found = _read_archive(path) if path.suffix.lower() in _ARCHIVE else _read_fits(path)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can make its parsers raise anything
         raise CatalogueError(f"{path.name} cannot be read as cutouts: {error}.") from error
     cutouts = found.cutouts
     if cutouts.ndim != 3 or cutouts.shape[1] != cutouts.shape[2] or not len(cutouts):
@@ -135,6 +138,11 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
 
 def _read_archive(path: Path) -> CutoutTable:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array, and no archive of them")
+        unpacked = sum(entry.file_size for entry in archive.zip.infolist())
+        if unpacked > max(MOST * path.stat().st_size, FREE):
+            raise ValueError(f"it would unpack to {unpacked:,} bytes, over {MOST} times its size")
         names = {name.lower(): name for name in archive.files}
         if "cutouts" not in names:
             raise ValueError(f"it has no array 'cutouts', only {sorted(names)}")

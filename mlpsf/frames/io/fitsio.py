@@ -10,9 +10,9 @@ import contextlib
 import logging
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +21,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from mlpsf.errors import FrameError, FrameNotFoundError
+from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
+from mlpsf.files import input_file
+from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.planes import beside as noise_beside
 from mlpsf.frames.io.planes import mask_bits, named_mask, named_planes
 
@@ -46,8 +48,8 @@ HDUSelector: TypeAlias = int | str | tuple[str, int]
 BAD_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "INTRP", "SUSPECT", "UNMASKEDNAN")
 """Planes of an LSST or HSC mask that mark bad pixels; others, such as DETECTED, do not."""
 
-# Exceptions of astropy and gzip for damaged files, by kind of damage.
-_READ_ERRORS = (OSError, EOFError, TypeError, ValueError, KeyError, IndexError, zlib.error)
+# A damaged file can make astropy, its decompressors and numpy raise anything.
+_READ_ERRORS = (Exception,)
 _QUIET = threading.RLock()
 _IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
@@ -86,19 +88,16 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     """Open a FITS file, memory-mapped if possible."""
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise FrameNotFoundError(
-            f"There is no file {str(path)!r}. Check the path; a relative one starts at "
-            f"{str(Path.cwd())!r}."
-        )
-    if path.is_dir():
-        raise FrameError(f"{str(path)!r} is a folder. Expected a FITS file: give one of its files.")
+    path = input_file(path, FrameError, "a FITS file", missing=FrameNotFoundError)
     with quiet():
         try:
+            check_fits(path, FrameError)
             hdus = fits.open(path)
+            len(hdus)  # reads all headers
         except PermissionError as error:
             raise FrameError(f"{str(path)!r} may not be read by this user: {error}.") from error
+        except MlpsfError:
+            raise
         except _READ_ERRORS as error:
             raise FrameError(
                 f"{str(path)!r} is no readable FITS file ({error}). Expected a plain, .gz or .fz "
@@ -162,13 +161,13 @@ def _match_hdu(hdus: fits.HDUList, selector: HDUSelector) -> int | None:
     version: int | None = None
     if isinstance(selector, str):
         text, _, tail = selector.partition(",")
-        if tail.strip().isdigit():
+        if tail.strip().isdecimal():
             version = int(tail)
-        selector = int(text) if text.strip().isdigit() else text
-    elif isinstance(selector, tuple):
-        selector, version = selector[0], int(selector[1])
+        selector = int(text) if text.strip().isdecimal() else text
+    elif isinstance(selector, tuple) and len(selector) == 2:
+        selector, version = selector[0], _whole(selector[1])
     if not isinstance(selector, str):
-        number = int(selector)
+        number = _whole(selector)
         return number % len(hdus) if -len(hdus) <= number < len(hdus) else None
     for number, hdu in enumerate(hdus):
         same_name = hdu.name.strip().upper() == selector.strip().upper()
@@ -177,12 +176,22 @@ def _match_hdu(hdus: fits.HDUList, selector: HDUSelector) -> int | None:
     return None
 
 
+def _whole(value: Any) -> int:
+    """Return the number of an HDU, or its version."""
+    try:
+        return index(value)
+    except TypeError as error:
+        raise InputError(
+            f"An HDU is a number, a name or (name, version). Got {value!r}."
+        ) from error
+
+
 def read_pixels(hdu: Any, name: str) -> Any:
     """Read the pixels of an HDU."""
     try:
         with quiet():
             data = hdu.data
-    except (*_READ_ERRORS, RuntimeError) as error:
+    except _READ_ERRORS as error:
         raise FrameError(
             f"The pixels of {name} cannot be read ({error}). The header promises {hdu.shape}, the "
             "file is cut short or damaged. Copy or download it again."
@@ -284,7 +293,7 @@ def _linear(data: Any, header: fits.Header) -> Any:
 def _repaired(hdu: Any) -> fits.Header:
     """Copy a header; malformed cards are repaired where astropy can."""
     with quiet():
-        with contextlib.suppress(*_READ_ERRORS, fits.VerifyError, AttributeError):
+        with contextlib.suppress(*_READ_ERRORS):
             hdu.verify("silentfix+ignore")
         header: fits.Header = hdu.header.copy()
     return header
@@ -296,7 +305,7 @@ def join_headers(headers: tuple[fits.Header, ...]) -> fits.Header:
         return fits.Header()
     header = headers[0].copy()
     for other in headers[1:]:
-        with quiet(), contextlib.suppress(*_READ_ERRORS, fits.VerifyError):
+        with quiet(), contextlib.suppress(*_READ_ERRORS):
             header.extend(other, unique=True)
     return header
 
@@ -319,7 +328,12 @@ def celestial(source: fits.Header | WCS | None) -> WCS | None:
 
 def squeeze(data: Any, name: str) -> NDArray[Any]:
     """Drop leading axes of length one; raise unless the result is 2-D and real."""
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except (TypeError, ValueError) as error:
+        raise FrameError(
+            f"{name} is no array of numbers ({error}). Expected a 2-D image."
+        ) from error
     shape = array.shape
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
@@ -329,7 +343,8 @@ def squeeze(data: Any, name: str) -> NDArray[Any]:
             "a cube."
         )
     if array.dtype.kind not in "biuf":
-        raise FrameError(f"{name} has pixels of type {array.dtype}. Expected real numbers.")
+        kind = "complex" if array.dtype.kind == "c" else str(array.dtype)
+        raise FrameError(f"{name} has pixels of type {kind}. Expected real numbers.")
     return array
 
 

@@ -117,6 +117,8 @@ def _load(source: Any, hdu: HDUSelector | None) -> Image:
                 f"{getattr(source, 'shape', None)}."
             )
         return image_of_hdus(fits.HDUList([source]), 0, name)
+    if not isinstance(source, np.ndarray):
+        source = squeeze(source, "the frame")
     mask = np.ma.getmaskarray(source) if isinstance(source, np.ma.MaskedArray) else None
     unit = getattr(source, "unit", None)  # of a Quantity, or a masked one
     if unit is not None:
@@ -159,14 +161,21 @@ def _with_variance(
     return values, mask | bad
 
 
+_LIMIT = 1e30  # of numbers that are multiplied with pixels in single precision
+
+
 def _positive(value: float | None, parameter: str, *, infinite: bool = False) -> float | None:
     if value is None:
         return None
-    number = float(value)
-    if not number > 0 or (np.isinf(number) and not infinite):
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not (1 / _LIMIT <= number <= _LIMIT or (infinite and number == np.inf)):
         raise InputError(
-            f"The '{parameter}' parameter must be a positive number. Got {value!r} instead. "
-            "Leave it out to take it from the header or the pixels."
+            f"The '{parameter}' parameter must be a positive number from {1 / _LIMIT:g} to "
+            f"{_LIMIT:g}. Got {value!r} instead. Leave it out to take it from the header or the "
+            "pixels."
         )
     return number
 

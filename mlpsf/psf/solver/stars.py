@@ -18,7 +18,7 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf.solver.solve import StarPixels
 from mlpsf.psf.solver.tiles import are_cutouts, tile_stars, truth
-from mlpsf.stacks.values import sky_and_noise
+from mlpsf.stacks.values import real_array, sky_and_noise
 
 __all__ = ["Stars", "cut_stars", "say_left_out"]
 
@@ -97,12 +97,15 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
         gain = frame.gain if np.isfinite(frame.gain) and frame.gain > 0 else np.inf
         meta = {"frame": frame.name, "frame_sha256": frame.sha256}
     else:
-        pixels, mask = np.ma.getdata(frame), np.ma.getmaskarray(frame)
+        pixels, mask = frame, None
     # Keep float32, which halves the work on the full frame; convert integers to float64.
-    pixels = np.array(pixels, dtype=np.float32 if pixels.dtype == np.float32 else np.float64)
-    if pixels.ndim != 2 or mask.shape != pixels.shape:
-        raise InputError(f"a frame is a 2-D image with a mask of its shape; got {pixels.shape}")
-    mask = mask | ~np.isfinite(pixels)
+    single = getattr(pixels, "dtype", None) == np.float32
+    pixels = real_array(pixels, "a frame's pixels", np.float32 if single else np.float64)
+    if pixels.ndim != 2 or pixels.size == 0:
+        raise InputError(f"a frame is a 2-D image; got shape {pixels.shape}")
+    mask = ~np.isfinite(pixels) if mask is None else mask | ~np.isfinite(pixels)
+    if mask.all():
+        raise InputError("all pixels of the frame are NaN, infinite or masked")
     pixels[~np.isfinite(pixels)] = 0.0
     return pixels, mask, gain, meta
 
@@ -110,7 +113,7 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
 def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
     columns = getattr(stars, "colnames", None)
     if columns is None:
-        places = np.asarray(stars, dtype=np.float64)
+        places = real_array(stars, "stars' positions")
         if places.ndim != 2 or places.shape[1] != 2:
             raise InputError(f"stars must be a table or an (n, 2) array; got {places.shape}")
     else:
@@ -118,7 +121,10 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
             raise InputError(f"the star table needs columns x and y; it has {', '.join(columns)}")
         # A QTable's columns are quantities.
         values = [getattr(stars[c], "value", stars[c]) for c in "xy"]
-        places = np.column_stack([np.ma.filled(v, np.nan) for v in values]).astype(float)
+        numbers = [real_array(v, "stars' positions") for v in values]
+        if any(v.ndim != 1 for v in numbers):
+            raise InputError("the columns x and y of stars hold one number a row")
+        places = np.column_stack(numbers)
         use = np.ones(len(places), dtype=bool)
         if "selected" in columns:
             use &= truth(stars["selected"])

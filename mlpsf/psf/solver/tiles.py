@@ -106,8 +106,13 @@ def tile_stars(cutouts: Any, stars: Any) -> TiledStars:
 
 def truth(column: Any) -> NDArray[np.bool_]:
     """Convert a column to bool, also text as read from a CSV file."""
-    values = np.ma.filled(column, False)
-    return np.asarray(values == "True" if values.dtype.kind == "U" else values, dtype=bool)
+    values = np.asarray(np.ma.filled(column, False))
+    if values.dtype.kind in "US":
+        text = np.char.lower(values.astype(str))
+        if not np.isin(text, ("true", "false", "")).all():
+            raise InputError("the columns 'selected' and 'reserved' of stars hold True or False")
+        return np.asarray(text == "true")
+    return values.astype(bool)
 
 
 def _elsewhere(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["as_cutouts", "as_numbers", "check_place", "check_room", "read_motion"]
+__all__ = ["as_cutouts", "as_numbers", "check_motion", "check_place", "check_room", "read_motion"]
 
 FloatArray = NDArray[np.float64]
 
@@ -47,6 +47,25 @@ def check_place(at: Any, frame_shape: tuple[int, int] | None) -> tuple[float, fl
         if not ((place >= -0.5) & (place < (nx - 0.5, ny - 0.5))).all():
             raise InputError(f"at must be on the frame of {nx} x {ny} pixels; got {at}")
     return float(place[0]), float(place[1])
+
+
+def check_motion(motion: tuple[float, float, float, float], size: int) -> None:
+    """Raise `InputError` unless a trail has finite numbers and is no longer than the box.
+
+    Parameters
+    ----------
+    motion : (float, float, float, float)
+        Rate (arcsec / h), angle (degrees), exposure (h) and pixel scale (arcsec).
+    size : int
+        Side of the PSF in pixels.
+    """
+    rate, _, hours, scale = motion
+    fits = np.isfinite(motion).all() and rate >= 0 and hours >= 0 and scale > 0
+    if not fits or rate * hours > size * scale:
+        raise InputError(
+            f"a trail needs a rate, an angle, an exposure and a positive pixel scale that give no "
+            f"more than the PSF's {size} pixels; got {tuple(motion)}"
+        )
 
 
 def _quantity(name: str, value: Any, *accepted: units.UnitBase) -> float:

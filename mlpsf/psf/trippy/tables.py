@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from mlpsf.errors import PSFError
+
 __all__ = [
     "Shape",
     "centre_on_pixel",
@@ -302,8 +304,9 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
 
     Raises
     ------
-    ValueError
-        If the table has no positive peak.
+    PSFError
+        If the table holds no image of a star: no positive peak, or one whose size is not within
+        the table.
 
     Examples
     --------
@@ -312,6 +315,22 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
     >>> round(measure_shape(table, 10).fwhm, 2)  # sigma 2 widened by the pixel
     4.76
     """
+    try:
+        with np.errstate(all="ignore"):
+            shape = _measured(table, oversampling)
+    except (ValueError, TypeError, np.linalg.LinAlgError) as error:
+        raise PSFError(f"the PSF has no shape: {error}") from error
+    side = table.shape[0] / oversampling
+    if not (0 < shape.fwhm < side and 0 <= shape.ellipticity < 1):
+        raise PSFError(
+            f"the PSF is no image of a star: of FWHM {shape.fwhm:.3g} and ellipticity "
+            f"{shape.ellipticity:.3g} in a box of {side:.0f} pixels"
+        )
+    return shape
+
+
+def _measured(table: FloatArray, oversampling: int) -> Shape:
+    """Measure the image of a star; what comes of noise is checked by the caller."""
     n = table.shape[0]
     image = uniform_filter(table, oversampling, mode="constant")
     # uniform_filter with an even width is off by half a sub-pixel; the grid corrects for it.

@@ -1,0 +1,123 @@
+"""What a FITS file says about its own size, checked before memory is taken for it.
+
+A header of a few bytes can promise any number of pixels, and a few bytes can unpack to any number.
+So the headers are looked at first: their axes must be those of an image, their pixels must be in
+the file, and what a compressed file unpacks to must be no more than `MOST` times its size.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from mlpsf.errors import MlpsfError
+
+__all__ = ["FREE", "MOST", "check_fits"]
+
+MOST = 100
+"""Largest ratio of a compressed file's content to its size. Images with noise reach 20."""
+
+FREE = 256 * 2**20
+"""Bytes that any file may unpack to."""
+
+_BLOCK = 2880
+_LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
+_AXES = 999  # the standard's limit
+_CARD = re.compile(
+    rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}) *= *([+-]?\d+)"
+)
+_PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+}
+_DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+
+
+def check_fits(path: Path, error: type[MlpsfError]) -> None:
+    """Raise an error if a FITS file's headers promise what the file cannot hold.
+
+    A file that is no FITS file, or is cut short, passes: reading it says so.
+
+    Parameters
+    ----------
+    path : Path
+        A regular file, plain or compressed.
+    error : type
+        Error to raise.
+    """
+    status = path.stat()
+    problem = _problem(path, status.st_mtime_ns, status.st_size)
+    if problem:
+        raise error(f"{path.name} is damaged, or no FITS file: {problem}. Copy it again.")
+
+
+@lru_cache(maxsize=64)  # of a mosaic, every image is opened by itself
+def _problem(path: Path, changed: int, size: int) -> str:  # noqa: ARG001 - the key of the cache
+    """Return what is wrong with the sizes in a file; empty if nothing is."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    unpack = next((way for magic, way in _PACKED.items() if start.startswith(magic)), None)
+    limit = max(MOST * size, FREE)
+    try:
+        with path.open("rb") if unpack is None else unpack(path, "rb") as file:
+            return _walk(file, size if unpack is None else None, limit)
+    except _DAMAGE:
+        return ""  # the reader says what it is
+
+
+def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
+    """Walk over the headers of a file; `size` is None for a compressed one."""
+    start = 0
+    for number in range(100_000):
+        header = _header(file)
+        if header is None:
+            return ""
+        cards = {key.decode(): int(value) for key, value in _CARD.findall(header)}
+        if not 0 <= cards.get("NAXIS", 0) <= _AXES or not 0 <= cards.get("ZNAXIS", 0) <= _AXES:
+            return f"header {number} says that it has {cards['NAXIS']} axes, {_AXES} at most"
+        where = f"header {number} promises "
+        pixels = _product(cards, "NAXIS")
+        n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
+        n_bytes *= pixels + max(cards.get("PCOUNT", 0), 0)
+        start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
+        if size is not None and n_bytes > 2 * size + FREE:
+            return f"{where}{n_bytes:,} bytes, the file has {size:,}"
+        if size is None and start > limit:
+            return f"it would unpack to {start:,} bytes or more, over {limit:,}"
+        unpacked = _product(cards, "ZNAXIS") * (abs(cards.get("ZBITPIX", 8)) // 8)
+        if unpacked > max(MOST * n_bytes, FREE):
+            return f"{where}{unpacked:,} bytes of {n_bytes:,} packed ones"
+        if any(cards.get(f"ZTILE{k}", 1) < 1 for k in range(1, cards.get("ZNAXIS", 0) + 1)):
+            return f"header {number} has tiles without pixels"
+        file.seek(start)
+    return "it has more than 100,000 headers"
+
+
+def _product(cards: dict[str, int], name: str) -> int:
+    """Return the number of pixels of an array; 0 without axes."""
+    total = 1 if cards.get(name, 0) else 0
+    for k in range(1, cards.get(name, 0) + 1):
+        total *= max(cards.get(f"{name}{k}", 0), 0)
+        if total > 2**80:  # of a product of many, more says nothing
+            break
+    return total
+
+
+def _header(file: IO[bytes]) -> bytes | None:
+    """Read a header's blocks to its END; None where there is none."""
+    blocks: list[bytes] = []
+    for _ in range(_LONGEST // _BLOCK):
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK or (not blocks and block[:6] not in (b"SIMPLE", b"XTENSI")):
+            return None
+        blocks.append(block)
+        if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, 80)):
+            return b"".join(blocks)
+    return None
