@@ -54,7 +54,7 @@ class Row(NamedTuple):
     @property
     def gets(self) -> str:
         """Name of the error, or what the command ends with."""
-        if self.bad.gets == FINE or not self.entrance.startswith("mlpsf "):
+        if self.bad.gets == FINE or not self.entrance.startswith("mlpsf"):
             return self.bad.gets
         return "exit code 3" if self.bad.gets == "TooFewStarsError" else "exit code 1"
 
@@ -84,7 +84,7 @@ class Lab:
         ).writeto(folder / "frame.fits.fz")
         stars = select_stars(folder / "frame.fits", n_min=1, relax=True)
         build_psf(folder / "frame.fits", stars).save(folder / "psf.fits")
-        stars["x", "y"].write(folder / "list.fits")
+        Table({key: np.asarray(stars[key]) for key in "xy"}).write(folder / "list.fits")
         PSFModel(np.zeros((410, 410)), 1.5, 3.0).save(folder / "bare.fits")
         trail = PSFModel(np.zeros((410, 410)), 1.5, 3.0).trail(30.0, 20.0, 600.0, 0.5)
         trail.save(folder / "trail.fits")
@@ -551,7 +551,7 @@ BAD: list[Bad] = [
     Bad("array", "records", lambda lab: np.zeros((60, 60), [("a", "f4")]), "MlpsfError", "",
         ARRAYS),
     Bad("array", "one dimension", lambda lab: np.arange(60.0), "MlpsfError", "2-D", ARRAYS),
-    Bad("array", "a cube", lambda lab: np.ones((3, 60, 60)), "MlpsfError", "2-D", ARRAYS),
+    Bad("array", "a cube", lambda lab: np.ones((3, 60, 60)), "MlpsfError", "", ARRAYS),
     Bad("array", "no pixels", lambda lab: np.ones((0, 60)), "MlpsfError", "", ARRAYS),
     Bad("array", "all NaN", lambda lab: np.full((120, 130), np.nan), "MlpsfError", "", ARRAYS),
     Bad("array", "all masked", lambda lab: np.ma.masked_all((120, 130)), "MlpsfError", "", ARRAYS),
@@ -587,7 +587,7 @@ BAD: list[Bad] = [
     Bad("HDU", "a name with escape sequences", lambda lab: "\x1b[31mred", "FrameError", r"\\x1b",
         ("read_frame(hdu=)", "mlpsf select --hdu")),
     # --- lists of sources
-    Bad("list", "no such file", lambda lab: lab / "none.csv", "CatalogueError", "no catalogue",
+    Bad("list", "no such file", lambda lab: lab / "none.csv", "CatalogueError", "no file",
         LISTS),
     Bad("list", "empty file", frame_file("e.csv")(lambda lab: b""), "CatalogueError", "", LISTS),
     Bad("list", "random bytes", frame_file("r.csv")(
@@ -684,10 +684,14 @@ BAD: list[Bad] = [
             ("scaler", {"unknown": "words"}), ("scaler", 5),
             ("scaler", {"parameters": {"method": "star"}, "mean": 0, "scale": 0,
                         "n_features_in": 1681}),
-            ("classes", [0, 1, 2]), ("classes_dtype", "O"), ("parameters", {"unknown": 1}),
-            ("parameters", {"epochs": -1}), ("n_features_in", "all"), ("kind", "Other"),
+            ("classes", [0, 1, 2]), ("classes_dtype", "O"), ("n_features_in", "all"), ("kind", "Other"),
             ("format", 99),
         )
+    ),
+    *(
+        Bad("model", f"parameters of {value}", described(parameters=value), "ModelFileError", "",
+            ("PSFStarSelector.load",))
+        for value in ({"unknown": 1}, {"epochs": -1})
     ),
     Bad("model", "one that begins a training", described(cutout_size=0), "ModelFileError", "",
         ("mlpsf train --from",)),

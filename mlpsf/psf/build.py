@@ -128,7 +128,7 @@ def build_psf(
     if order not in range(4):
         raise InputError(f"order must be 0, 1, 2 or 3; got {order}")
     rounds = ROUNDS if refinements is None else refinements
-    if rounds < 0:
+    if not isinstance(rounds, int) or rounds < 0:
         raise InputError(f"refinements must be 0 or more; got {refinements}")
     hand = cut_stars(frame, stars, size=size, background=background)
     place = None if at is None else check_place(at, hand.frame_shape)

@@ -133,7 +133,10 @@ def write_psf(
     header[_CHECK] = _digest(*numbers)
     # Write to a stream, because astropy compresses files with names that end in .gz.
     with whole_file(path) as temporary, temporary.open("wb") as stream:
-        fits.HDUList(hdus).writeto(stream, checksum=True)
+        for hdu in hdus:
+            if not isinstance(hdu, fits.CompImageHDU):  # its numbers are in the digest
+                hdu.add_checksum(when="of this HDU")  # not of this second: files stay the same
+        fits.HDUList(hdus).writeto(stream)
 
 
 def _digest(*numbers: NDArray[Any]) -> str:
@@ -197,7 +200,7 @@ def read_psf(
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             # A flipped bit would be another PSF. TRIPPy's own files have no checksums.
             warnings.filterwarnings("error", "(Checksum|Datasum) verification failed")
-            with fits.open(path, memmap=False, checksum=True) as hdus:
+            with path.open("rb") as file, fits.open(file, checksum=True) as hdus:
                 varies = len(hdus) == 5 and {"CHANGES", "WEIGHTS"} <= {h.name for h in hdus}
                 if len(hdus) not in (3, 6) and not varies:
                     raise ModelFileError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TypedDict
 
 import numpy as np
@@ -73,6 +74,11 @@ class Rules:
     rank_by: str = "probability"
 
     def __post_init__(self) -> None:
+        for name in ("threshold", "n_max", "n_min", "reserve"):
+            value, kind = getattr(self, name), Integral if name.startswith("n_") else Real
+            if not isinstance(value, kind):
+                what = "a whole number" if kind is Integral else "a number"
+                raise InputError(f"The {name!r} parameter of choose must be {what}. Got {value!r}.")
         known = self.rank_by in ("probability", "snr")
         rules = (
             (known, "rank_by", "'probability' or 'snr'", repr(self.rank_by)),

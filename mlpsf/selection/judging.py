@@ -60,12 +60,14 @@ def judge_sources(
     probability : ndarray, shape (n,)
         NaN where the source could not be judged.
     """
+    if cutout_size is not None:
+        cutout_size = _checked_size(cutout_size)
     alike = sources if alike is None else alike
     fwhm = float(alike.meta["fwhm"])
     reference, size, homogenizes = _wanted_cutouts(estimator)
     own = _learns_from_frame(estimator)
     if size is None:
-        size = own_cutout_size(fwhm) if cutout_size is None else _checked_size(cutout_size)
+        size = cutout_size or own_cutout_size(fwhm)
     flags = np.array(sources["flags"])
     rows = np.arange(len(sources))
     if own:  # it compares the sources of a frame, and faint ones would dominate

@@ -23,14 +23,16 @@ Attributes of the file: ``format`` ("mlpsf cutouts"), ``format_version``, ``size
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.errors import InputError
+from mlpsf.errors import InputError, OutputError
 from mlpsf.version import __version__
 
 __all__ = [
@@ -151,6 +153,9 @@ LONGEST = 2**20
 """Longest text of an attribute, in characters."""
 
 
+_ROOM = 2**22  # bytes that HDF5 may write beside the cutouts
+
+
 class CutoutWriter:
     """Writer of a set, as returned by `CutoutSet.create` and `CutoutSet.extend`."""
 
@@ -177,6 +182,8 @@ class CutoutWriter:
         ------
         InputError
             Shapes do not match, a column is missing or unknown, or a label is not -1, 0 or 1.
+        OutputError
+            The disk has no room for them.
         """
         pixels = np.asarray(cutouts, dtype=np.float32)
         size = int(self._file.attrs["size"])
@@ -200,6 +207,13 @@ class CutoutWriter:
             values[key] = np.broadcast_to(given, n).astype(dtype)
         if not np.isin(values["label"], (-1, 0, 1)).all():
             raise InputError("Labels of a set are 1 (good), 0 (other) or -1 (ambiguous).")
+        # HDF5 does not survive a full disk, so the room is made sure of first.
+        free, needed = shutil.disk_usage(Path(self._file.filename).parent).free, pixels.nbytes
+        if free < needed + _ROOM:
+            raise OutputError(
+                f"Cannot write a set of cutouts: {free / 1e6:.0f} MB are free on its disk, "
+                f"{(needed + _ROOM) / 1e6:.0f} MB are needed. Make room, or give another folder."
+            )
         names = self._file["frame_name"]
         values["frame"][:] = len(names)
         names.resize(len(names) + 1, axis=0)

@@ -10,7 +10,8 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import h5py
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from mlpsf.errors import InputError
+from mlpsf.errors import InputError, MlpsfError, OutputError
 from mlpsf.files import input_file, whole_file
 from mlpsf.training.set_format import (
     COLUMNS,
@@ -195,7 +196,7 @@ class CutoutSet:
             raise InputError(
                 f"The 'size' of cutouts must be odd, from {SIDES[0]} to {SIDES[-1]}. Got {size}."
             )
-        with whole_file(path) as temporary, h5py.File(temporary, "w", libver=_LIBRARY) as file:
+        with whole_file(path) as temporary, _opened(temporary, "w") as file:
             lay_out(file, size, reference_fwhm, label_source, parameters or {})
             yield CutoutWriter(file)
 
@@ -223,7 +224,7 @@ class CutoutSet:
         cls(path).close()  # raises if it is not a set
         with whole_file(path) as temporary:
             shutil.copyfile(path, temporary)
-            with h5py.File(temporary, "r+", libver=_LIBRARY) as file:
+            with _opened(temporary, "r+") as file:
                 yield CutoutWriter(file)
 
     def __len__(self) -> int:
@@ -326,3 +327,29 @@ class CutoutSet:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[Any]:
+    """Open an HDF5 file to write; where the disk is full, raise one error and let go of the file.
+
+    HDF5 cannot close a file whose last parts it cannot write: it tries again at the end of the
+    process, which then crashes. So what is left goes to a file in memory that is thrown away.
+    """
+    file = h5py.File(path, mode, libver=_LIBRARY)
+    try:
+        yield file
+        file.flush()
+    except BaseException as error:
+        if isinstance(error, OSError | RuntimeError) and hasattr(os, "memfd_create"):
+            handle = os.memfd_create("mlpsf")
+            os.dup2(handle, int(file.id.get_vfd_handle()))
+            os.close(handle)
+        with suppress(OSError, RuntimeError):
+            file.flush()
+        with suppress(OSError, RuntimeError):
+            file.close()
+        if isinstance(error, RuntimeError) and not isinstance(error, MlpsfError):
+            raise OutputError(f"Cannot write a set of cutouts: {error}.") from error
+        raise
+    file.close()

@@ -166,7 +166,7 @@ def test_render(run):
     check_error(run("render", "psf.fits", 300, 5, "--overwrite"), 1, "on the frame of 150 x 120")
     check_error(run("render", "psf.fits", 3, 5, "--out", "a.png"), 1, "must end in .fits")
     check_error(run("render", "psf.fits", 3, 5, "--size", 8, "--out", "b.fits"), 1, "odd number")
-    check_error(run("render", "none.fits", 3, 5, "--out", "b.fits"), 1, "cannot read")
+    check_error(run("render", "none.fits", 3, 5, "--out", "b.fits"), 1, "There is no file")
     check_error(run("render", "psf.fits", 3, 5, "--out", "psf.fits", "--overwrite"), 1, "input")
 
 
@@ -342,7 +342,7 @@ def bad_words(kind, folder):
     if kind == "n_min over n_max":
         return ["--n-min", "30", "--n-max", "20"], "'n_min'"
     if kind == "no model":
-        return ["--model", folder / "none.keras"], "There is no model file"
+        return ["--model", folder / "none.keras"], "There is no file"
     if kind == "other model":
         (folder / "other.keras").write_bytes(b"hello")
         return ["--model", folder / "other.keras"], "is no mlpsf model"
@@ -357,7 +357,7 @@ def bad_words(kind, folder):
         Table({"mag": [1.0], "err": [5.0]}).write(path)
         return ["--catalogue", path], "no columns of positions"
     if kind == "no catalogue":
-        return ["--catalogue", path], "There is no catalogue file"
+        return ["--catalogue", path], "There is no file"
     raise AssertionError(kind)
 
 

@@ -200,9 +200,9 @@ def test_image_is_no_catalogue(frame, tmp_path):
 
 
 def test_no_such_file(frame, tmp_path):
-    with pytest.raises(CatalogueError, match="There is no catalogue file"):
+    with pytest.raises(CatalogueError, match="There is no file"):
         read_catalogue(tmp_path / "none.csv", frame)
-    with pytest.raises(CatalogueError, match="There is no catalogue file"):
+    with pytest.raises(CatalogueError, match="There is no file"):
         read_catalogue(tmp_path, frame)
 
 

@@ -172,7 +172,7 @@ def test_what_is_not_there_is_told(field, chosen, tmp_path):
     )
     with pytest.raises(CatalogueError, match="None of the 1 positions of the table is a source"):
         match_list(Table({"x": [float(empty)], "y": [250.0]}), field.frame, chosen)
-    with pytest.raises(CatalogueError, match="There is no catalogue file"):
+    with pytest.raises(CatalogueError, match="There is no file"):
         match_list(tmp_path / "none.ecsv", field.frame, chosen)
     one = chosen[chosen["selected"]][:1]
     mixed = Table({"x": [one["x"][0], float(empty)], "y": [one["y"][0], 250.0]})

@@ -200,3 +200,39 @@ def test_no_light(n, factor, match):
     data, dx, dy, flux = stars(4.0, n=5)
     with pytest.raises(PSFError, match=match):
         stack_stars(data[:n] * factor, dx[:n], dy[:n], flux[:n], 8)
+
+
+@pytest.mark.parametrize("dx", [-25.2, -5.3, 4.4, 5.3])
+@pytest.mark.parametrize(("size", "sigma"), [(31, 0.8), (61, 1.0)])
+def test_a_star_is_drawn_wherever_it_is_in_its_cutout(dx, size, sigma):
+    y, x = np.mgrid[:size, :size] - size // 2
+    dx = np.clip(dx, -size // 2 + 3, size // 2 - 3)
+    star = np.exp(-0.5 * ((x - dx) ** 2 + y**2) / sigma**2) / (2 * np.pi * sigma**2)
+    psf = stack_stars(1e4 * star[None], np.array([dx]), np.zeros(1), np.array([1e4]), size // 2)
+    centre = psf.grid.shape[0] // 2
+    assert psf.grid[centre, centre] == pytest.approx(psf.grid.max(), rel=0.05)
+    assert psf.grid.min() > -0.02 * psf.grid.max()
+    drawn = psf.stamps(np.array([dx, 0.0, 1e9]), np.zeros(3), size)
+    assert np.abs(drawn[0] - star).max() < 1e-3
+    assert drawn[2].max() == drawn[2].min() == 0
+
+
+def test_far_and_near_stars_are_drawn_alike():
+    u = np.arange(-150, 151) / 10
+    psf = EffectivePSF(np.exp(-0.25 * (u**2 + u[:, None] ** 2)) / (4 * np.pi))
+    dx, dy = np.array([3.7, -2.0]), np.array([-4.0, 1.1])
+    near = psf.stamps_and_gradients(dx, dy, 31)
+    far = psf.stamps_and_gradients(np.append(dx, 9.0), np.append(dy, 0.0), 31)
+    np.testing.assert_allclose(far[:, :2], near, atol=1e-6)
+
+
+def test_stars_without_light_are_not_stacked():
+    u = np.arange(-15, 16)
+    star = 1e4 * np.exp(-0.25 * (u**2 + u[:, None] ** 2))
+    cutouts = np.stack([star, np.zeros_like(star)])
+    zero = np.zeros(2)
+    psf = stack_stars(cutouts, zero, zero, np.array([star.sum(), 0.0]), 15)
+    alone = stack_stars(cutouts[:1], zero[:1], zero[:1], np.array([star.sum()]), 15)
+    np.testing.assert_array_equal(psf.grid, alone.grid)
+    with pytest.raises(PSFError, match="No star"):
+        stack_stars(cutouts[1:], zero[1:], zero[1:], zero[1:], 15)

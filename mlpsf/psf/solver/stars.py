@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = ["Stars", "cut_stars", "say_left_out"]
 
 FloatArray = NDArray[np.float64]
 
+
+_SIZES = range(5, 1002, 2)  # of a PSF, in pixels
 
 CHOSEN_BY = (
     "selector",
@@ -214,8 +217,10 @@ def cut_stars(
     -------
     Stars
     """
-    if size is not None and (size < 5 or size % 2 == 0):
-        raise InputError(f"size must be an odd number of pixels, 5 or more; got {size}")
+    if size is not None and (not isinstance(size, Integral) or size not in _SIZES):
+        raise InputError(
+            f"size must be an odd number of pixels from {_SIZES[0]} to {_SIZES[-1]}; got {size!r}"
+        )
     largest = extent = None
     if are_cutouts(frame):
         frame, stars, largest, extent = tile_stars(frame, stars)
