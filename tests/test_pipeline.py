@@ -364,7 +364,7 @@ def test_mask_of_another_shape(field):
         (Table({"x": [9e5], "y": [9e5]}), "None of the 1 positions"),
         (Table({"x": [], "y": []}), "no rows"),
         (Table({"mag": [17.0]}), "no columns of positions"),
-        ("none.csv", "There is no catalogue file"),
+        ("none.csv", "There is no file"),
     ],
 )
 def test_bad_catalogues(field, catalogue, match):

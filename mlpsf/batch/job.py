@@ -56,7 +56,7 @@ class Row(TypedDict):
     warnings: str
 
 
-_KINDS = {
+_KINDS: dict[str, Any] = {
     "str": str,
     "float": (int, float),
     "int | None": (int, NoneType),

@@ -11,7 +11,7 @@ import typer
 
 from mlpsf.cli import export, frames, night, rendering, reporting, simulation, training
 from mlpsf.cli.common.configuration import configured
-from mlpsf.errors import MlpsfError, TooFewStarsError
+from mlpsf.errors import MlpsfError, TooFewStarsError, printable
 from mlpsf.version import __version__
 
 __all__ = ["app", "console", "main"]
@@ -81,6 +81,10 @@ def main() -> None:
         _fail(error, EXIT_TOO_FEW)
     except MlpsfError as error:
         _fail(error, EXIT_ERROR)
+    except MemoryError as error:
+        _fail(
+            MlpsfError(f"There is not enough memory: {error}. Try a part of the frame."), EXIT_ERROR
+        )
     except KeyboardInterrupt:
         print("mlpsf: stopped", file=sys.stderr)  # noqa: T201
         sys.exit(130)
@@ -101,7 +105,7 @@ def console() -> None:
 
 
 def _fail(error: MlpsfError, code: int) -> None:
-    typer.echo(f"mlpsf: {' '.join(str(error).split())}", err=True)
+    typer.echo(f"mlpsf: {printable(' '.join(str(error).split()))}", err=True)
     sys.exit(code)
 
 
@@ -113,4 +117,4 @@ def _one_line(
     file: Any = None,  # noqa: ARG001
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    typer.echo(f"mlpsf: warning: {' '.join(str(message).split())}", err=True)
+    typer.echo(f"mlpsf: warning: {printable(' '.join(str(message).split()))}", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,7 +169,7 @@ def extract_cutouts(
     x, y = check_positions(x, y)
     pixels, bad = _pixels_of(frame)
     most = 2 * max(*pixels.shape, 500) + 1  # a wider cutout is mostly off the frame
-    if not isinstance(size, Real) or not 3 <= size <= most or size % 2 != 1:
+    if not isinstance(size, int | float | np.number) or not 3 <= size <= most or size % 2 != 1:
         raise InputError(
             f"The 'size' of cutouts must be an odd integer from 3 to {most}. Got {size!r}."
         )

@@ -93,7 +93,7 @@ class PSFTable:
 
     def check(self) -> None:
         """Raise `PSFError` unless this is the image of a star: finite, with a size in its box."""
-        if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
+        if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < 2 * self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
 
     @property

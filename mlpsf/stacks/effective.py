@@ -137,8 +137,8 @@ class EffectivePSF:
 
     def _evaluate_far(
         self,
-        dx: NDArray[np.float64],
-        dy: NDArray[np.float64],
+        dx: NDArray[np.floating],
+        dy: NDArray[np.floating],
         size: int,
         *,
         gradients: bool,

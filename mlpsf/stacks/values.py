@@ -26,9 +26,7 @@ SOFTENING = 0.003
 """Fraction of the peak at which the stretch changes from linear to logarithmic."""
 
 
-def real_array(
-    values: ArrayLike, what: str, dtype: DTypeLike = np.float64
-) -> NDArray[np.floating[Any]]:
+def real_array(values: ArrayLike, what: str, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """Return real numbers as a new C-contiguous array, NaN where they are masked.
 
     Parameters

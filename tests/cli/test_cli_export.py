@@ -110,7 +110,7 @@ def test_lists_are_reused(run, folder):
     kept = read_stars("kept.ecsv")
     unusable = poor["reason"] in ("near the edge", "saturated", "masked pixels")
     assert kept["selected"][kept["id"] == poor["id"]][0] != unusable
-    fails(run("select", frame, "--veto", "none.ecsv"), "There is no catalogue file")
+    fails(run("select", frame, "--veto", "none.ecsv"), "There is no file")
     fails(
         run("select", frame, "--stars", "kept.ecsv", "--out", "kept.ecsv"), "would replace an input"
     )

@@ -348,7 +348,7 @@ def test_sets_that_do_not_fit_are_refused(monkeypatch, capsys, simulated, truth_
         ((truth_set, "--from", own), "takes cutouts of 31 x 31 pixels"),
         ((other,), "holds labelled cutouts of 1 frame"),
         ((truth_set, "--from", tmp_path / "none.keras"), "There is no file"),
-        ((tmp_path / "none.h5",), "There is no set"),
+        ((tmp_path / "none.h5",), "There is no file"),
         ((truth_set, "--from", "pretrained", "--architecture", "compact"), "has its --archi"),
         ((truth_set, "--out", tmp_path / "model.onnx"), "ends in .keras"),
         ((truth_set, "--out", own), "small.keras exists. --overwrite"),

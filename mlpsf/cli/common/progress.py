@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from mlpsf.cli.common.groups import General
-from mlpsf.errors import MlpsfError
+from mlpsf.errors import MlpsfError, printable
 
 __all__ = ["Progress", "plain"]
 
@@ -73,7 +73,7 @@ class Progress:
         self._end_step()
         if not self.quiet:
             self._clear()
-            typer.echo(text, err=True)
+            typer.echo(printable(text), err=True)
 
     def result(self, **values: Any) -> None:
         """Print a result as a line of JSON on stdout, if that was asked for."""

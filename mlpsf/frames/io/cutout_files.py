@@ -140,7 +140,7 @@ def _read_archive(path: Path) -> CutoutTable:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array, and no archive of them")
-        unpacked = sum(entry.file_size for entry in archive.zip.infolist())
+        unpacked = sum(entry.file_size for entry in (archive.zip.infolist() if archive.zip else ()))
         if unpacked > max(MOST * path.stat().st_size, FREE):
             raise ValueError(f"it would unpack to {unpacked:,} bytes, over {MOST} times its size")
         names = {name.lower(): name for name in archive.files}

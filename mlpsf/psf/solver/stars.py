@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +216,7 @@ def cut_stars(
     -------
     Stars
     """
-    if size is not None and (not isinstance(size, Integral) or size not in _SIZES):
+    if size is not None and (not isinstance(size, int | np.integer) or size not in _SIZES):
         raise InputError(
             f"size must be an odd number of pixels from {_SIZES[0]} to {_SIZES[-1]}; got {size!r}"
         )
