@@ -24,6 +24,7 @@ STAGES = (
     "files",
     "labelling",
     "pictures",
+    "rich",
     # What flows: arrays, frames, sources, stamps, PSFs, probabilities, lists.
     "stacks",
     "frames",

@@ -51,6 +51,8 @@ class Settings:
         Saturation level in ADU.
     mask : str, optional
         File of an image with the shape of all frames, not 0 where a pixel is bad.
+    report : bool
+        Whether to write also a page of each frame; see `mlpsf.report`.
 
     Examples
     --------
@@ -71,6 +73,7 @@ class Settings:
     gain: float | None = None
     saturation: float | None = None
     mask: str | None = None
+    report: bool = False
 
     def check(self) -> None:
         """Raise errors that would affect every frame; the model is loaded as a test.
@@ -152,6 +155,11 @@ class Job:
     def psf(self) -> Path:
         """Path of the PSF."""
         return Path(self.out, f"{self.name}_psf.fits")
+
+    @property
+    def report(self) -> Path:
+        """Path of the report, if one is asked for."""
+        return Path(self.out, f"{self.name}_report.html")
 
 
 def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -82,11 +83,16 @@ def _annotations(kind: Any) -> dict[str, str]:
 
 
 class Outcome(TypedDict):
-    """Result of a job: its row, whether to try it again, and SHA-256 of its files by name."""
+    """Result of a job.
+
+    Its row, whether to try it again, SHA-256 of its files by name, and small pictures of frame and
+    PSF for the page of the night.
+    """
 
     row: Row
     again: bool
     products: dict[str, str]
+    pictures: list[str]
 
 
 def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
@@ -118,6 +124,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
     """
     row = _empty_row(job)
     again = False
+    pictures: list[str] = []
     with (
         _ALONE,
         _ended_after(time_limit),
@@ -127,7 +134,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         warnings.simplefilter("always")
         start = time.perf_counter()
         try:
-            _work(job, row)
+            _work(job, row, pictures)
         except MlpsfError as error:
             row["error"] = _line(error)
             again = isinstance(error, OutputError)
@@ -136,8 +143,12 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
             again = True
         row["seconds"] = round(time.perf_counter() - start, 3)
     row["warnings"] = "; ".join(dict.fromkeys(_line(w.message) for w in caught))
-    products = {p.name: file_hash(p) for p in (job.stars, job.psf) if p.exists()}
-    return {"row": row, "again": again, "products": products}
+    products = {p.name: file_hash(p) for p in _files(job) if p.exists()}
+    return {"row": row, "again": again, "products": products, "pictures": pictures}
+
+
+def _files(job: Job) -> tuple[Path, ...]:
+    return (job.stars, job.psf, job.report)
 
 
 @contextmanager
@@ -160,7 +171,7 @@ def failed(job: Job, reason: str) -> Outcome:
     """Return the outcome of a job whose worker died; the next run tries it again."""
     row = _empty_row(job)
     row["error"] = reason
-    return {"row": row, "again": True, "products": {}}
+    return {"row": row, "again": True, "products": {}, "pictures": []}
 
 
 def _empty_row(job: Job) -> Row:
@@ -188,8 +199,8 @@ def _line(message: Any) -> str:
     return printable(" ".join(str(message).split()))
 
 
-def _work(job: Job, row: Row) -> None:
-    """Process a job and fill its row as far as possible."""
+def _work(job: Job, row: Row, pictures: list[str]) -> None:
+    """Process a job and fill its row and pictures as far as possible."""
     if job.version != __version__:
         raise InputError(
             f"the worker has mlpsf {__version__}, the run was started with {job.version}: "
@@ -199,10 +210,11 @@ def _work(job: Job, row: Row) -> None:
     from mlpsf.frames.io.reading import read_frame
     from mlpsf.pipeline import select_stars
     from mlpsf.psf import build_psf
+    from mlpsf.report.night import thumbnails
 
     settings = job.settings
     try:
-        for path in (job.stars, job.psf):
+        for path in _files(job):
             path.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"Cannot replace {path}: {error}.") from error
@@ -213,6 +225,7 @@ def _work(job: Job, row: Row) -> None:
         gain=settings.gain,
         saturation=settings.saturation,
     )
+    pictures[:] = thumbnails(frame)
     if job.hdu is None:
         number = re.search(r"\[(\d+)\]$", frame.name)
         row["hdu"] = int(number[1]) if number else 0
@@ -233,11 +246,16 @@ def _work(job: Job, row: Row) -> None:
         if error.table is not None:
             _fill(row, error.table)
             write_stars(error.table, job.stars)
+            if settings.report:
+                _report(job, frame, error.table, None, error=str(error))
         raise
     _fill(row, stars)
     write_stars(stars, job.stars)
     psf = build_psf(frame, stars)
     psf.save(job.psf)
+    pictures[:] = thumbnails(frame, psf)
+    if settings.report:
+        _report(job, frame, stars, psf)
     row["fwhm"], row["ellipticity"] = round(psf.fwhm, 4), round(psf.ellipticity, 4)
     row["psf_order"] = psf.order
     for name, digits in (("fwhm_variation", 5), ("shape_variation", 5), ("variation_angle", 1)):
@@ -245,6 +263,16 @@ def _work(job: Job, row: Row) -> None:
             row[name] = round(psf.meta[name], digits)  # type: ignore[literal-required]
     quality, row["judged_by"] = judge_psf(frame, stars, psf)
     row["quality"] = None if quality is None else round(quality, 5)
+
+
+def _report(job: Job, frame: Frame, stars: Table, psf: PSFModel | None, error: str = "") -> None:
+    from mlpsf.report import write_report
+
+    words = [job.path, *(() if job.hdu is None else ("--hdu", str(job.hdu)))]
+    for name in ("gain", "saturation", "mask"):
+        if (value := getattr(job.settings, name)) is not None:
+            words += [f"--{name}", str(value)]
+    write_report(job.report, frame, stars, psf, words=words, error=error)
 
 
 def _selector(name: str, model: str | None) -> Any:

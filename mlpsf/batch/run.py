@@ -35,7 +35,7 @@ __all__ = ["Night", "Settings", "run_frames", "summarise"]
 SUMMARY = "night"
 """Stem of the file names of the summary."""
 
-_FORMAT = 3
+_FORMAT = 4
 _LONGEST = 2**22  # bytes of a row's file
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
@@ -82,8 +82,9 @@ def run_frames(
         Paths, globs, ``@LIST`` files: see `mlpsf.batch.inputs.find_frames`.
     out : path-like
         Output folder, created if needed. It holds ``NAME_stars.ecsv`` and ``NAME_psf.fits`` of
-        each frame, the summary ``night.ecsv`` and, with pyarrow, ``night.parquet``. The folder
-        ``rows`` in it holds the information for later runs.
+        each frame, ``NAME_report.html`` if the settings ask for it, the summary ``night.ecsv``,
+        with pyarrow ``night.parquet``, and the page ``night.html``. The folder ``rows`` in it holds
+        the information for later runs.
     settings : Settings, optional
     hdu : sequence of str or int, optional
         Images of each file: see `mlpsf.batch.inputs.plan_jobs`. Default: the first image.
@@ -170,7 +171,7 @@ def run_frames(
             _sweep(rows_folder)
         table = summarise([rows[job.key] for job in jobs])
         table.meta["settings"] = asdict(settings)
-        files = _write_summary(table, Path(out))
+        files = (*_write_summary(table, Path(out)), _write_page(table, jobs, Path(out)))
     return Night(table, n_kept, files)
 
 
@@ -233,6 +234,9 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
         others[summary] = "mlpsf did not make it"
     elif parquet.exists() and not summary.exists():
         others[parquet] = "no run made it"
+    page = folder / f"{SUMMARY}.html"
+    if page.exists() and product_kind(page) != "report":
+        others[page] = "mlpsf did not make it"
     for job in jobs:
         mine: set[str] = set()
         with suppress(*_UNREADABLE):
@@ -240,7 +244,7 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
             mine, made_of = set(kept["products"]), kept["row"]["frame"]
             if made_of != job.path:
                 others[job.stars] = f"it was made of {made_of}"
-        for path, kind in ((job.stars, "stars"), (job.psf, "psf")):
+        for path, kind in ((job.stars, "stars"), (job.psf, "psf"), (job.report, "report")):
             # A product that a row names may be damaged. Open only others: a night has thousands.
             if path.name not in mine and path.exists() and product_kind(path) != kind:
                 others[path] = "mlpsf did not make it"
@@ -271,8 +275,9 @@ def _kept(job: Job, retry_failed: bool) -> Row | None:
             return None
         if not is_row(row):
             return None
+        names = (job.stars.name, job.psf.name, job.report.name)
         for name, sha in kept["products"].items():
-            if name not in (job.stars.name, job.psf.name) or file_hash(Path(job.out, name)) != sha:
+            if name not in names or file_hash(Path(job.out, name)) != sha:
                 return None
     except _UNREADABLE:
         return None
@@ -331,6 +336,21 @@ def summarise(rows: Sequence[Row]) -> Table:
     table["fwhm"].unit, table["seconds"].unit = "pix", "s"
     table["variation_angle"].unit = "deg"
     return table
+
+
+def _write_page(table: Table, jobs: Sequence[Job], folder: Path) -> Path:
+    """Write the page of the night, with the small pictures that the rows hold."""
+    from mlpsf.report.night import MOST_PICTURED, outstanding, write_night
+
+    notes = outstanding(table)
+    first = sorted(range(len(jobs)), key=lambda k: (bool(table["done"][k]), -len(notes[k]), k))
+    pictures: dict[int, list[str]] = {}
+    for k in first[:MOST_PICTURED]:
+        with suppress(*_UNREADABLE):
+            pictures[k] = [str(p) for p in _read_row(jobs[k])["pictures"]]
+    pages = [job.report.name if job.settings.report else None for job in jobs]
+    pages = [page if page and (folder / page).exists() else None for page in pages]
+    return write_night(folder / f"{SUMMARY}.html", table, pages=pages, pictures=pictures)
 
 
 def _write_summary(table: Table, folder: Path) -> tuple[Path, ...]:

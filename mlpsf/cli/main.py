@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli import export, frames, night, rendering, reporting, simulation, training
+from mlpsf.cli import export, frames, looking, night, rendering, reporting, simulation, training
 from mlpsf.cli.common.configuration import configured
 from mlpsf.errors import MlpsfError, TooFewStarsError, printable
 from mlpsf.version import __version__
@@ -62,6 +62,9 @@ for _command in (
     frames.select,
     frames.psf,
     reporting.report,
+    looking.plot,
+    looking.info,
+    looking.tutorial,
     rendering.render,
     export.export,
     simulation.simulate,

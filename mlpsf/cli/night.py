@@ -79,6 +79,10 @@ def run(
             "inf: no limit. On Dask it is given to three more workers first.",
         ),
     ] = TIME_LIMIT,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Write also a page of each frame, NAME_report.html."),
+    ] = False,
     *,
     choosing: Choosing,
     reading: Reading,
@@ -92,7 +96,8 @@ def run(
     install 'mlpsf[parquet]'), have a row a frame: FWHM, ellipticity, stars found and chosen,
     quality (share of the stars' light that the PSF leaves beyond noise; --reserve 0.2 has it
     judged by stars that the PSF has not seen), seconds, warnings, and the reason of one that
-    failed.
+    failed. night.html shows the same, those that stand out first, with small pictures of each frame
+    and its PSF.
 
     Stopped, or killed, at any moment: give the same command again. It does what is missing, and
     what was made with other settings, and ends with the same files. A frame that fails is a row
@@ -123,6 +128,7 @@ def run(
         gain=reading.gain,
         saturation=reading.saturation,
         mask=None if reading.mask is None else str(reading.mask),
+        report=report,
     )
     try:
         night = run_frames(

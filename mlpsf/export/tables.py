@@ -16,6 +16,7 @@ from astropy.table import QTable, Table
 
 from mlpsf.errors import CatalogueError, InputError, OutputError
 from mlpsf.files import check_folder, check_replaceable, whole_file
+from mlpsf.selection.star_table import StarTable
 
 __all__ = [
     "FORMATS",
@@ -138,7 +139,7 @@ def read_stars(path: str | os.PathLike[str]) -> Table:
             table[name] = np.asarray(column) == "True"
         elif hasattr(column, "filled"):
             table[name] = column.filled("" if column.dtype.kind in "SU" else np.nan)
-    return table
+    return StarTable(table, copy=False)
 
 
 def _comments(path: Path) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 from mlpsf.frames.background import Background, measure_background
-from mlpsf.frames.geometry import reaches_over
+from mlpsf.frames.geometry import pixel_scale, reaches_over
+from mlpsf.pictures import png, shrunk, sky
+from mlpsf.rich import card
 
 __all__ = ["Frame"]
 
@@ -178,6 +180,26 @@ class Frame:
                 f"frame's shape {self.shape}. Got shape {values.shape}."
             )
         return np.broadcast_to(values, self.shape).copy()
+
+    def _repr_png_(self) -> bytes:
+        small = shrunk(np.where(self.mask, np.nan, self.data), 400)
+        return png(sky(small), "gray")
+
+    def _repr_html_(self) -> str:
+        ny, nx = self.shape
+        scale = pixel_scale(self.wcs)
+        rows = [
+            ("size", f"{ny} rows x {nx} columns"),
+            ("scale", "unknown" if scale is None else f"{scale:.4g} arcsec a pixel"),
+            ("gain", f"{self.gain:.4g} e/{self.unit_name} ({self.origin.get('gain', 'given')})"),
+            (
+                "saturation",
+                f"{self.saturation:.6g} {self.unit_name} "
+                f"({self.origin.get('saturation', 'given')})",
+            ),
+            ("masked", f"{self.mask.mean():.2%}"),
+        ]
+        return card(self.name, rows, self._repr_png_())
 
     def __repr__(self) -> str:
         ny, nx = self.shape

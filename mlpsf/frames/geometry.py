@@ -34,6 +34,9 @@ def reaches_over(
     return (x0 < reach) | (y0 < reach) | (x0 > nx - 1 - reach) | (y0 > ny - 1 - reach)
 
 
+_DEGREE = 3599.0  # arcsec
+
+
 def pixel_scale(wcs: Any) -> float | None:
     """Return the side of a pixel in arcsec, the mean of both axes; None without a scale."""
     if wcs is None or not wcs.has_celestial:
@@ -41,4 +44,5 @@ def pixel_scale(wcs: Any) -> float | None:
     from astropy.wcs.utils import proj_plane_pixel_scales
 
     scale = 3600 * float(np.mean(proj_plane_pixel_scales(wcs.celestial)))
-    return scale if np.isfinite(scale) and scale > 0 else None
+    # A header without a scale stands for a degree.
+    return scale if 0 < scale < _DEGREE else None

@@ -4,6 +4,8 @@ As in scikit-learn, a display stores the data to show. A class method computes t
 them; ``plot()`` draws them and sets ``figure_`` and ``axes_``. Displays do not change matplotlib's
 global state. ``display.figure_.savefig("name.png")`` saves the figure.
 
+`draw` gives the plots of a frame, its stars and its PSF by one word, as ``mlpsf plot`` does.
+
 Plots of scikit-learn are not repeated here: `ConfusionMatrixDisplay`, `RocCurveDisplay`,
 `PrecisionRecallDisplay` (`sklearn.metrics`) and `CalibrationDisplay` (`sklearn.calibration`) work
 with the selectors and their cutouts, shape (n, size, size) or flattened::
@@ -14,6 +16,7 @@ Without ``ax`` these open a pyplot window.
 """
 
 from mlpsf.plots.frames import CutoutSheetDisplay, StarMapDisplay
+from mlpsf.plots.named import draw
 from mlpsf.plots.psfs import PSFComparisonDisplay, PSFDisplay
 from mlpsf.plots.runs import TimesDisplay, TrainingHistoryDisplay
 from mlpsf.plots.scores import ConfidenceDisplay, SizeHistogramDisplay
@@ -33,4 +36,5 @@ __all__ = [
     "TimesDisplay",
     "TrainingHistoryDisplay",
     "VariationDisplay",
+    "draw",
 ]

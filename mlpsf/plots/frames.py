@@ -16,7 +16,7 @@ from mlpsf.plots._figure import as_numbers, check_count, check_softening, needed
 
 __all__ = ["CutoutSheetDisplay", "StarMapDisplay"]
 
-Stretch = Literal["arcsinh", "zscale"]
+Stretch = Literal["arcsinh", "linear", "zscale"]
 
 
 class StarMapDisplay:
@@ -114,6 +114,8 @@ class CutoutSheetDisplay:
         Sky-subtracted; NaN pixels stay blank.
     titles : list of str, optional
         Title of each cutout.
+    saturated : ndarray of bool, shape (n, size, size), optional
+        Pixels that the linear stretch marks.
 
     Attributes
     ----------
@@ -135,11 +137,23 @@ class CutoutSheetDisplay:
     5
     """
 
-    def __init__(self, *, cutouts: ArrayLike, titles: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        cutouts: ArrayLike,
+        titles: list[str] | None = None,
+        saturated: ArrayLike | None = None,
+    ) -> None:
         cutouts = as_numbers("Cutouts", cutouts, 3)
         if titles is not None and len(titles) != len(cutouts):
             raise InputError(f"{len(cutouts)} cutouts need as many titles. Got {len(titles)}.")
         self.cutouts = cutouts
+        self.saturated = None if saturated is None else np.asarray(saturated, dtype=bool)
+        if self.saturated is not None and self.saturated.shape != cutouts.shape:
+            raise InputError(
+                f"Saturated pixels must have the shape of the cutouts, {cutouts.shape}. Got "
+                f"{self.saturated.shape}."
+            )
         self.titles = titles or [""] * len(cutouts)
 
     @classmethod
@@ -172,7 +186,8 @@ class CutoutSheetDisplay:
         sky = frame.background.level
         cut = extract_cutouts(frame, stars["x"], stars["y"], size, background=sky)
         titles = [f"{s['id']}: {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
-        return cls(cutouts=cut.data, titles=titles).plot(**kwargs)
+        full = extract_cutouts(frame.saturated.astype(np.float32), stars["x"], stars["y"], size)
+        return cls(cutouts=cut.data, titles=titles, saturated=full.data > 0).plot(**kwargs)
 
     def plot(
         self,
@@ -190,7 +205,9 @@ class CutoutSheetDisplay:
         columns : int
         softening : float
             Fraction of the peak at which the arcsinh stretch changes from linear to logarithmic.
-        stretch : {"arcsinh", "zscale"}
+        stretch : {"arcsinh", "linear", "zscale"}
+            ``"arcsinh"`` shows the wings. ``"linear"`` goes to the peak and shows the core, with
+            saturated pixels in light blue.
             ``"zscale"``: linear between the limits of astropy's z-scale for each cutout, as in the
             ML-PSF study. It shows levels near the sky, but not cores.
 
@@ -205,21 +222,28 @@ class CutoutSheetDisplay:
         """
         check_count("columns", columns)
         check_softening(softening)
-        if stretch not in ("arcsinh", "zscale"):
-            raise InputError(f'stretch must be "arcsinh" or "zscale". Got {stretch!r}.')
+        if stretch not in ("arcsinh", "linear", "zscale"):
+            raise InputError(f'stretch must be "arcsinh", "linear" or "zscale". Got {stretch!r}.')
         n = max(len(self.cutouts), 1)
         rows = -(-n // columns)
         figure = figure or new_figure(1.6 * columns, 1.75 * rows)
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for ax in axes:
             ax.set_axis_off()
-        for ax, cutout, title in zip(axes, self.cutouts, self.titles, strict=False):
+        full = np.zeros_like(self.cutouts, bool) if self.saturated is None else self.saturated
+        for ax, cutout, over, title in zip(axes, self.cutouts, full, self.titles, strict=False):
             if stretch == "arcsinh":
                 shown, low, high = _arcsinh(cutout, softening)
+            elif stretch == "linear":
+                shown, low, high = cutout, 0.0, _core_peak(cutout)
             else:
                 shown = cutout
                 low, high = _zscale(cutout)
             ax.imshow(shown, origin="lower", cmap="magma", vmin=low, vmax=high)
+            if stretch == "linear" and over.any():
+                blue = np.zeros((*over.shape, 4))
+                blue[over] = (0.35, 0.78, 0.98, 1.0)
+                ax.imshow(blue, origin="lower")
             ax.set_title(title, fontsize=6)
         self.axes_, self.figure_ = axes, figure
         return self
@@ -229,11 +253,15 @@ def _arcsinh(
     cutout: NDArray[np.floating], softening: float
 ) -> tuple[NDArray[np.floating], float, float]:
     """Stretch a cutout by its peak; return the image and its limits."""
+    shown = np.arcsinh(cutout / (_core_peak(cutout) * softening))
+    return shown, -1.0, float(np.arcsinh(1 / softening))
+
+
+def _core_peak(cutout: NDArray[np.floating]) -> float:
+    """Return the highest of the nine pixels in the middle."""
     c = len(cutout) // 2
     core = cutout[c - 1 : c + 2, c - 1 : c + 2]
-    peak = np.nanmax(core) if np.isfinite(core).any() else 1.0
-    shown = np.arcsinh(cutout / (max(peak, 1e-9) * softening))
-    return shown, -1.0, float(np.arcsinh(1 / softening))
+    return max(float(np.nanmax(core)) if np.isfinite(core).any() else 1.0, 1e-9)
 
 
 def _zscale(cutout: NDArray[np.floating]) -> tuple[float, float]:

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, PSFError
+from mlpsf.pictures import png, wings
 from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy import border as border
 from mlpsf.psf.trippy.inputs import check_motion
 from mlpsf.psf.trippy.tables import Shape, centre_on_pixel, measure_shape, profile
+from mlpsf.rich import card
 
 __all__ = ["PSFTable"]
 
@@ -95,6 +97,22 @@ class PSFTable:
         """Raise `PSFError` unless this is the image of a star: finite, with a size in its box."""
         if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < 2 * self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
+
+    def _repr_png_(self) -> bytes:
+        sub_pixels = self.oversampled
+        return png(wings(sub_pixels, softening=1e-3))
+
+    def _repr_html_(self) -> str:
+        order = ("constant", "linear", "quadratic", "cubic")[min(self.order, 3)]
+        rows = [
+            ("FWHM", f"{self.fwhm:.3f} pixels"),
+            ("ellipticity", f"{self.ellipticity:.3f} at {self.position_angle:.0f} degrees"),
+            ("box", f"{self.size} x {self.size} pixels, {self.rep_fact} sub-pixels each"),
+            ("over the frame", order),
+            ("stars", str(len(self.stars))),
+            ("frame", str(self.meta.get("frame", "unknown"))),
+        ]
+        return card("PSF" if self.motion is None else "trailed PSF", rows, self._repr_png_())
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, UNUSABLE, Flag, describe
 from mlpsf.frames.frame import Frame
+from mlpsf.selection.star_table import StarTable
 
 __all__ = [
     "FEWEST_RESERVED",
@@ -205,7 +206,7 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     if relaxed:
         taken = good[~passes[good]]
         flags[taken] = flags[taken] & ~np.int32(Flag.BELOW_THRESHOLD) | Flag.RELAXED
-    out = sources.copy()
+    out = StarTable(sources)
     out["probability"] = given
     out["selected"] = np.isin(np.arange(len(p)), chosen)
     out["reserved"] = np.isin(np.arange(len(p)), reserved_rows)
@@ -241,7 +242,7 @@ def unjudged(ids: ArrayLike) -> Table:
     nan = np.full(n, np.nan)
     measured = ("x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "local_fwhm")
     columns = dict.fromkeys((*measured, "probability"), nan)
-    table = Table({"id": np.asarray(ids), **columns})
+    table = StarTable({"id": np.asarray(ids), **columns})
     table["selected"] = table["reserved"] = np.zeros(n, dtype=bool)
     table["flags"] = np.full(n, int(Flag.NOT_JUDGED), dtype=np.int32)
     table["reason"] = np.array([describe(Flag.NOT_JUDGED)] * n, dtype=str)

@@ -139,3 +139,58 @@ def test_a_value_of_a_wrong_kind_is_a_mistyped_command(run, frame, tmp_path):
 
 def test_shell_completion_is_offered(run):
     assert "--install-completion" in run("--help").stdout
+
+
+# --- plots, a first look, the tutorial
+
+
+@pytest.mark.parametrize(
+    ("source", "what", "out"),
+    [
+        ("stars.ecsv", None, "stars.png"),
+        ("stars.ecsv", "sizes", "sizes.pdf"),
+        ("stars.ecsv", "residuals", "residuals.svg"),
+        ("psf.fits", None, "psf.pdf"),
+        ("psf.fits", "profiles", "profiles.png"),
+        ("psf.fits", "variation", "variation.png"),
+        ("frame.fits", "map", "map.png"),
+    ],
+)
+def test_plots_by_one_word(run, written, tmp_path, source, what, out):
+    words = [] if what is None else ["--what", what]
+    frame = [] if source == "frame.fits" else ["--frame", written / "frame.fits"]
+    done = run("plot", written / source, *words, *frame, "--out", out, "--dpi", "60")
+    assert done.exit_code == 0, done.output
+    head = (tmp_path / out).read_bytes()[:300]
+    kind = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[out.rpartition(".")[2]]
+    assert head.startswith(kind)
+    again = run("plot", written / source, *words, *frame, "--out", out)
+    assert isinstance(again.exception, OutputError)
+
+
+def test_frame_of_a_product_is_found_beside_it(run, written, tmp_path):
+    done = run("plot", written / "stars.ecsv", "--what", "sizes", "--out", "a.png")
+    assert done.exit_code == 0, done.output
+    done = run("plot", written / "stars.ecsv", "--what", "map", "--out", "b.png")
+    assert isinstance(done.exception, InputError)  # the scene was never read from a file
+    assert "give --frame" in str(done.exception)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_info(run, frame):
+    done = run("info", frame)
+    assert done.exit_code == 0, done.output
+    assert "saturation   60000 ADU" in done.stdout
+    assert "verdict      good" in done.stdout
+    look = json.loads(run("info", frame, "--json", "--gain", "2").stdout)
+    assert look["gain"] == 2
+    assert look["fwhm"] == pytest.approx(4, rel=0.05)
+    assert "no file" in str(run("info", "none.fits").exception)
+
+
+def test_tutorial_is_copied_out(run, tmp_path):
+    assert run("tutorial").exit_code == 0
+    notebook = json.loads((tmp_path / "tutorial.ipynb").read_text())
+    assert notebook["nbformat"] == 4
+    assert all(not cell.get("outputs") for cell in notebook["cells"])  # stored without results
+    assert isinstance(run("tutorial").exception, OutputError)

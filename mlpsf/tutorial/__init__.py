@@ -1,0 +1,1 @@
+"""The tutorial, a notebook that ``mlpsf tutorial`` copies out."""

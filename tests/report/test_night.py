@@ -1,0 +1,94 @@
+"""The page of a night, and the first look at a file."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from mlpsf.report.first_look import as_text, first_look
+from mlpsf.report.night import outstanding, thumbnails, write_night
+
+
+def night(n=8):
+    rng = np.random.default_rng(1)
+    return Table(
+        {
+            "name": [f"frame {k}" for k in range(n)],
+            "done": [k != 6 for k in range(n)],
+            "error": ["" if k != 6 else "<b>no</b> stars" for k in range(n)],
+            "warnings": ["" if k != 1 else "gain guessed" for k in range(n)],
+            "fwhm": 4 + 0.05 * rng.normal(size=n) + 5 * (np.arange(n) == 3),
+            "ellipticity": np.full(n, 0.05),
+            "n_found": np.where(np.arange(n) == 6, -1, 500),
+            "n_chosen": np.full(n, 25),
+            "quality": np.where(np.arange(n) == 5, np.nan, 0.01),
+            "seconds": np.full(n, 3.0),
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ["report.night", "report.first_look", "rich"])
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(f"mlpsf.{name}"))
+    assert result.attempted
+    assert not result.failed
+
+
+def test_what_stands_out():
+    notes = outstanding(night())
+    assert notes[6] == ["<b>no</b> stars"]
+    assert len(notes[3]) == 1
+    assert notes[3][0].startswith("FWHM ")
+    assert [k for k, n in enumerate(notes) if n] == [3, 6]
+    assert not any(outstanding(night()[:4]))  # too few for a median
+
+
+def test_page_of_a_night(tmp_path, scene):
+    sim, _, psf = scene
+    pictures = thumbnails(sim.frame, psf)
+    assert [p.partition(";")[0] for p in pictures] == ["data:image/jpeg", "data:image/png"]
+    table = night()
+    pages = ["a b_report.html" if k == 3 else None for k in range(len(table))]
+    shown = {3: pictures, 0: ["https://example.org/spy.png"]}
+    path = write_night(tmp_path / "night.html", table, pages=pages, pictures=shown)
+    text = path.read_text(encoding="utf-8")
+    body = text[text.index("<tbody>") :]
+    places = [body.index(f'data-value="frame {k}"') for k in range(len(table))]
+    assert np.argsort(places).tolist()[:2] == [6, 3]  # failed, then apart
+    assert "<b>no</b>" not in text
+    assert "&lt;b&gt;no&lt;/b&gt; stars" in text
+    assert 'href="a%20b_report.html"' in text
+    assert "example.org" not in text
+    assert body.count("<img") == 2
+
+
+def test_first_look_at_a_mosaic(tmp_path, scene):
+    from astropy.io import fits
+
+    sim, _, _ = scene
+    header = fits.Header({"GAIN": 3.0, "SATURATE": 6e4, "BUNIT": "adu"})
+    chip = fits.ImageHDU(sim.frame.data, header, name="SCI", ver=2)
+    fits.HDUList([fits.PrimaryHDU(), chip]).writeto(tmp_path / "two.fits")
+    look = first_look(tmp_path / "two.fits")
+    assert [h["shape"] for h in look["hdus"]] == [None, sim.frame.shape]
+    assert look["hdus"][1]["name"] == "SCI,2"
+    assert (look["gain"], look["gain_from"]) == (3.0, "header GAIN")
+    assert look["centre"] is None
+    assert look["fwhm"] == pytest.approx(4.0, rel=0.05)
+    assert "gain         3 e/" in as_text(look)
+    assert "SCI,2" in as_text(look)
+
+
+def test_first_look_at_nothing(tmp_path):
+    from astropy.io import fits
+
+    noise = np.random.default_rng(0).normal(100, 3, (200, 210)).astype(np.float32)
+    fits.writeto(tmp_path / "dark.fits", noise)
+    look = first_look(tmp_path / "dark.fits", gain=2.0)
+    assert look["verdict"] == "no stars"
+    assert look["gain"] == 2.0
+    assert "verdict      no stars" in as_text(look)
