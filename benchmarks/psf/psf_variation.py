@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT
 from benchmarks.peers import SIDE, Extraction, build_piff, build_psfex, cpu_clock, place_table
 from benchmarks.psf.psf_error import clean_stars
@@ -244,5 +245,5 @@ def main() -> None:
                 f"{key}: ours over constant, median {np.median(ratio):.3f}, most {ratio.max():.3f}"
             )
     summary = summarise(table)
-    summary.pprint_all()
+    record("The median place and the worst of the median frame, and the worst of all", summary)
     summary.write(folder / f"{kind}-summary.ecsv", overwrite=True)

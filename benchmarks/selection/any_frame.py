@@ -17,6 +17,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, shift
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.frames.frame import Frame
@@ -50,7 +51,7 @@ def main() -> None:
             if min(shape) > 64:
                 rows.append(row(path.name, read_frame(path, hdu=number), ""))
     table = Table(rows)
-    table.pprint_all(align="<")
+    record("What is said of each kind of frame", table)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     table.write(OUTPUT / "any_frame.ecsv", overwrite=True)
 

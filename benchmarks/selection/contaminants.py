@@ -19,6 +19,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT
 from benchmarks.psf.psf_error import SIDE, errors_of
 from mlpsf.files import whole_file
@@ -292,8 +293,8 @@ def main() -> None:
         wide[f"S/N {snr}"].format = wide[f"square, S/N {snr}"].format = ".4f"
     folder = OUTPUT / "contaminants"
     folder.mkdir(parents=True, exist_ok=True)
-    change.pprint_all()
-    wide.pprint_all()
+    record("What a contaminant does to the PSF", change)
+    record("Where it does no more harm than noise", wide)
     change.write(folder / "change.ecsv", overwrite=True)
     wide.write(folder / "break_even.ecsv", overwrite=True)
     draw(change, line, FIGURE)

@@ -17,6 +17,7 @@ import numpy as np
 from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT, truth_of
 from benchmarks.psf.psf_error import SIDE, errors_of
 from mlpsf.detection.sources import find_sources
@@ -242,5 +243,5 @@ def main() -> None:
     table = Table(rows)
     table.write(folder / "frames.ecsv", overwrite=True)
     summary = summarise(table)
-    summary.pprint_all()
+    record("Errors of the PSF, by how its stars were chosen", summary)
     summary.write(folder / "summary.ecsv", overwrite=True)

@@ -31,6 +31,7 @@ from benchmarks.common.nights import (
     load_reruns,
     make_nights,
 )
+from benchmarks.common.results import record
 from benchmarks.common.scores import STUDY_RECALL, STUDY_SCORES, score
 from benchmarks.common.stamps import OUTPUT
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, extract_cutouts
@@ -386,4 +387,4 @@ def main() -> None:
         report.rows.append(by_cutout("published", LONGER, Sample.balanced(1, design, "rule")))
         on_truth = train("published, on truth", LONGER, learn["truth"])
         report.add_network("published, on truth", "truth", on_truth)
-    as_text(report.rows).pprint_all()
+    record("In per cent, with 95 % intervals over frames", as_text(report.rows))

@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 from astropy.table import Table
 
+from benchmarks.common.results import record
 from benchmarks.common.scores import score
 from benchmarks.common.stamps import OUTPUT, Plan, load_stamps, make_stamps
 from benchmarks.training.training import judged, probabilities, rows_of, teach
@@ -136,4 +137,4 @@ def main() -> None:
         print(row, flush=True)
         table = Table(rows)
         table.write(OUTPUT / "ablation.ecsv", overwrite=True)
-    table.pprint_all()
+    record("Small trainings alike but for one thing; validation frames", table)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table, vstack
 
+from benchmarks.common.results import record
 from benchmarks.common.scores import score
 from benchmarks.common.stamps import OUTPUT
 from mlpsf.flags import NEVER_A_PSF_STAR
@@ -94,5 +95,5 @@ def main() -> None:
         start = PSFStarSelector(**further | {"learning_rate": 1e-3, "epochs": 30})
         tables.append(figures(train_on_set(folder / "truth.h5", start), held, "from nothing"))
     table = vstack(tables)["network", "score", "value", "low", "high"]
-    table.pprint_all()
+    record("On frames of that telescope held out", table)
     table.write(OUTPUT / "retraining.ecsv", overwrite=True)

@@ -19,6 +19,7 @@ from astropy.table import Table
 
 import mlpsf
 from benchmarks.common.conditions import by_condition
+from benchmarks.common.results import record
 from benchmarks.common.scores import score
 from benchmarks.common.stamps import (
     OUTPUT,
@@ -188,10 +189,8 @@ def test(
     asked, p = rows_of(faint, bright), p_faint[bright]
     table = score(asked["label"], p, asked["frame"])
     card["scores"][kind] = _rounded(table)
-    print(f"\n{kind} frames, never seen, S/N > 200:")
-    table.pprint_all()
-    print("Ambiguous sources counted as bad:")
-    figures.pprint_all()
+    record(f"{kind} frames, never seen, S/N > 200", table)
+    record(f"{kind}: ambiguous sources counted as bad", figures)
     card["thresholds"][kind] = {
         f"{t:g}": {
             "precision": round(float(asked["label"][p >= t].mean()), 4),
@@ -201,7 +200,7 @@ def test(
         if (p >= t).any()
     }
     conditions = by_condition(faint, p_faint, load_parameters(folder, "test", kind, plan))
-    conditions.pprint_all()
+    record(f"{kind} frames by condition", conditions)
     card["conditions"][kind] = [
         dict(zip(conditions.colnames, row, strict=True)) for row in conditions.as_array().tolist()
     ]
