@@ -98,7 +98,7 @@ def render(folder: Path = FOLDER, model: str | None = None) -> str:
         "",
         "Made by `python -m benchmarks results` of what the benchmarks stored (`python -m "
         "benchmarks NAME --keep`). All frames are ones that no network has seen. The model that "
-        f"ships is `{model[:8]}`; tables of an earlier one say so, and stand until they are measured "
+        f"ships is `{model[:8]}`; tables of an earlier one say so, and stand until measured "
         "again.",
         "",
         *(f"- [{r['what']}](#{r['name'].replace('_', '-')})" for r in results),
