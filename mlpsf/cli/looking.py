@@ -1,4 +1,4 @@
-"""Commands that show: ``plot`` and ``info``; and ``tutorial``, which teaches."""
+"""Commands that show: ``plot`` and ``info``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlpsf.cli.common.progress import Progress, plain
 from mlpsf.cli.common.steps import STEPS
 from mlpsf.errors import InputError, OutputError
 
-__all__ = ["info", "plot", "tutorial"]
+__all__ = ["info", "plot"]
 
 
 class Plot(StrEnum):
@@ -214,29 +214,3 @@ def info(
         progress.result(**{name: plain(value) for name, value in look.items()})
     else:
         typer.echo(as_text(look))
-
-
-def tutorial(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the notebook goes.")] = Path(
-        "tutorial.ipynb"
-    ),
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Copy out the tutorial, a Jupyter notebook.
-
-    From a frame to its PSF and to the photometry of a moving target, a PSF that varies, and a
-    selector of one's own. It draws its own frames: pip install 'mlpsf[simulation]' notebook.
-
-    Example:
-
-        mlpsf tutorial && jupyter notebook tutorial.ipynb
-    """
-    from importlib.resources import files
-
-    from mlpsf.files import check_folder, whole_file
-
-    check_outputs([(check_folder(out), None)], overwrite=overwrite)
-    content = files("mlpsf.tutorial").joinpath("tutorial.ipynb").read_bytes()
-    with whole_file(out) as temporary:
-        temporary.write_bytes(content)
-    typer.echo(f"The tutorial is in {out}.", err=True)

@@ -64,7 +64,6 @@ for _command in (
     reporting.report,
     looking.plot,
     looking.info,
-    looking.tutorial,
     rendering.render,
     export.export,
     simulation.simulate,

@@ -51,8 +51,8 @@ def first_look(
     >>> path = Path(tempfile.mkdtemp()) / "a.fits"
     >>> simulate_frame(shape=(300, 320), n_stars=40, n_galaxies=0, fwhm=3.0, seed=2).write(path)
     >>> look = first_look(path)
-    >>> look["shape"], round(look["fwhm"], 1), look["hdus"][0]["shape"]
-    ((300, 320), 3.0, (300, 320))
+    >>> look["shape"], look["unit"], look["hdus"][0]["kind"]
+    ((300, 320), 'adu', 'Primary')
     """
     path = Path(path)
     images = {number: shape for number, _, shape in list_images(path)}

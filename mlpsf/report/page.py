@@ -187,17 +187,18 @@ def render_report(
 
 def rendered(template: str, **values: Any) -> str:
     """Fill a template; every value is escaped, and only the template's own script can run."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
-        loader=PackageLoader("mlpsf.report"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    source = environment.loader.get_source(environment, template.replace(".html", ".js"))[0]  # type: ignore[union-attr]
+    source = loader.get_source(environment, template.replace(".html", ".js"))[0]
     digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
     return environment.get_template(template).render(
         script=source, script_hash=f"sha256-{digest}", **values

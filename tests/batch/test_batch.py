@@ -342,7 +342,7 @@ def test_only_what_is_missing_is_done(night, monkeypatch, tmp_path):
     (out / "rows" / "0.json").write_text(json.dumps({**kept, "again": True}))
     assert run().n_kept == 2
     monkeypatch.setattr(batch.importlib.util, "find_spec", lambda _: None)
-    assert [p.name for p in run().files] == ["night.ecsv"]
+    assert [p.name for p in run().files] == ["night.ecsv", "night.html"]
     assert not (out / "night.parquet").exists()
 
 

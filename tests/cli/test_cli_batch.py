@@ -58,7 +58,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 def test_all(run, frames, tmp_path):
     pytest.importorskip("pyarrow")
-    files = "T/out/night.ecsv and T/out/night.parquet"
+    files = "T/out/night.ecsv and T/out/night.parquet and T/out/night.html"
     assert run(*frames) == (0, f"3 of 3 frames done; summary in {files}.\n")
     assert run(*frames) == (0, f"3 of 3 frames done (3 known from before); summary in {files}.\n")
     assert run.jobs == []

@@ -141,7 +141,7 @@ def test_shell_completion_is_offered(run):
     assert "--install-completion" in run("--help").stdout
 
 
-# --- plots, a first look, the tutorial
+# --- plots, and a first look
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,9 @@ def test_frame_of_a_product_is_found_beside_it(run, written, tmp_path):
 def test_info(run, frame):
     done = run("info", frame)
     assert done.exit_code == 0, done.output
-    assert "saturation   60000 ADU" in done.stdout
+    assert "saturation   60000 adu" in done.stdout
     assert "verdict      good" in done.stdout
     look = json.loads(run("info", frame, "--json", "--gain", "2").stdout)
     assert look["gain"] == 2
     assert look["fwhm"] == pytest.approx(4, rel=0.05)
     assert "no file" in str(run("info", "none.fits").exception)
-
-
-def test_tutorial_is_copied_out(run, tmp_path):
-    assert run("tutorial").exit_code == 0
-    notebook = json.loads((tmp_path / "tutorial.ipynb").read_text())
-    assert notebook["nbformat"] == 4
-    assert all(not cell.get("outputs") for cell in notebook["cells"])  # stored without results
-    assert isinstance(run("tutorial").exception, OutputError)

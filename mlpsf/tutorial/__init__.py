@@ -1,1 +1,0 @@
-"""The tutorial, a notebook that ``mlpsf tutorial`` copies out."""
