@@ -20,6 +20,7 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import clean_cutouts
+from mlpsf.neighbours.subtract import measure_again, remember, subtract_neighbours
 from mlpsf.selection.choice import (
     ChoiceOptions,
     Rules,
@@ -141,9 +142,14 @@ def select_stars(
         frame = read_frame(frame)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
+    whole = frame
     frame = fill_lone_pixels(frame)
     sources = find_sources(frame, listed)
     alike = sources if listed is None else _own_sources(frame, sources)
+    frame = subtract_neighbours(frame, alike)
+    remember(whole, frame)
+    sources = measure_again(frame, sources)
+    alike = sources if listed is None else measure_again(frame, alike)
     flag_verdict(sources, judge_frame(frame, alike))
     wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
     chosen = _select_found(frame, sources, alike, wishes)

@@ -28,6 +28,7 @@ STAGES = (
     "frames",
     "detection",
     "stamps",
+    "neighbours",
     "psf",
     "selectors",
     "selection",
