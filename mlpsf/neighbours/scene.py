@@ -93,9 +93,19 @@ class Scene:
     ) -> NDArray[np.float32]:
         """Draw sources around given pixels, shape (m, 2 half + 1, 2 half + 1)."""
         x, y = self.x[rows], self.y[rows]
-        drawn = self.star.stamps(x - column, y - row, x, y, 2 * half + 1)
+        side = 2 * half + 1
+        if self._shows_variation[rows].any():
+            drawn = self.star.stamps(x - column, y - row, x, y, side)
+        else:
+            drawn = self.star.psf.stamps(x - column, y - row, side)
         drawn *= self.flux[rows].astype(np.float32)[:, None, None]
         return drawn
+
+    @cached_property
+    def _shows_variation(self) -> NDArray[np.bool_]:
+        """Whether the variation of the PSF changes the light of each source by more than noise."""
+        peak = self.star.psf.grid.max() * float(np.sum(self.star.most))
+        return np.asarray(np.abs(self.flux) * peak > _UNSEEN * self.noise)
 
     def halves(self) -> NDArray[np.intp]:
         """Return the half-width at which the light of each source is lost in the noise."""
@@ -116,8 +126,9 @@ class Scene:
         at_i, at_j = column.astype(int) + half, row.astype(int) + half
         sizes = self.halves()
         lit = self.flux != 0
-        for size in np.unique(sizes[lit]):
-            rows = np.flatnonzero(lit & (sizes == size))
+        kinds = np.stack([sizes, self._shows_variation])
+        for size, varies in np.unique(kinds[:, lit], axis=1).T:
+            rows = np.flatnonzero(lit & (sizes == size) & (self._shows_variation == varies))
             for start in range(0, len(rows), _BLOCK):
                 part = rows[start : start + _BLOCK]
                 drawn = self.draw(part, column[part], row[part], int(size))

@@ -17,6 +17,7 @@ import sep
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import DETECTION_SIGMA, MINIMUM_AREA, find_sources
@@ -89,7 +90,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     noise = float(np.median(frame.background.rms))
     scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
     for number in range(rounds):
-        scene = _fit(frame, scene)
+        scene = _fit(frame, scene, 2)
         sky = measure_background(replace(frame, data=scene.rest))
         frame = replace(frame, scene=scene, given_background=sky)
         found = _hidden(frame, scene, others)
@@ -98,7 +99,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    scene = _stars_only(frame, _fit(frame, scene))
+    scene = _stars_only(frame, _fit(frame, scene, 3))
     sky = measure_background(replace(frame, data=scene.rest))
     return replace(frame, scene=scene, given_background=sky)
 
@@ -163,12 +164,14 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     return again
 
 
-def _fit(frame: Frame, scene: Scene) -> Scene:
+def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
     sky = frame.background
     good = ~(frame.mask | frame.saturated)
     gain = frame.known_gain if frame.variance is None else np.inf
     variance = np.square(sky.rms)
-    return fit_scene(scene, frame.data, sky.level, variance, good, 1.0 / gain)
+    # The matrices are small: threads would wait for each other.
+    with threadpool_limits(1):
+        return fit_scene(scene, frame.data, sky.level, variance, good, 1.0 / gain, rounds=times)
 
 
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
