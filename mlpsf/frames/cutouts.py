@@ -190,9 +190,7 @@ def extract_cutouts(
         data = np.empty((x.size, size, size), dtype=np.float32)
         for start in range(0, x.size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            data[block] = _resample(
-                pixels, bad, x[block], y[block], size, scale, background, scene
-            )
+            data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background, scene)
     near_edge = reaches_over(x0, y0, reach, pixels.shape)
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
 

@@ -37,7 +37,7 @@ def fit_scene(
     scene: Scene,
     data: NDArray[np.float32],
     level: NDArray[np.float32],
-    variance: NDArray[np.float32],
+    rms: NDArray[np.float32],
     good: NDArray[np.bool_],
     per_light: float,
     *,
@@ -49,8 +49,8 @@ def fit_scene(
     ----------
     scene : Scene
         Initial positions and fluxes.
-    data, level, variance : ndarray of float32, shape (ny, nx)
-        Pixels, sky, and variance of the sky.
+    data, level, rms : ndarray of float32, shape (ny, nx)
+        Pixels, sky, and noise of the sky.
     good : ndarray of bool, shape (ny, nx)
         Pixels that are used.
     per_light : float
@@ -66,18 +66,22 @@ def fit_scene(
     scene = scene.without(data)
     order = np.argsort(scene.y, kind="stable")
     parts = np.array_split(order, max(1, -(-len(order) // _TOGETHER)))
+    # In units of the noise: squares of pixels in any unit would not be held by single precision.
+    unit = np.float32(scene.noise)
+    sky_variance, per_light = np.square(rms / unit), np.float32(per_light / scene.noise)
     for _ in range(rounds):
-        light = data - scene.rest
+        light = (data - scene.rest) / unit
         weight = good / np.sqrt(
-            variance + per_light * np.maximum(light, 0) + (MODEL_ERROR * light) ** 2
+            sky_variance + per_light * np.maximum(light, 0) + (MODEL_ERROR * light) ** 2
         )
+        left = (scene.rest - level) / unit
         x, y, flux, error = (v.copy() for v in (scene.x, scene.y, scene.flux, scene.error))
         for part in parts:
-            df, dx, dy, sigma = _corrections(scene, part, scene.rest - level, weight)
-            flux[part] = np.maximum(flux[part] + df, 0.0)
+            df, dx, dy, sigma = _corrections(scene, part, left, weight)
+            flux[part] = np.maximum(flux[part] + df * scene.noise, 0.0)
             x[part] += dx
             y[part] += dy
-            error[part] = sigma
+            error[part] = sigma * scene.noise
         scene = replace(scene, x=x, y=y, flux=flux, error=error).without(data)
     return scene
 
@@ -85,7 +89,10 @@ def fit_scene(
 def _corrections(
     scene: Scene, rows: NDArray[np.intp], left: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Solve for corrections of flux, x and y of some sources, and the errors of their fluxes."""
+    """Solve for corrections of flux, x and y of some sources, and the errors of their fluxes.
+
+    Pixels and fluxes are in units of the noise.
+    """
     ny, nx = left.shape
     radius = FITTED * scene.star.fwhm
     half = int(np.ceil(radius))
@@ -102,7 +109,7 @@ def _corrections(
     )[:, :, j, i]
     point, gx, gy = point * w, gx * w, gy * w
     size = np.sqrt(np.maximum((point**2).sum(axis=1, dtype=np.float64), 1e-30))
-    flux = scene.flux[rows]
+    flux = scene.flux[rows] / scene.noise
     prior = np.empty((3, len(rows)))
     prior[0] = _FLUX * np.maximum(flux, 1.0 / size)
     prior[1:] = _PLACE * flux

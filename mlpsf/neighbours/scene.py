@@ -11,9 +11,12 @@ from scipy.spatial import cKDTree
 
 from mlpsf.stamps.common_star import CommonStar
 
-__all__ = ["Scene"]
+__all__ = ["FARTHEST", "Scene"]
 
 FloatArray = NDArray[np.float64]
+
+FARTHEST = 3.4
+"""Largest distance in pixels of a source from where it was looked for; no more can be drawn."""
 
 _BLOCK = 1024  # sources drawn at once: limits memory
 _SAME = 0.5  # FWHM, or a pixel: a source nearer to a position is the one that was asked for
@@ -58,7 +61,7 @@ class Scene:
 
     def rows_at(self, x: FloatArray, y: FloatArray) -> NDArray[np.intp]:
         """Return which source is at each position, shape (m,); n where there is none."""
-        radius = max(_SAME * self.star.fwhm, 1.0)
+        radius = float(np.clip(_SAME * self.star.fwhm, 1.0, FARTHEST))
         rows: NDArray[np.intp] = self._tree.query(
             np.column_stack([x, y]), distance_upper_bound=radius
         )[1]

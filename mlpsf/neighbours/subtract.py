@@ -42,7 +42,7 @@ _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its co
 _CHANCE = 4.0  # standard deviations of the light that noise leaves
 _SHADOW = 0.05  # error of the common star in the search for what is hidden
 _APART = 0.75  # FWHM: a detection nearer to a source is part of it
-_NEW = 0.01  # share of new sources below which another round changes nothing
+_NEW = 0.05  # share of new sources below which another round changes little
 
 
 _FOUND: WeakKeyDictionary[Frame, Frame] = WeakKeyDictionary()
@@ -168,10 +168,9 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
     sky = frame.background
     good = ~(frame.mask | frame.saturated)
     gain = frame.known_gain if frame.variance is None else np.inf
-    variance = np.square(sky.rms)
     # The matrices are small: threads would wait for each other.
     with threadpool_limits(1):
-        return fit_scene(scene, frame.data, sky.level, variance, good, 1.0 / gain, rounds=times)
+        return fit_scene(scene, frame.data, sky.level, sky.rms, good, 1.0 / gain, rounds=times)
 
 
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
@@ -191,18 +190,19 @@ def _hidden(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Detect what the subtracted sources hid: x, y and flux of each."""
     sky = frame.background
-    light = np.maximum(frame.data - scene.rest, 0)
-    variance = sky.rms**2 + light / np.float32(frame.known_gain) + (_SHADOW * light) ** 2
     unit = np.float32(scene.noise)
+    light = np.maximum(frame.data - scene.rest, 0) / unit
+    per_light = np.float32(1.0 / (frame.known_gain * scene.noise))
+    variance = (sky.rms / unit) ** 2 + per_light * light + (_SHADOW * light) ** 2
     found = sep.extract(
         (scene.rest - sky.level) / unit,
         DETECTION_SIGMA,
-        err=np.sqrt(variance) / unit,
+        err=np.sqrt(variance),
         mask=frame.mask | frame.saturated,
         minarea=MINIMUM_AREA,
     )
     at = np.column_stack([found["x"], found["y"]])
-    known = np.column_stack([np.append(v, w) for v, w in zip((scene.x, scene.y), others)])
+    known = np.column_stack([np.append(scene.x, others[0]), np.append(scene.y, others[1])])
     apart = cKDTree(known).query(at)[0] if len(at) else np.zeros(0)
     new = found[apart > _APART * scene.star.fwhm]
     return new["x"].astype(float), new["y"].astype(float), np.maximum(new["flux"] * unit, 0.0)
@@ -228,10 +228,11 @@ def _stars_only(frame: Frame, scene: Scene) -> Scene:
         2 * half + 1,
         background=frame.background.level,
     ).data
+    cut = cut / np.float32(scene.noise)
     u = np.arange(-half, half + 1)
     core = (np.hypot(u, u[:, None]) <= scene.star.fwhm) & np.isfinite(cut)
-    own = scene.own_light(scene.x, scene.y, half)
-    noise = scene.noise**2 + np.maximum(own, 0) / np.float32(frame.known_gain)
+    own = scene.own_light(scene.x, scene.y, half) / np.float32(scene.noise)
+    noise = 1.0 + np.maximum(own, 0) / np.float32(frame.known_gain * scene.noise)
     total = {"axis": (1, 2), "dtype": np.float64}
     left = np.where(core, np.nan_to_num(cut) ** 2 - noise, 0).sum(**total)
     light = np.where(core, own**2, 0).sum(**total)

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import fftconvolve
+from scipy.spatial import cKDTree
 
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.neighbours.scene import Scene
+from mlpsf.neighbours.scene import FARTHEST, Scene
 
 __all__ = ["light_left"]
 
@@ -46,7 +47,7 @@ def light_left(
     -------
     ndarray, shape (n,)
         As the contamination of `mlpsf.labelling.truth_labels`; infinite where no object is within
-        half a FWHM.
+        a FWHM.
 
     Raises
     ------
@@ -69,21 +70,35 @@ def light_left(
     reach = min(int(np.ceil(2 * fwhm)), scene.half)
     point = scene.star.psf.stamps(np.zeros(1), np.zeros(1), 2 * reach + 1)[0].astype(float)
     unit = (point**2).sum()
-    per_light = np.float32(1.0 / frame.known_gain)
-    variance = np.square(frame.background.rms) + per_light * np.maximum(subtracted, 0)
-    noise = np.sqrt(fftconvolve(variance, point[::-1, ::-1] ** 2, mode="same")) / unit
+    per_light = np.float32(1.0 / frame.known_gain / scene.noise) / np.float32(scene.noise)
+    sigma = frame.background.rms / np.float32(scene.noise)
+    variance = sigma**2 + per_light * np.maximum(subtracted, 0)
+    noise = scene.noise * np.sqrt(fftconvolve(variance, point[::-1, ::-1] ** 2, mode="same")) / unit
+    own = _own(x, y, tx, ty, tf, fwhm)
     out = np.empty(len(x))
     for start in range(0, len(x), _BLOCK):
         part = slice(start, start + _BLOCK)
         at = x[part], y[part]
         left = extract_cutouts(error, *at, 2 * half + 1).data
-        left += scene.own_light(*at, half) - truth.own_light(*at, half)
+        column, row = np.rint(at)
+        inside = own[part] < len(tx)
+        left += scene.own_light(*at, half)
+        left[inside] -= truth.draw(own[part][inside], column[inside], row[inside], half)
         left = np.nan_to_num(left - np.nanmedian(left, axis=(1, 2), keepdims=True))
         light = fftconvolve(left, point[None, ::-1, ::-1], mode="same", axes=(1, 2)) / unit
         sigma = np.nan_to_num(extract_cutouts(noise, *at, 2 * half + 1).data, nan=np.inf)
         harm = np.maximum(np.abs(light) - _CHANCE * sigma, 0.0)
         # A point source of flux 1 makes an image of light 1 / unit.
         out[part] = (weight * harm).sum(axis=(1, 2)) * unit
-    rows = truth.rows_at(x, y)
-    own = np.append(tf, 0.0)[rows]
-    return np.where(own > 0, out / np.maximum(own, 1e-30), np.inf)
+    flux_of_own = np.append(tf, 0.0)[own]
+    return np.where(flux_of_own > 0, out / np.maximum(flux_of_own, 1e-30), np.inf)
+
+
+def _own(
+    x: FloatArray, y: FloatArray, tx: FloatArray, ty: FloatArray, flux: FloatArray, fwhm: float
+) -> NDArray[np.intp]:
+    """Return the brightest object at each source, m where there is none."""
+    near = cKDTree(np.column_stack([tx, ty])).query_ball_point(
+        np.column_stack([x, y]), min(max(fwhm, 1.5), FARTHEST)
+    )
+    return np.array([max(rows, key=flux.__getitem__, default=len(tx)) for rows in near], dtype=int)
