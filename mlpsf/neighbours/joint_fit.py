@@ -66,6 +66,11 @@ def fit_scene(
     scene = scene.without(data)
     order = np.argsort(scene.y, kind="stable")
     parts = np.array_split(order, max(1, -(-len(order) // _TOGETHER)))
+    # A source may not walk away: what it was would be found again.
+    ny, nx = data.shape
+    walk = np.array([[-0.5], [0.5]]) * scene.star.fwhm
+    reach_x = np.clip(scene.x + walk, -0.5, nx - 0.5)
+    reach_y = np.clip(scene.y + walk, -0.5, ny - 0.5)
     # In units of the noise: squares of pixels in any unit would not be held by single precision.
     unit = np.float32(scene.noise)
     sky_variance, per_light = np.square(rms / unit), np.float32(per_light / scene.noise)
@@ -79,8 +84,8 @@ def fit_scene(
         for part in parts:
             df, dx, dy, sigma = _corrections(scene, part, left, weight)
             flux[part] = np.maximum(flux[part] + df * scene.noise, 0.0)
-            x[part] += dx
-            y[part] += dy
+            x[part] = np.clip(x[part] + dx, *reach_x[:, part])
+            y[part] = np.clip(y[part] + dy, *reach_y[:, part])
             error[part] = sigma * scene.noise
         scene = replace(scene, x=x, y=y, flux=flux, error=error).without(data)
     return scene
