@@ -21,6 +21,7 @@ from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import clean_cutouts
 from mlpsf.neighbours.subtract import measure_again, remember, subtract_neighbours
+from mlpsf.selection.best_there_are import say_what_the_best_give
 from mlpsf.selection.choice import (
     ChoiceOptions,
     Rules,
@@ -333,7 +334,13 @@ def _select_found(frame: Frame, sources: Table, alike: Table, wishes: _Wishes) -
     if wishes.second_look:
         wishes.say("looking again")
         strike_outliers(frame, sources, probability, rules)
-    return choose_by(rules, with_places(frame, sources), probability)
+    try:
+        return choose_by(rules, with_places(frame, sources), probability)
+    except TooFewStarsError as error:
+        if error.table is not None and not wishes.rules.relax:
+            wishes.say("trying the best there are")
+            error.args = (f"{error}{say_what_the_best_give(frame, error.table)}",)
+        raise
 
 
 def _stacked(tables: list[Table]) -> Table:
