@@ -123,12 +123,14 @@ class Scene:
 
     def light(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Draw all sources on an image of a frame's shape."""
-        half = self.half
-        canvas = np.zeros((shape[0] + 2 * half, shape[1] + 2 * half), dtype=np.float32)
+        half, (ny, nx) = self.half, shape
+        rim = 2 * half  # stars beyond the edge have light on the frame, too
+        canvas = np.zeros((ny + 2 * rim, nx + 2 * rim), dtype=np.float32)
         column, row = np.rint(self.x), np.rint(self.y)
-        at_i, at_j = column.astype(int) + half, row.astype(int) + half
+        at_i, at_j = column.astype(int) + rim, row.astype(int) + rim
         sizes = self.halves()
-        lit = self.flux != 0
+        lit = (self.flux != 0) & (np.abs(column - (nx - 1) / 2) <= (nx - 1) / 2 + half)
+        lit &= np.abs(row - (ny - 1) / 2) <= (ny - 1) / 2 + half
         kinds = np.stack([sizes, self._shows_variation])
         for size, varies in np.unique(kinds[:, lit], axis=1).T:
             rows = np.flatnonzero(lit & (sizes == size) & (self._shows_variation == varies))
@@ -137,7 +139,7 @@ class Scene:
                 drawn = self.draw(part, column[part], row[part], int(size))
                 for stamp, i, j in zip(drawn, at_i[part], at_j[part], strict=True):
                     canvas[j - size : j + size + 1, i - size : i + size + 1] += stamp
-        return canvas[half : half + shape[0], half : half + shape[1]]
+        return canvas[rim : rim + ny, rim : rim + nx]
 
     def without(self, data: NDArray[np.float32]) -> Scene:
         """Return the scene whose rest is what it leaves of a frame's pixels."""
