@@ -22,6 +22,7 @@ COMMANDS = {
     "picture": ("selection.picture", "the picture at the top of the README"),
     "psf_error": ("psf.psf_error", "the PSF against the truth, by who chose its stars"),
     "psf_quality": ("psf.psf_quality", "the PSF against the truth, by who built it"),
+    "crowded": ("psf.crowded", "PSFs of crowded fields, beside PSFEx, photutils and DAOPHOT"),
     "psf_variation": ("psf.psf_variation", "a PSF that varies, at 81 places, by who built it"),
     "doors": ("export.doors", "every tool on what was exported for it"),
     "fitters": ("psf.fitters", "the vectorised PSF fit against TRIPPy's"),

@@ -258,6 +258,7 @@ def truth_labels(
     defects: NDArray[Any] | None = None,
     clean: float = 0.005,
     spoiled: float = 0.02,
+    left: ArrayLike | None = None,
 ) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Label detections from the truth of a simulated frame.
 
@@ -280,6 +281,9 @@ def truth_labels(
     clean, spoiled : float
         A star is good (1) below the contamination `clean`, bad (0) from `spoiled` on, and
         ambiguous (-1) in between.
+    left : array_like, shape (n,), optional
+        Contamination of each detection after its neighbours were subtracted, which then counts
+        instead: `mlpsf.neighbours.truth.light_left`.
 
     Returns
     -------
@@ -314,6 +318,8 @@ def truth_labels(
             weight = np.where(distance <= 4.0 * width[i], 1.0, 0.15) * (rows != own_row)
             contamination[i] = float((weight * flux[rows]).sum() / flux[own_row])
             star[i] = is_star[own_row]
+    if left is not None:
+        contamination = np.where(np.isfinite(contamination), left, contamination)
     labels = np.full(n, AMBIGUOUS)
     labels[contamination < clean] = 1
     labels[(contamination >= spoiled) | ~star] = 0

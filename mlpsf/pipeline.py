@@ -20,6 +20,8 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import clean_cutouts
+from mlpsf.neighbours.subtract import measure_again, remember, subtract_neighbours
+from mlpsf.selection.best_there_are import say_what_the_best_give
 from mlpsf.selection.choice import (
     ChoiceOptions,
     Rules,
@@ -141,11 +143,16 @@ def select_stars(
         frame = read_frame(frame)
     listed = None if catalogue is None else read_catalogue(catalogue, frame)
     say("finding sources")
+    whole = frame
     frame = fill_lone_pixels(frame)
     sources = find_sources(frame, listed)
     alike = sources if listed is None else _own_sources(frame, sources)
     if listed is not None and alike is not sources:
         warn_of_origin(listed, alike)
+    frame = subtract_neighbours(frame, alike)
+    remember(whole, frame)
+    sources = measure_again(frame, sources)
+    alike = sources if listed is None else measure_again(frame, alike)
     flag_verdict(sources, judge_frame(frame, alike))
     wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
     chosen = _select_found(frame, sources, alike, wishes)
@@ -329,7 +336,13 @@ def _select_found(frame: Frame, sources: Table, alike: Table, wishes: _Wishes) -
     if wishes.second_look:
         wishes.say("looking again")
         strike_outliers(frame, sources, probability, rules)
-    return choose_by(rules, with_places(frame, sources), probability)
+    try:
+        return choose_by(rules, with_places(frame, sources), probability)
+    except TooFewStarsError as error:
+        if error.table is not None and not wishes.rules.relax:
+            wishes.say("trying the best there are")
+            error.args = (f"{error}{say_what_the_best_give(frame, error.table)}",)
+        raise
 
 
 def _stacked(tables: list[Table]) -> Table:

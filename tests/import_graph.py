@@ -30,6 +30,7 @@ STAGES = (
     "frames",
     "detection",
     "stamps",
+    "neighbours",
     "psf",
     "selectors",
     "selection",

@@ -44,6 +44,9 @@ def conditions_of(
         "objects per 1000 FWHM squared", of_frame(crowding), (0, 2, 6, 15, np.inf)
     ):
         yield label, rows & bright
+    density = of_frame(lambda d: 1e6 * d["n_stars"] / np.prod(d["shape"]))
+    for label, rows in ranges("stars a megapixel", density, (1000, 3000, 8000, np.inf)):
+        yield label, rows & bright
     kinds = of_frame(lambda drawn: drawn["psf"])
     for kind in np.unique(kinds):
         yield f"PSF {kind}", (kinds == kind) & bright

@@ -23,6 +23,8 @@ from mlpsf.errors import MlpsfError
 from mlpsf.files import whole_file
 from mlpsf.frames.frame import Frame
 from mlpsf.labelling import truth_labels
+from mlpsf.neighbours.subtract import measure_again, subtract_neighbours
+from mlpsf.neighbours.truth import light_left
 from mlpsf.selection.eligibility import flag_other_sizes
 from mlpsf.simulation import TELESCOPES, SimulatedFrame, random_parameters, simulate_frame
 from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, stars_of_parts
@@ -73,13 +75,36 @@ def comatic_parameters(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
+def crowded_parameters(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw a crowded sky: 300 to 20,000 stars a megapixel at FWHM 2 to 8, some with a cluster.
+
+    Where stars are more than one in three squares of a FWHM, none can be seen alone.
+    """
+    density, fwhm = np.inf, 8.0
+    while density * fwhm**2 > 3.3e5:
+        density = float(np.exp(rng.uniform(np.log(300), np.log(20_000))))
+        fwhm = float(np.exp(rng.uniform(np.log(2), np.log(8))))
+    parameters = random_parameters(rng, shape=_SMALL)
+    area = _SMALL[0] * _SMALL[1] / 1e6
+    return parameters | {
+        "fwhm": fwhm,
+        "trail": 0.0,
+        "psf_variation": min(parameters["psf_variation"], fwhm / 1.35 - 1),
+        "n_stars": int(density * area),
+        "n_galaxies": int(rng.uniform(0, 600) * area),
+        "star_slope": float(rng.uniform(0.35, 0.9)),
+        "clustering": float(rng.choice([0.0, rng.uniform(0.3, 0.9)], p=[0.7, 0.3])),
+        "cluster_radius": float(rng.uniform(60, 250)),
+    }
+
+
 def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict[str, Any]]:
     """Draw frame `number` of a split.
 
     ``"random"`` telescopes; a ``"survey"``; a ``"quarter"`` of its frames, and ``"bright"`` ones:
     quarters with more bright stars than the sky has; ``"comatic"`` telescopes out of alignment,
     whose stars are not their own images turned by half a circle; and the kinds of `TELESCOPES`,
-    half of them in a unit of which no gain is known.
+    half of them in a unit of which no gain is known; and ``"crowded"`` skies.
     """
     seed = np.random.SeedSequence([SPLITS[split], sum(map(ord, kind)), number])
     rng = np.random.default_rng(seed)
@@ -90,7 +115,9 @@ def draw_frame(kind: str, split: str, number: int) -> tuple[SimulatedFrame, dict
             parameters["unit"] = float(10 ** rng.uniform(-9, 3))
             sim = replace(sim, frame=in_other_unit(sim.frame, parameters["unit"]))
         return sim, parameters
-    if kind in ("random", "comatic"):
+    if kind == "crowded":
+        parameters = crowded_parameters(rng)
+    elif kind in ("random", "comatic"):
         parameters = random_parameters(rng, shape=(1024, 1024))
         if kind == "comatic":
             parameters |= comatic_parameters(rng)
@@ -113,9 +140,18 @@ def in_other_unit(frame: Frame, factor: float) -> Frame:
     )
 
 
-def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Label detections of a simulated frame by its truth; see `truth_labels`."""
+def truth_of(
+    sim: SimulatedFrame, sources: Any, frame: Frame | None = None, unit: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label detections of a simulated frame by its truth; see `truth_labels`.
+
+    Those of a frame without neighbours, in a unit of the truth's, by what their subtraction left.
+    """
     truth = sim.truth
+    left = None
+    if frame is not None and frame.scene is not None:
+        places = (truth["x"], truth["y"], truth["flux"] * unit)
+        left = light_left(frame, sources["x"], sources["y"], *places)
     # The truth knows its own FWHM, whatever was measured.
     return truth_labels(
         sources["x"],
@@ -126,6 +162,7 @@ def truth_of(sim: SimulatedFrame, sources: Any) -> tuple[np.ndarray, np.ndarray]
         truth["kind"] == "star",
         fwhm=sim.psf.shape_at(sources["x"], sources["y"])[0],
         defects=sim.defects,
+        left=left,
     )
 
 
@@ -133,18 +170,26 @@ def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict
     """Make the labelled stamps of one frame, standardised or with its own PSF left in."""
     sim, parameters = draw_frame(kind, split, number)
     frame = fill_lone_pixels(sim.frame)
-    sources, sky = find_sources(frame), frame.background
+    sources = find_sources(frame)
+    frame = subtract_neighbours(frame, sources)
+    sources, sky = measure_again(frame, sources), frame.background
     flag_other_sizes(sources)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
     unit = float(np.median(sky.rms))  # single precision cannot hold squares of any unit
     pixels, rms = (frame.data - sky.level) / unit, sky.rms / unit
     gain = frame.known_gain * unit if np.isfinite(frame.known_gain) else None
     aperture, error, _ = sep.sum_circle(pixels, x, y, 10.0, err=rms, gain=gain)
-    labels, contamination = truth_of(sim, sources)
+    if frame.scene is not None:  # the aperture holds its neighbours; its own light is known
+        aperture = np.asarray(sources["flux"]) / unit
+        error = np.sqrt(
+            100 * np.pi * np.median(rms) ** 2 + np.maximum(aperture, 0) / (gain or np.inf)
+        )
     rows = np.flatnonzero(np.asarray(sources["snr"]) >= SNR_MIN)
     rng = np.random.default_rng([SPLITS[split], number])
     if split == "train" and len(rows) > PER_FRAME:
         rows = np.sort(rng.choice(rows, PER_FRAME, replace=False))
+    unit_of_truth = parameters.get("unit", 1.0)
+    labels, contamination = truth_of(sim, sources[rows], frame, unit_of_truth)
     cut = np.zeros((len(rows), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
     fwhm, has_star = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
     # As in use: where the PSF varies strongly, each part of the frame has its own common star.
@@ -158,8 +203,8 @@ def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict
     cut /= np.maximum(peak, 1e-6)[:, None, None]  # float16 holds shapes, not counts
     return {
         "stamps": np.clip(cut, -6e4, 6e4).astype(np.float16),
-        "label": labels[rows].astype(np.int8),
-        "contamination": contamination[rows].astype(np.float32),
+        "label": labels.astype(np.int8),
+        "contamination": contamination.astype(np.float32),
         "snr": np.asarray(sources["snr"])[rows].astype(np.float32),
         "aperture_snr": (aperture / error)[rows].astype(np.float32),
         "flags": np.asarray(sources["flags"])[rows],

@@ -45,11 +45,12 @@ from mlpsf.selectors.storage import file_hash
 from mlpsf.stamps.standard import STAMP_SIZE
 
 SPECIAL = {
-    "space": (90, 16, 30),
-    "drizzled": (80, 14, 30),
-    "varying": (80, 14, 30),
-    "plate": (24, 4, 10),
-    "moved": (40, 8, 20),
+    "space": (60, 10, 30),
+    "drizzled": (50, 9, 30),
+    "varying": (50, 9, 30),
+    "plate": (16, 3, 10),
+    "moved": (26, 5, 20),
+    "crowded": (130, 24, 40),
 }
 """Frames of special telescopes for training, validation and test."""
 
@@ -62,10 +63,10 @@ HOME = Path(mlpsf.__file__).parent / "selectors" / "pretrained"
 def main() -> None:
     """Draw, train, calibrate, test, save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--random", type=int, default=760, help="frames of random telescopes")
-    parser.add_argument("--quarter", type=int, default=280, help="quarter frames of a survey")
-    parser.add_argument("--bright", type=int, default=140, help="quarters of bright stars")
-    parser.add_argument("--comatic", type=int, default=180, help="telescopes out of alignment")
+    parser.add_argument("--random", type=int, default=330, help="frames of random telescopes")
+    parser.add_argument("--quarter", type=int, default=130, help="quarter frames of a survey")
+    parser.add_argument("--bright", type=int, default=70, help="quarters of bright stars")
+    parser.add_argument("--comatic", type=int, default=80, help="telescopes out of alignment")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--further", type=int, default=4, help="epochs on bright sources alone")
     parser.add_argument("--seed", type=int, default=1)
@@ -79,8 +80,8 @@ def main() -> None:
         ("train", "quarter"): arguments.quarter,
         ("train", "bright"): arguments.bright,
         ("train", "comatic"): arguments.comatic,
-        ("validation", "random"): 80,
-        ("validation", "quarter"): 60,
+        ("validation", "random"): 44,
+        ("validation", "quarter"): 36,
         ("test", "random"): 80,
         ("test", "survey"): 30,
         ("test", "comatic"): 30,

@@ -12,7 +12,7 @@ from mlpsf.errors import InputError
 from mlpsf.frames.geometry import check_positions, reaches_over
 
 if TYPE_CHECKING:
-    from mlpsf.frames.frame import Frame
+    from mlpsf.frames.frame import Frame, PointSources
 
 __all__ = [
     "PSF_MARGIN",
@@ -133,7 +133,8 @@ def extract_cutouts(
     Parameters
     ----------
     frame : Frame or array_like, shape (ny, nx)
-        Masked pixels of a `Frame` become NaN.
+        Masked pixels of a `Frame` become NaN. Cutouts of a frame with a `Frame.scene` show the
+        source at (x, y) without its neighbours.
     x, y : array_like, shape (n,)
         Positions in pixels; the centre of the first pixel is (0, 0).
     size : int
@@ -174,10 +175,13 @@ def extract_cutouts(
             f"The 'size' of cutouts must be an odd integer from 3 to {most}. Got {size!r}."
         )
     size = int(size)
+    scene = getattr(frame, "scene", None)
     if fwhm is None:
         half = size // 2
         x0, y0 = np.rint(x), np.rint(y)
         data = _gather(pixels, bad, x0.astype(int), y0.astype(int), half, background)
+        if scene is not None:
+            data += scene.own_light(x, y, half)
         scale, reach = 1.0, float(half)
     else:
         if not (np.isfinite(fwhm) and fwhm > 0 and reference_fwhm > 0):
@@ -190,7 +194,7 @@ def extract_cutouts(
         data = np.empty((x.size, size, size), dtype=np.float32)
         for start in range(0, x.size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background)
+            data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background, scene)
     near_edge = reaches_over(x0, y0, reach, pixels.shape)
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
 
@@ -223,7 +227,8 @@ def psf_size(fwhm: float) -> int:
 
 def _pixels_of(frame: Frame | ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     if hasattr(frame, "data") and hasattr(frame, "mask") and not isinstance(frame, np.ndarray):
-        return frame.data, frame.mask
+        scene = getattr(frame, "scene", None)
+        return frame.data if scene is None else scene.rest, frame.mask
     pixels = np.asarray(frame)
     if pixels.ndim != 2:
         raise InputError(f"A frame must have two axes. Got an array of shape {pixels.shape}.")
@@ -261,10 +266,14 @@ def _resample(
     size: int,
     scale: float,
     background: NDArray[np.floating] | float,
+    scene: PointSources | None,
 ) -> NDArray[np.float32]:
     """Cut out and resample around sub-pixel positions."""
     col, row = np.rint(x).astype(int), np.rint(y).astype(int)
-    raw = _gather(pixels, bad, col, row, reach_of(size, scale), background)
+    half = reach_of(size, scale)
+    raw = _gather(pixels, bad, col, row, half, background)
+    if scene is not None:
+        raw += scene.own_light(x, y, half)
     return resample(raw, x - col, y - row, size, scale)
 
 

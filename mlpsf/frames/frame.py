@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from astropy.io import fits
@@ -18,7 +19,22 @@ from mlpsf.frames.geometry import pixel_scale, reaches_over
 from mlpsf.pictures import png, shrunk, sky
 from mlpsf.rich import card
 
-__all__ = ["Frame"]
+__all__ = ["Frame", "PointSources"]
+
+
+class PointSources(Protocol):
+    """The point sources of a frame, and what is left without them."""
+
+    @property
+    def rest(self) -> NDArray[np.float32]:
+        """Pixels of the frame without the light of the sources, sky included."""
+        ...
+
+    def own_light(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], half: int
+    ) -> NDArray[np.float32]:
+        """Draw the source that is at each position, alone, around the nearest pixel."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,6 +73,9 @@ class Frame:
         Unit of the pixels as the header has it; empty if it has none, then counts (ADU).
     given_background : Background or None
         Sky given by the caller; see `with_background`.
+    scene : PointSources or None
+        Point sources that were fitted; `extract_cutouts` then shows each without the others. See
+        `mlpsf.neighbours`.
     """
 
     data: NDArray[np.float32]
@@ -74,6 +93,7 @@ class Frame:
     guessed: frozenset[str] = frozenset()
     unit: str = ""
     given_background: Background | None = field(default=None, repr=False)
+    scene: PointSources | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -25,6 +25,7 @@ FEWEST = 3
 FITTED = 1.25
 """Half-width in FWHM of the window in which the star is fitted to a source."""
 
+_FARTHEST = 3.4  # pixels of a star from the middle of its stamp; no more can be drawn
 _BRIGHTEST = 400  # brightest sources among which the common star is searched
 _STACKED = 30  # stars in the stack; more cost time and change little
 _FOLLOWED = 120  # stars to which the variation over the frame is fitted
@@ -163,7 +164,7 @@ def common_star(
         return None
     pixels = stamps[rows] - sky_and_noise(stamps[rows])[0][:, None, None]
     found = gaussian_moments(pixels, fwhm)
-    good = found.ok & (np.hypot(found.dx, found.dy) < fwhm / 2) & (found.ellipticity < 0.7)
+    good = found.ok & (np.hypot(found.dx, found.dy) < min(fwhm / 2, _FARTHEST)) & (found.ellipticity < 0.7)
     good &= np.nan_to_num(found.flux) > 0
     if good.sum() < FEWEST:
         return None

@@ -24,6 +24,8 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
+from mlpsf.neighbours.subtract import measure_again, subtract_neighbours
+from mlpsf.neighbours.truth import light_left
 from mlpsf.selection.eligibility import SNR_MIN
 from mlpsf.selection.judging import own_cutout_size
 from mlpsf.selection.named import count_of, frame_selector
@@ -210,6 +212,9 @@ def _labelled(
     """Return name, cutouts and columns of one frame."""
     frame = read_frame(path, hdu=hdu)
     sources = find_sources(frame)
+    # As in use: where sources are crowded, each is shown without its neighbours.
+    frame = subtract_neighbours(frame, sources)
+    sources = measure_again(frame, sources)
     bright = np.asarray(sources["snr"] >= snr_min)
     if not bright.any():
         raise NoSourcesError(
@@ -219,7 +224,7 @@ def _labelled(
     if rule == "residual":
         labels = _by_residual(frame, sources, bright, n_best)
     elif rule == "truth":
-        labels = _by_truth(path, sources)
+        labels = _by_truth(path, frame, sources)
     else:
         labels = _by_list(listed, frame, sources, bright)
     rows = np.flatnonzero(bright)
@@ -263,7 +268,7 @@ def _by_residual(frame: Frame, sources: Table, bright: NDArray[np.bool_], n_best
     return _Labels(label, flags, probability, distance)
 
 
-def _by_truth(path: str | os.PathLike[str], sources: Table) -> _Labels:
+def _by_truth(path: str | os.PathLike[str], frame: Frame, sources: Table) -> _Labels:
     try:
         with fits.open(path) as hdus:
             truth = Table(hdus["TRUTH"].data)
@@ -277,9 +282,9 @@ def _by_truth(path: str | os.PathLike[str], sources: Table) -> _Labels:
             "'mlpsf simulate' wrote, with the extensions TRUTH and DEFECTS."
         ) from error
     fwhm = float(np.median(true_fwhm)) if len(true_fwhm) else float(sources.meta["fwhm"])
-    label, _ = truth_labels(
-        sources["x"], sources["y"], x, y, flux, star, fwhm=fwhm, defects=defects
-    )
+    at = sources["x"], sources["y"]
+    left = None if frame.scene is None else light_left(frame, *at, x, y, flux)
+    label, _ = truth_labels(*at, x, y, flux, star, fwhm=fwhm, defects=defects, left=left)
     unknown = np.full(len(sources), np.nan)
     return _Labels(label, np.array(sources["flags"]), unknown, unknown)
 

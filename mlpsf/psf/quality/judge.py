@@ -18,6 +18,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.reading import read_frame
+from mlpsf.neighbours.subtract import without_neighbours
 from mlpsf.psf.quality.figures import ELLIPTICITY_LIMIT, SIZE_LIMIT, PSFQuality
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside, judging_places
 from mlpsf.psf.quality.star_shapes import (
@@ -91,6 +92,8 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
         raise InputError(f"grid must be 1 or more. Got {grid}.")
     if not isinstance(frame, Frame):
         frame = read_frame(frame)
+    if (getattr(stars, "meta", None) or {}).get("n_subtracted"):
+        frame = without_neighbours(frame)
     places, judging, reserved = judging_places(stars)
     fwhm, own = own_moments(psf)
     size = 2 * int(np.ceil(_SKY * fwhm)) + 1

@@ -14,8 +14,9 @@ from scipy.ndimage import label
 
 from mlpsf.errors import InputError, PSFError
 from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
-from mlpsf.frames.frame import Frame
+from mlpsf.frames.frame import Frame, PointSources
 from mlpsf.frames.io.reading import read_frame
+from mlpsf.neighbours.subtract import without_neighbours
 from mlpsf.psf.solver.solve import StarPixels
 from mlpsf.psf.solver.tiles import are_cutouts, tile_stars, truth
 from mlpsf.stacks.values import real_array, sky_and_noise
@@ -91,11 +92,10 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
     meta: dict[str, Any] = {}
     pixels: NDArray[Any]
     gain = np.inf
-    if isinstance(frame, str | Path):
-        frame = read_frame(frame)
     if isinstance(frame, Frame):
         # Saturated pixels are masked, so stars with a saturated core are left out.
-        pixels, mask = frame.data, frame.mask | frame.saturated
+        pixels = frame.data if frame.scene is None else frame.scene.rest
+        mask = frame.mask | frame.saturated
         gain = frame.gain if np.isfinite(frame.gain) and frame.gain > 0 else np.inf
         meta = {"frame": frame.name, "frame_sha256": frame.sha256}
     else:
@@ -169,9 +169,12 @@ def _background(pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) 
 
 
 def _cut(
-    pixels: NDArray[Any], stars: _Places, half: int
+    pixels: NDArray[Any], stars: _Places, half: int, scene: PointSources | None = None
 ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-    """Cut out (n, 2 half + 1, 2 half + 1) around the stars; zero or True off the frame."""
+    """Cut out (n, 2 half + 1, 2 half + 1) around the stars; zero or True off the frame.
+
+    To what is left of a scene, each star is added again.
+    """
     fill = pixels.dtype.type(pixels.dtype == bool)
     padded = np.pad(pixels, half, constant_values=fill)
     column, row = (np.floor(v + 0.5).astype(int) for v in (stars.x, stars.y))
@@ -179,6 +182,8 @@ def _cut(
     cutouts = np.array(
         [padded[j : j + span, i : i + span] for i, j in zip(column, row, strict=True)]
     )
+    if scene is not None:
+        cutouts += scene.own_light(stars.x, stars.y, half)
     return cutouts, stars.x - column + half, stars.y - row + half
 
 
@@ -224,9 +229,14 @@ def cut_stars(
     if are_cutouts(frame):
         frame, stars, largest, extent = tile_stars(frame, stars)
         background = 0.0 if isinstance(background, str) and background == "mesh" else background
+    elif isinstance(frame, str | Path):
+        frame = read_frame(frame)
+    chosen_by = getattr(stars, "meta", None) or {}
+    if isinstance(frame, Frame) and chosen_by.get("n_subtracted"):
+        frame = without_neighbours(frame)
+    scene = frame.scene if isinstance(frame, Frame) else None
     pixels, mask, gain, meta = _read_frame(frame)
     hand = _read_stars(stars, pixels.shape)
-    chosen_by = getattr(stars, "meta", None) or {}
     own, theirs = meta.get("frame_sha256"), chosen_by.get("frame_sha256")
     if own and theirs and own != theirs:
         warnings.warn(
@@ -237,7 +247,7 @@ def cut_stars(
         )
     sky, how = _background(pixels, mask, background)
     pixels = np.where(mask, 0.0, pixels - sky)
-    fwhm = _guess_fwhm(_cut(pixels, hand, 25)[0])
+    fwhm = _guess_fwhm(_cut(pixels, hand, 25, scene)[0])
     if size is None:
         size = psf_size(fwhm) if largest is None else min(psf_size(fwhm), largest)
     half = size // 2 + 3
@@ -251,7 +261,7 @@ def cut_stars(
     square = _square(x, y, 2 * half + 1)
     core = (bad & (square < max(fwhm, 1.5) ** 2)).any(axis=(1, 2))
     hand.keep(~core & (bad.mean(axis=(1, 2)) < 0.5), "masked at the core or over half of the box")
-    cutouts, x, y = _cut(pixels, hand, half)
+    cutouts, x, y = _cut(pixels, hand, half, scene)
     bad = _cut(mask, hand, half)[0]
     cutouts = cutouts.astype(np.float64)
     light = np.where(_square(x, y, 2 * half + 1) < (1.5 * fwhm) ** 2, cutouts, 0.0)

@@ -1,0 +1,147 @@
+"""PSFs of crowded fields: ``python -m benchmarks crowded [--frames N] [--daophot]``.
+
+Simulated frames of 1,500 to 15,000 stars a megapixel and FWHM 2.5 to 6 pixels, one in four with a
+globular cluster: our stars and PSF, PSFEx's and photutils' own, and DAOPHOT's by the recipe of its
+user's guide (Davis 1994, A Reference Guide to the IRAF/DAOPHOT Package): the neighbours of its PSF
+stars subtracted, twice. Errors against the truth are those of the command ``psf_error``.
+
+Each builder of each frame is one small file; what is there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+
+from benchmarks.common.stamps import OUTPUT
+from benchmarks.peers import Extraction, PeerPSF, build_photutils, build_psfex, cpu_clock
+from benchmarks.peers.daophot import build_daophot
+from benchmarks.psf.psf_error import SIDE, errors_of
+from mlpsf.errors import MlpsfError
+from mlpsf.files import whole_file
+from mlpsf.pipeline import select_stars
+from mlpsf.psf import build_psf
+from mlpsf.simulation import SimulatedFrame, simulate_frame
+
+FOLDER = OUTPUT / "crowded"
+FIGURES = ("dT/T", "de", "flux", "residual")
+SHAPE = (1500, 1500)
+
+
+def parameters_of(number: int) -> dict[str, Any]:
+    """Draw the parameters of frame `number`."""
+    rng = np.random.default_rng([16, number])
+    density = float(np.exp(rng.uniform(np.log(1500), np.log(15000))))
+    e, angle = rng.uniform(0, 0.08), rng.uniform(0, 2 * np.pi)
+    cluster = number % 4 == 3
+    return {
+        "shape": SHAPE,
+        "fwhm": float(rng.uniform(2.5, 6.0)),
+        "psf": ("moffat", "kolmogorov")[number % 2],
+        "beta": float(rng.uniform(2.5, 4.5)),
+        "e1": e * np.cos(angle),
+        "e2": e * np.sin(angle),
+        "n_stars": int(density * SHAPE[0] * SHAPE[1] / 1e6),
+        "n_galaxies": 300,
+        "clustering": 0.7 if cluster else 0.0,
+        "cluster_radius": 300.0,
+        "sky": float(rng.uniform(50, 600)),
+        "seed": number,
+    }
+
+
+def crowd(number: int) -> SimulatedFrame:
+    """Draw frame `number`."""
+    return simulate_frame(**parameters_of(number))
+
+
+def build_ours(sim: SimulatedFrame, extraction: Extraction) -> PeerPSF:
+    """Choose and build with mlpsf."""
+    with cpu_clock() as clock:
+        stars = select_stars(sim.frame)
+        psf = build_psf(sim.frame, stars)
+        seconds = clock()
+    used = stars[stars["selected"] & ~stars["reserved"]]
+    return PeerPSF(psf.stamps, used["x", "y"], seconds)
+
+
+BUILDERS: dict[str, Callable[[SimulatedFrame, Extraction], PeerPSF]] = {
+    "mlpsf": build_ours,
+    "PSFEx": lambda sim, extraction: build_psfex(extraction),
+    "photutils": lambda sim, extraction: build_photutils(extraction),
+    "DAOPHOT": lambda sim, extraction: build_daophot(extraction),
+}
+
+
+def measure(number: int, names: list[str]) -> list[dict[str, Any]]:
+    """Build what is missing of a frame, and return all figures."""
+    rows = []
+    sim = None
+    for name in names:
+        path = FOLDER / f"{number:03d}-{name}.json"
+        if not path.exists():
+            sim = sim or crowd(number)
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            row: dict[str, Any] = {"frame": number, "builder": name}
+            with warnings.catch_warnings(), Extraction(sim.frame, sim.psf.fwhm) as extraction:
+                warnings.simplefilter("ignore")
+                try:
+                    found = BUILDERS[name](sim, extraction)
+                except MlpsfError as error:
+                    row["failed"] = str(error)
+                else:
+                    got = found.stamps([0.0], [0.0], SIDE)[0]
+                    ny, nx = sim.frame.shape
+                    true = sim.psf.stamp(nx / 2, ny / 2, SIDE)
+                    row |= {"stars": len(found.stars), "seconds": found.seconds}
+                    row |= errors_of(got, true, sim.psf.fwhm)
+            with whole_file(path) as temporary:
+                temporary.write_text(json.dumps(row))
+        rows.append(json.loads(path.read_text()))
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--builders", nargs="+", default=list(BUILDERS), choices=list(BUILDERS))
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for number in range(arguments.first, arguments.first + arguments.frames):
+        drawn = parameters_of(number)
+        density = drawn["n_stars"] / np.prod(drawn["shape"]) * 1e6
+        print(f"{number}: {density:.0f} stars a megapixel, FWHM {drawn['fwhm']:.2f}", flush=True)
+        for row in measure(number, arguments.builders):
+            rows.append(row)
+            if "failed" in row:
+                print(f"  {row['builder']:10s} {row['failed'][:90]}", flush=True)
+                continue
+            figures = " ".join(f"{key} {row[key]:+.4f}" for key in FIGURES)
+            print(
+                f"  {row['builder']:10s} {row['stars']:4d} stars {row['seconds']:6.1f} s {figures}",
+                flush=True,
+            )
+    table = Table(
+        names=["builder", "frames", *(f"{k} {w}" for k in FIGURES for w in ("median", "worst"))],
+        dtype=["U10", int] + [float] * 2 * len(FIGURES),
+    )
+    for name in arguments.builders:
+        own = [row for row in rows if row["builder"] == name and "failed" not in row]
+        if own:
+            values = [np.abs([row[key] for row in own]) for key in FIGURES]
+            table.add_row(
+                [name, len(own), *(round(f(v), 4) for v in values for f in (np.median, np.max))]
+            )
+    table.pprint_all()
+
+
+if __name__ == "__main__":
+    main()

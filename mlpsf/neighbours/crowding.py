@@ -1,0 +1,63 @@
+"""Whether the sources of a frame stand so close that their neighbours must be taken away."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from mlpsf.flags import Flag
+
+__all__ = ["is_crowded", "light_of_neighbours"]
+
+ENOUGH = 50
+"""Number of stars without neighbours that are plenty for a PSF."""
+
+SPOILED = 0.02
+"""Light of neighbours, relative to a star's own, that harms its PSF; as for the labels."""
+
+_FEW = 5  # stars with neighbours that are not worth the work
+_NEAR, _FAR = 4.0, 6.0  # FWHM: neighbours to the first count in full, to the second in part
+_SHARE = 0.15
+_SNR = 50.0  # of a star worth its cleaning
+_ALIKE = 0.4  # logarithm of the size of a star, with the light of its neighbours, over the usual
+
+
+def light_of_neighbours(
+    x: NDArray[np.float64], y: NDArray[np.float64], flux: NDArray[np.float64], fwhm: float
+) -> NDArray[np.float64]:
+    """Return the light of the sources about each, relative to its own, shape (n,).
+
+    Those within 4 FWHM count in full, those to 6 FWHM at 15 %, as in `truth_labels`.
+    """
+    flux = np.maximum(np.nan_to_num(flux), 0.0)
+    total = np.zeros(len(x))
+    tree = cKDTree(np.column_stack([x, y]))
+    for radius, share in ((_NEAR, 1.0 - _SHARE), (_FAR, _SHARE)):
+        pairs = tree.query_pairs(radius * fwhm, output_type="ndarray")
+        for own, other in (pairs.T, pairs.T[::-1]):
+            total += share * np.bincount(own, flux[other], len(x))
+    return total / np.maximum(flux, 1e-30)
+
+
+def is_crowded(sources: Table) -> bool:
+    """Return whether the neighbours of a frame's stars must be taken away.
+
+    That is so where most bright stars have neighbours; or a third, where few stand alone.
+
+    Parameters
+    ----------
+    sources : Table
+        From `find_sources`.
+    """
+    fwhm = float(sources.meta["fwhm"])
+    x, y, flux, snr = (np.asarray(sources[c], dtype=np.float64) for c in ("x", "y", "flux", "snr"))
+    never = Flag.SATURATED | Flag.MASKED | Flag.NEAR_EDGE | Flag.TOO_NARROW
+    star = (snr > _SNR) & (np.asarray(sources["flags"]) & never == 0)
+    size = np.log(np.asarray(sources["fwhm"]) / np.asarray(sources["local_fwhm"]))
+    star &= np.abs(np.nan_to_num(size, nan=np.inf)) < _ALIKE
+    spoiled = light_of_neighbours(x, y, flux, fwhm)[star] > SPOILED
+    alone = int((~spoiled).sum())
+    others = int(spoiled.sum())
+    return others > _FEW and (others > alone or (alone < ENOUGH and 3 * others > alone))

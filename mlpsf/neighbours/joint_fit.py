@@ -1,0 +1,155 @@
+"""Fit the fluxes and positions of all point sources of a frame at once.
+
+Overlapping stars share pixels, so their fluxes are unknowns of one system of equations. Its matrix
+is sparse: each star has light in few pixels. It is solved for corrections of the last values by
+conjugate gradients, a few times, as in crowdsource (Schlafly et al. 2018, ApJS 234, 39).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_array
+from scipy.sparse.linalg import LinearOperator, cg
+
+from mlpsf.neighbours.scene import Scene
+
+__all__ = ["fit_scene"]
+
+FloatArray = NDArray[np.float64]
+
+FITTED = 1.25
+"""Radius in FWHM of the pixels in which a star is fitted."""
+
+MODEL_ERROR = 0.02
+"""Error of the common star relative to the light in a pixel."""
+
+_PLACE = 0.3  # pixels: width of the prior of a step in position
+_FLUX = 3.0  # times the flux, or its error: width of the prior of a step in flux
+_STEP = 0.5  # pixels: largest step in position
+_SOLVED, _ENOUGH = 30, 1e-3  # steps and accuracy of the gradients; corrections shrink each time
+_TOGETHER = 20_000  # sources in one system: limits memory
+
+
+def fit_scene(
+    scene: Scene,
+    data: NDArray[np.float32],
+    level: NDArray[np.float32],
+    rms: NDArray[np.float32],
+    good: NDArray[np.bool_],
+    per_light: float,
+    *,
+    rounds: int = 3,
+) -> Scene:
+    """Fit the sources of a scene to a frame.
+
+    Parameters
+    ----------
+    scene : Scene
+        Initial positions and fluxes.
+    data, level, rms : ndarray of float32, shape (ny, nx)
+        Pixels, sky, and noise of the sky.
+    good : ndarray of bool, shape (ny, nx)
+        Pixels that are used.
+    per_light : float
+        Variance per unit of the sources' light: 1 / gain.
+    rounds : int
+        Number of times that corrections are solved for.
+
+    Returns
+    -------
+    Scene
+        With fluxes, their errors, positions and the rest.
+    """
+    scene = scene.without(data)
+    order = np.argsort(scene.y, kind="stable")
+    parts = np.array_split(order, max(1, -(-len(order) // _TOGETHER)))
+    # A source may not walk away: what it was would be found again.
+    ny, nx = data.shape
+    walk = np.array([[-0.5], [0.5]]) * scene.star.fwhm
+    reach_x = np.clip(scene.x + walk, -0.5, nx - 0.5)
+    reach_y = np.clip(scene.y + walk, -0.5, ny - 0.5)
+    # In units of the noise: squares of pixels in any unit would not be held by single precision.
+    unit = np.float32(scene.noise)
+    sky_variance, per_light = np.square(rms / unit), np.float32(per_light / scene.noise)
+    for _ in range(rounds):
+        light = (data - scene.rest) / unit
+        weight = good / np.sqrt(
+            sky_variance + per_light * np.maximum(light, 0) + (MODEL_ERROR * light) ** 2
+        )
+        left = (scene.rest - level) / unit
+        x, y, flux, error = (v.copy() for v in (scene.x, scene.y, scene.flux, scene.error))
+        for part in parts:
+            df, dx, dy, sigma = _corrections(scene, part, left, weight)
+            flux[part] = np.maximum(flux[part] + df * scene.noise, 0.0)
+            x[part] = np.clip(x[part] + dx, *reach_x[:, part])
+            y[part] = np.clip(y[part] + dy, *reach_y[:, part])
+            error[part] = sigma * scene.noise
+        scene = replace(scene, x=x, y=y, flux=flux, error=error).without(data)
+    return scene
+
+
+def _corrections(
+    scene: Scene, rows: NDArray[np.intp], left: NDArray[np.float32], weight: NDArray[np.float32]
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Solve for corrections of flux, x and y of some sources, and the errors of their fluxes.
+
+    Pixels and fluxes are in units of the noise.
+    """
+    ny, nx = left.shape
+    radius = FITTED * scene.star.fwhm
+    half = int(np.ceil(radius))
+    u = np.arange(-half, half + 1)
+    j, i = np.nonzero(np.hypot(u, u[:, None]) <= radius)
+    column, row = np.rint(scene.x[rows]), np.rint(scene.y[rows])
+    at_i = column.astype(int)[:, None] + i - half
+    at_j = row.astype(int)[:, None] + j - half
+    inside = (at_i >= 0) & (at_i < nx) & (at_j >= 0) & (at_j < ny)
+    at_i, at_j = np.clip(at_i, 0, nx - 1), np.clip(at_j, 0, ny - 1)
+    w = np.where(inside, weight[at_j, at_i], np.float32(0))
+    point, gx, gy = scene.star.psf.stamps_and_gradients(
+        scene.x[rows] - column, scene.y[rows] - row, 2 * half + 1
+    )[:, :, j, i]
+    point, gx, gy = point * w, gx * w, gy * w
+    size = np.sqrt(np.maximum((point**2).sum(axis=1, dtype=np.float64), 1e-30))
+    flux = scene.flux[rows] / scene.noise
+    prior = np.empty((3, len(rows)))
+    prior[0] = _FLUX * np.maximum(flux, 1.0 / size)
+    prior[1:] = _PLACE * flux
+    values = np.stack([point, gx, gy]) * prior[:, :, None].astype(np.float32)
+    pixel = at_j * nx + at_i
+    used = np.zeros(ny * nx, dtype=bool)
+    used[pixel.ravel()] = True
+    number = np.cumsum(used, dtype=np.int32) - 1
+    m = pixel.shape[1]
+    matrix = csc_array(
+        (
+            values.reshape(-1),
+            np.tile(number[pixel.ravel()], 3),
+            np.arange(3 * len(rows) + 1, dtype=np.int64) * m,
+        ),
+        shape=(int(used.sum()), 3 * len(rows)),
+    )
+    side = matrix.T @ (left * weight).ravel()[used]
+    # In units of the prior's widths, the prior adds 1 to the diagonal.
+    diagonal = 1.0 + np.square(values, dtype=np.float64).sum(axis=2).ravel()
+    turned = matrix.T
+    normal = LinearOperator(
+        (len(side), len(side)), lambda v: turned @ (matrix @ v.astype(np.float32)) + v
+    )
+    answer, _ = cg(
+        normal,
+        side.astype(np.float64),
+        rtol=_ENOUGH,
+        maxiter=_SOLVED,
+        M=LinearOperator(normal.shape, lambda v: v / diagonal),
+    )
+    df, fx, fy = answer.reshape(3, -1) * prior
+    now = np.maximum(flux + df, 0.3 * flux)
+    step = np.array([fx, fy]) / np.maximum(now, 1e-30)
+    # A faint source stays where it was found: it could only walk into a brighter one.
+    step *= (flux * size > 10.0) & (now > 0)
+    dx, dy = np.clip(step, -_STEP, _STEP)
+    return df, dx, dy, 1.0 / size

@@ -1,0 +1,243 @@
+"""Take the neighbours of a frame's sources away, so that each can be seen alone.
+
+As crowded-field photometry does since DAOPHOT (Stetson 1987, PASP 99, 191): with a first common
+star, all sources are fitted and subtracted; what they hid is detected in the rest; the sky is
+measured on it, and the common star made again of stars without neighbours; and so on, until nothing
+new is found. Sources that are no stars (galaxies, saturated stars, cosmic rays) are not subtracted:
+their light stays in the cutouts, as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import sep
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
+
+from mlpsf.detection.bad_pixels import fill_lone_pixels
+from mlpsf.detection.sources import DETECTION_SIGMA, MINIMUM_AREA, find_sources
+from mlpsf.flags import Flag
+from mlpsf.frames.background import measure_background
+from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.frame import Frame
+from mlpsf.neighbours.crowding import is_crowded
+from mlpsf.neighbours.joint_fit import FITTED, MODEL_ERROR, fit_scene
+from mlpsf.neighbours.scene import Scene
+from mlpsf.stamps.common_star import CommonStar, brightest, common_star
+
+__all__ = ["measure_again", "remember", "subtract_neighbours", "without_neighbours"]
+
+FloatArray = NDArray[np.float64]
+
+ROUNDS = 3
+"""Largest number of rounds of finding what is hidden and making the common star again."""
+
+_REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
+_UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
+_CHANCE = 4.0  # standard deviations of the light that noise leaves
+_SHADOW = 0.05  # error of the common star in the search for what is hidden
+_APART = 0.75  # FWHM: a detection nearer to a source is part of it
+_NEW = 0.05  # share of new sources below which another round changes little
+
+
+_FOUND: WeakKeyDictionary[Frame, Frame] = WeakKeyDictionary()
+
+
+def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -> Frame:
+    """Fit all point sources of a crowded frame, so that cutouts show each without the others.
+
+    Parameters
+    ----------
+    frame : Frame
+    sources : Table
+        Its sources, from `find_sources`.
+    rounds : int
+        Largest number of rounds.
+
+    Returns
+    -------
+    Frame
+        With `Frame.scene`, and the sky measured between the stars. The frame that was given, where
+        few sources have neighbours or there are too few stars for a common one.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> sim = simulate_frame(shape=(256, 256), n_stars=900, n_galaxies=0, fwhm=4.0, seed=2)
+    >>> frame = subtract_neighbours(sim.frame, find_sources(sim.frame))
+    >>> bool(frame.scene.rest.std() < 0.2 * sim.frame.data.std())
+    True
+    """
+    if not is_crowded(sources):
+        return frame
+    fwhm = float(sources.meta["fwhm"])
+    low, high = _REACH[1:]
+    half = int(np.clip(np.ceil(_REACH[0] * fwhm), low, high))
+    star = _star(frame, sources, half)
+    if star is None:
+        return frame
+    flags = np.asarray(sources["flags"])
+    point = flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0
+    x, y = (np.asarray(sources[c], dtype=np.float64) for c in "xy")
+    others = x[~point], y[~point]
+    x, y = x[point], y[point]
+    flux = np.maximum(np.asarray(sources["flux"], dtype=np.float64)[point], 0.0)
+    noise = float(np.median(frame.background.rms))
+    scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
+    for number in range(rounds):
+        scene = _fit(frame, scene, 2)
+        sky = measure_background(replace(frame, data=scene.rest))
+        frame = replace(frame, scene=scene, given_background=sky)
+        found = _hidden(frame, scene, others)
+        last = number == rounds - 1 or len(found[0]) < _NEW * len(scene.x)
+        star = _star(frame, sources, half) or scene.star
+        scene = _with_sources(replace(scene, star=star), *found)
+        if last:
+            break
+    scene = _stars_only(frame, _fit(frame, scene, 3))
+    sky = measure_background(replace(frame, data=scene.rest))
+    return replace(frame, scene=scene, given_background=sky)
+
+
+def without_neighbours(frame: Frame) -> Frame:
+    """Find the sources of a frame and take their neighbours away, or return what was found before.
+
+    Parameters
+    ----------
+    frame : Frame
+
+    Returns
+    -------
+    Frame
+        As from `subtract_neighbours`.
+    """
+    if frame.scene is not None:
+        return frame
+    if frame not in _FOUND:
+        whole = fill_lone_pixels(frame)
+        remember(frame, subtract_neighbours(whole, find_sources(whole)))
+    return _FOUND[frame]
+
+
+def remember(frame: Frame, without: Frame) -> None:
+    """Keep what a frame is without its neighbours, as long as the frame is kept."""
+    _FOUND[frame] = without
+
+
+def measure_again(frame: Frame, sources: Table) -> Table:
+    """Measure sources on a frame without their neighbours.
+
+    Parameters
+    ----------
+    frame : Frame
+        From `subtract_neighbours`.
+    sources : Table
+        From `find_sources`.
+
+    Returns
+    -------
+    Table
+        As from `find_sources`. ``flux`` and ``snr`` of stars are those of the fit.
+    """
+    scene = frame.scene
+    if scene is None:
+        return sources
+    again = find_sources(frame, sources["id", "x", "y"])
+    rows = scene.rows_at(np.asarray(again["x"]), np.asarray(again["y"]))
+    star = np.flatnonzero(rows < len(scene.x))
+    star = star[scene.flux[rows[star]] > 0]
+    own = rows[star]
+    flux, error = scene.flux[own], scene.error[own]
+    again["flux"][star] = flux
+    gain = frame.known_gain
+    again["snr"][star] = flux / np.sqrt(error**2 + flux / gain)
+    kept = np.full(len(again), int(Flag.SATURATED | Flag.MASKED | Flag.BLENDED))
+    kept[star] &= ~int(Flag.BLENDED)
+    flags = np.array(again["flags"])
+    again["flags"] = flags | (np.asarray(sources["flags"]) & kept)
+    again.meta["n_subtracted"] = int((scene.flux > 0).sum())
+    return again
+
+
+def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
+    sky = frame.background
+    good = ~(frame.mask | frame.saturated)
+    gain = frame.known_gain if frame.variance is None else np.inf
+    # The matrices are small: threads would wait for each other.
+    with threadpool_limits(1):
+        return fit_scene(scene, frame.data, sky.level, sky.rms, good, 1.0 / gain, rounds=times)
+
+
+def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
+    """Find the common star on the frame's own pixels."""
+    rows = brightest(sources["snr"], sources["flags"])
+    part = sources[rows]
+    cut = extract_cutouts(
+        frame, part["x"], part["y"], 2 * half + 1, background=frame.background.level
+    )
+    place = frame.place(part["x"], part["y"])
+    fwhm = float(sources.meta["fwhm"])
+    return common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
+
+
+def _hidden(
+    frame: Frame, scene: Scene, others: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Detect what the subtracted sources hid: x, y and flux of each."""
+    sky = frame.background
+    unit = np.float32(scene.noise)
+    light = np.maximum(frame.data - scene.rest, 0) / unit
+    per_light = np.float32(1.0 / (frame.known_gain * scene.noise))
+    variance = (sky.rms / unit) ** 2 + per_light * light + (_SHADOW * light) ** 2
+    found = sep.extract(
+        (scene.rest - sky.level) / unit,
+        DETECTION_SIGMA,
+        err=np.sqrt(variance),
+        mask=frame.mask | frame.saturated,
+        minarea=MINIMUM_AREA,
+    )
+    at = np.column_stack([found["x"], found["y"]])
+    known = np.column_stack([np.append(scene.x, others[0]), np.append(scene.y, others[1])])
+    apart = cKDTree(known).query(at)[0] if len(at) else np.zeros(0)
+    new = found[apart > _APART * scene.star.fwhm]
+    return new["x"].astype(float), new["y"].astype(float), np.maximum(new["flux"] * unit, 0.0)
+
+
+def _with_sources(scene: Scene, x: FloatArray, y: FloatArray, flux: FloatArray) -> Scene:
+    return replace(
+        scene,
+        x=np.append(scene.x, x),
+        y=np.append(scene.y, y),
+        flux=np.append(scene.flux, flux),
+        error=np.append(scene.error, np.zeros(len(x))),
+    )
+
+
+def _stars_only(frame: Frame, scene: Scene) -> Scene:
+    """Put the sources back that the common star does not describe."""
+    half = int(np.ceil(FITTED * scene.star.fwhm))
+    cut = extract_cutouts(
+        replace(frame, scene=None, data=scene.rest),
+        scene.x,
+        scene.y,
+        2 * half + 1,
+        background=frame.background.level,
+    ).data
+    cut = cut / np.float32(scene.noise)
+    u = np.arange(-half, half + 1)
+    core = (np.hypot(u, u[:, None]) <= scene.star.fwhm) & np.isfinite(cut)
+    own = scene.own_light(scene.x, scene.y, half) / np.float32(scene.noise)
+    noise = 1.0 + np.maximum(own, 0) / np.float32(frame.known_gain * scene.noise)
+    total = {"axis": (1, 2), "dtype": np.float64}
+    left = np.where(core, np.nan_to_num(cut) ** 2 - noise, 0).sum(**total)
+    light = np.where(core, own**2, 0).sum(**total)
+    chance = _CHANCE * np.sqrt(2 * np.where(core, noise**2, 0).sum(**total))
+    star = left < _UNLIKE**2 * light + chance
+    if star.all():
+        return scene
+    return replace(scene, flux=np.where(star, scene.flux, 0.0)).without(frame.data)

@@ -1,0 +1,174 @@
+"""Neighbours are fitted together and taken away, and a star looks as if it were alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+
+from mlpsf import build_psf, extract_cutouts, find_sources, select_stars, simulate_frame
+from mlpsf.errors import InputError
+from mlpsf.frames.frame import Frame
+from mlpsf.neighbours.crowding import is_crowded, light_of_neighbours
+from mlpsf.neighbours.scene import Scene
+from mlpsf.neighbours.subtract import measure_again, subtract_neighbours, without_neighbours
+from mlpsf.neighbours.truth import light_left
+from mlpsf.simulation import SimulatedFrame
+
+CLEAN = {"cosmic_rays": 0, "bad_columns": 0, "hot_pixels": 0}
+
+
+@pytest.fixture(scope="module")
+def crowd() -> SimulatedFrame:
+    """5,000 stars a megapixel, FWHM 3.5."""
+    return simulate_frame(shape=(400, 400), n_stars=800, n_galaxies=20, fwhm=3.5, seed=16)
+
+
+@pytest.fixture(scope="module")
+def found(crowd: SimulatedFrame) -> Table:
+    return find_sources(crowd.frame)
+
+
+@pytest.fixture(scope="module")
+def alone(crowd: SimulatedFrame, found: Table) -> Frame:
+    return subtract_neighbours(crowd.frame, found)
+
+
+def scene_of(frame: Frame) -> Scene:
+    assert isinstance(frame.scene, Scene)
+    return frame.scene
+
+
+class TestScene:
+    def test_fluxes_are_true(self, crowd: SimulatedFrame, alone: Frame) -> None:
+        truth, scene = crowd.truth, scene_of(alone)
+        bright = truth[(truth["kind"] == "star") & ~truth["saturated"]]
+        bright = bright[np.argsort(-bright["flux"])][:60]
+        apart, row = cKDTree(np.column_stack([scene.x, scene.y])).query(
+            np.column_stack([bright["x"], bright["y"]])
+        )
+        inside = np.all([bright[c] > 10 for c in "xy"] + [bright[c] < 390 for c in "xy"], axis=0)
+        ratio = scene.flux[row] / bright["flux"]
+        assert np.median(apart[inside]) < 0.05
+        assert abs(np.median(ratio[inside]) - 1) < 0.01
+
+    def test_less_is_left_than_was_there(self, crowd: SimulatedFrame, alone: Frame) -> None:
+        stars = crowd.truth[~crowd.truth["saturated"] & (crowd.truth["kind"] == "star")]
+        near = np.abs(scene_of(alone).rest - crowd.sky)
+        at = tuple(np.clip(np.rint(stars[c]).astype(int), 0, 399) for c in "yx")
+        before = (crowd.frame.data - crowd.sky)[at]
+        bright = before > 500
+        assert np.median(near[at][bright] / before[bright]) < 0.02
+
+    def test_sky_is_nearer_the_truth(self, crowd: SimulatedFrame, alone: Frame) -> None:
+        def off(frame: Frame) -> float:
+            return abs(float(np.median(frame.background.level - crowd.sky)))
+
+        assert off(alone) < 0.7 * off(crowd.frame)
+
+    def test_a_star_looks_alone(self) -> None:
+        places = [(60, 60, 3e4), (70, 64, 6e4)]
+        grid = [(20 + 50 * (k % 6), 140 + 50 * (k // 6), 5e4) for k in range(24)]
+        pairs = [(x + 9, y + 3, 4e4) for x, y, _ in grid]
+        options = {"shape": (360, 320), "n_galaxies": 0, "fwhm": 4.0, "seed": 3, **CLEAN}
+        both = simulate_frame(stars=[*places, *grid, *pairs], **options)
+        one = simulate_frame(stars=[places[0]], **options)
+        frame = subtract_neighbours(both.frame, find_sources(both.frame))
+        sky = {"background": both.sky}
+        cut = extract_cutouts(frame, [60], [60], 41, **sky).data[0]
+        true = extract_cutouts(one.frame, [60], [60], 41, **sky).data[0]
+        raw = extract_cutouts(both.frame, [60], [60], 41, **sky).data[0]
+        assert np.abs(raw - true).max() > 1000
+        # The noise of the star that went is left.
+        assert np.abs(cut - true).max() < 0.02 * true.max() + 5 * np.sqrt(raw.max() / 3)
+
+    def test_cutout_of_a_source_that_was_not_fitted(self, alone: Frame) -> None:
+        scene = scene_of(alone)
+        assert not scene.own_light(np.array([-50.0]), np.array([-50.0]), 5).any()
+
+    @settings(max_examples=8, deadline=None)
+    @given(st.floats(-22, 15))
+    def test_unit_changes_nothing(self, exponent: float) -> None:
+        sim = simulate_frame(shape=(160, 160), n_stars=130, n_galaxies=0, fwhm=3.5, seed=4, **CLEAN)
+        unit = np.float32(10.0**exponent)
+        frame = sim.frame
+        other = replace(
+            frame,
+            data=frame.data * unit,
+            gain=frame.gain / float(unit),
+            saturation=frame.saturation * float(unit),
+        )
+        first, second = (subtract_neighbours(f, find_sources(f)) for f in (frame, other))
+        scene, scaled = scene_of(first), scene_of(second)
+        assert len(scene.x) == len(scaled.x)
+        np.testing.assert_allclose(scaled.x, scene.x, atol=0.02)
+        bright = scene.flux > 50 * scene.error
+        np.testing.assert_allclose(scaled.flux[bright] / float(unit), scene.flux[bright], rtol=0.01)
+
+
+class TestCrowding:
+    def test_a_sparse_frame_is_as_it_was(self) -> None:
+        sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=20, fwhm=3.0, seed=1)
+        sources = find_sources(sim.frame)
+        assert not is_crowded(sources)
+        assert subtract_neighbours(sim.frame, sources) is sim.frame
+        assert without_neighbours(sim.frame).scene is None
+        assert measure_again(sim.frame, sources) is sources
+
+    @given(
+        st.lists(
+            st.tuples(st.floats(0, 100), st.floats(0, 100), st.floats(1, 1e4)),
+            min_size=1,
+            max_size=12,
+        )
+    )
+    def test_light_of_neighbours(self, sources: list[tuple[float, float, float]]) -> None:
+        x, y, flux = np.array(sources).T
+        apart = np.hypot(x - x[:, None], y - y[:, None]) / 4.0
+        share = np.where(apart <= 4, 1.0, np.where(apart <= 6, 0.15, 0.0))
+        np.fill_diagonal(share, 0.0)
+        got = light_of_neighbours(x, y, flux, 4.0)
+        np.testing.assert_allclose(got, (share * flux).sum(axis=1) / flux, rtol=1e-6, atol=1e-12)
+
+
+class TestSelection:
+    def test_stars_and_their_psf(self, crowd: SimulatedFrame) -> None:
+        stars = select_stars(crowd.frame)
+        assert stars.meta["n_selected"] >= 10
+        assert stars.meta["n_subtracted"] > 300
+        psf = build_psf(crowd.frame, stars)
+        got = psf.stamps([0.0], [0.0], 31)[0]
+        true = crowd.psf.stamp(200, 200, 31)
+        got, true = got / got.sum(), true / true.sum()
+        assert np.abs(got - true).max() < 0.01 * true.max()
+
+    def test_psf_of_a_table_alone_is_the_same(self, crowd: SimulatedFrame) -> None:
+        stars = select_stars(crowd.frame)
+        again = build_psf(replace(crowd.frame), stars[stars["selected"]])
+        first = build_psf(crowd.frame, stars)
+        pair = [psf.stamps([0.0], [0.0], 31)[0] for psf in (first, again)]
+        np.testing.assert_allclose(*pair, atol=1e-6)
+
+
+class TestTruth:
+    def test_what_is_left_is_less(
+        self, crowd: SimulatedFrame, found: Table, alone: Frame
+    ) -> None:
+        truth = crowd.truth
+        bright = found[(found["snr"] > 100) & (found["flags"] == 0)]
+        at = bright["x"], bright["y"]
+        objects = truth["x"], truth["y"], truth["flux"]
+        left = light_left(alone, *at, *objects)
+        scene = scene_of(alone)
+        nothing = replace(scene, flux=np.zeros_like(scene.flux), rest=crowd.frame.data)
+        before = light_left(replace(alone, scene=nothing), *at, *objects)
+        assert np.median(left) < 0.2 * np.median(before)
+
+    def test_needs_a_scene(self, crowd: SimulatedFrame) -> None:
+        with pytest.raises(InputError, match="no scene"):
+            light_left(crowd.frame, [1], [1], [1], [1], [1])
