@@ -19,7 +19,7 @@ from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
-from mlpsf.frames.tiles import clean_cutouts
+from mlpsf.frames.tiles import squares
 from mlpsf.selection.choice import (
     ChoiceOptions,
     Rules,
@@ -229,7 +229,7 @@ def select_cutouts(
     rules = rules_for(selector, **choice)
     if isinstance(cutouts, Cutouts):
         x, y = cutouts.positions if x is None else (x, y)
-    pixels = clean_cutouts(np.ma.asarray(cutouts))
+    pixels = squares(cutouts.data if isinstance(cutouts, Cutouts) else cutouts)
     n = len(pixels)
     places = None if x is None and y is None else _places(x, y, n)
     frames = np.zeros(n) if groups is None else check_frames(groups, n)
@@ -247,7 +247,12 @@ def select_cutouts(
         own_veto = None if veto is None else [v for v in veto if v - 1 in rows]
         try:
             found = measure_cutouts(
-                pixels[rows], *at, gain=gain, saturation=saturation, name=name, stacklevel=3
+                pixels if len(rows) == n else pixels[rows],
+                *at,
+                gain=gain,
+                saturation=saturation,
+                name=name,
+                stacklevel=3,
             )
             found.sources["id"] = rows + 1
             flag_verdict(found.sources, judge_frame(*found))

@@ -13,7 +13,7 @@ from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import REFERENCE_FWHM, Cutouts
-from mlpsf.frames.tiles import TiledFrame, tile_cutouts
+from mlpsf.frames.tiles import TiledFrame, squares, tile_cutouts
 from mlpsf.stamps.common_star import CommonStar, brightest
 from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, standard_star, stars_of_parts
 
@@ -83,13 +83,13 @@ def measure_cutouts(
     UserWarning
         The cutouts are smaller than 8 FWHM.
     """
+    cutouts = squares(cutouts)
     frame = tile_cutouts(cutouts, x, y, gain=gain, saturation=saturation, name=name)
     frame = fill_lone_pixels(frame)
     n = len(frame.tile_x)
     places = Table({"id": np.arange(1, n + 1), "x": frame.tile_x, "y": frame.tile_y})
     sources = find_sources(frame, places, defects=defects)
-    fwhm, size = float(sources.meta["fwhm"]), np.asarray(cutouts).shape[-1]
-    size = size if np.ndim(cutouts) == 3 else round(size**0.5)
+    fwhm, size = float(sources.meta["fwhm"]), cutouts.shape[-1]
     if size < NARROWEST_CUTOUT * fwhm:
         raise InputError(
             f"The cutouts of {name} are {size} pixels wide and their stars have a FWHM of "
