@@ -106,8 +106,7 @@ def stellar_profile(
     if not usable.any():
         raise NoSourcesError(
             f"None of the {len(x)} sources of {frame.name} could be an unsaturated star, so the "
-            "frame's FWHM cannot be found. Is the saturation level "
-            f"({frame.saturation:.6g} ADU) right?"
+            f"frame's FWHM cannot be found. {_why_none(frame, moments, x, y, r, snr)}"
         )
     rows = np.flatnonzero(usable)
     rows = rows[np.argsort(-snr[rows])]
@@ -140,6 +139,34 @@ def stellar_profile(
         moment_ratio=fwhm / float(np.median(moments.fwhm[members])),
         sizes=sizes,
     )
+
+
+def _why_none(
+    frame: Frame,
+    moments: Moments,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    snr: NDArray[np.float64],
+) -> str:
+    """Say what the sources are instead of stars, and what to try."""
+    full, bad = (any_within(mask, x, y, reach) for mask in (frame.saturated, frame.mask))
+    kinds = {
+        "saturated": full,
+        "masked": bad & ~full,
+        "of no measurable size": ~moments.ok,
+        "of S/N under 5": moments.ok & ~(snr > 5),
+        "elongated": moments.ok & (snr > 5) & ~(moments.ellipticity < 0.6),
+    }
+    said = ", ".join(f"{int(rows.sum())} {kind}" for kind, rows in kinds.items() if rows.any())
+    advice = "Are these images of the sky, with its sources?"
+    if full.sum() >= 0.5 * len(x) and np.isfinite(frame.saturation):
+        advice = f"Is the saturation level ({frame.saturation:.6g} {frame.unit_name}) right?"
+    elif full.sum() >= 0.5 * len(x):
+        advice = "Is the saturation level, or the mask that marks saturated pixels, right?"
+    elif bad.sum() >= 0.5 * len(x):
+        advice = "Is the mask right?"
+    return f"They are: {said}. {advice}"
 
 
 def stellar_size(

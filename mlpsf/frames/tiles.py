@@ -26,6 +26,7 @@ __all__ = [
     "SMALLEST",
     "TiledFrame",
     "clean_cutouts",
+    "first_pixel",
     "squares",
     "tile_cutouts",
 ]
@@ -35,6 +36,7 @@ SMALLEST, LARGEST = 15, 151
 
 _KEPT = 6.5  # FWHM to each side: the widest window of any stage, that of the residual rule
 _BRIGHTEST = 200  # cutouts that tell the FWHM
+_MARGIN = 100  # pixels without a source at the left or lower side of a frame, at least
 _UNKNOWN = 4.0  # FWHM where nothing is bright
 _COSMIC = 4  # pixels above half of its peak that a cosmic ray has, at most
 
@@ -51,7 +53,10 @@ class TiledFrame(Frame):
     tile_x, tile_y : ndarray of float64, shape (n,)
         Centre of each cutout's centre pixel on this frame.
     places : ndarray of float64, shape (n, 2) or (0, 2)
-        Pixel of the detector that each cutout's centre pixel is; empty where not known.
+        Pixel of the detector that each cutout's centre pixel is, from `first`; empty where not
+        known.
+    first : (int, int)
+        x and y of the first pixel, as the positions of the cutouts count; see `first_pixel`.
     pitch : int
         Side of a tile in pixels, its border included.
     half : int
@@ -63,9 +68,10 @@ class TiledFrame(Frame):
     places: NDArray[np.float64] = field(repr=False)
     pitch: int
     half: int
+    first: tuple[int, int] = (0, 0)
 
     def place(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return where points of this frame were on the frame that the cutouts are from."""
+        """Return where points of this frame were on that of the cutouts, from its first pixel."""
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         if not len(self.places):
             return np.zeros_like(x), np.zeros_like(y)
@@ -96,6 +102,24 @@ class TiledFrame(Frame):
             return self.shape
         nx, ny = np.ceil(self.places.max(axis=0)).astype(int) + 1
         return max(int(ny), 1), max(int(nx), 1)
+
+
+def first_pixel(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int, int]:
+    """Return x and y of the first pixel of the frame that positions are on.
+
+    It is 0, unless they start below that or further off than they reach, as those of a tract do.
+
+    Examples
+    --------
+    >>> first_pixel(np.array([12000.4, 15990.0]), np.array([30.0, 900.0]))
+    (12000, 0)
+    """
+
+    def first(v: NDArray[np.floating]) -> int:
+        elsewhere = v.size and (v.min() < -0.5 or v.min() > np.ptp(v) + _MARGIN)
+        return int(np.floor(v.min())) if elsewhere else 0
+
+    return first(x), first(y)
 
 
 def squares(cutouts: ArrayLike) -> NDArray[Any]:
@@ -171,6 +195,7 @@ def tile_cutouts(
     *,
     gain: float | None = None,
     saturation: float | None = None,
+    first: tuple[int, int] | None = None,
     name: str = "cutouts",
 ) -> TiledFrame:
     """Lay cutouts out as one frame.
@@ -186,6 +211,8 @@ def tile_cutouts(
         Electrons per unit of the pixels. Without, the sources' own photon noise is not counted.
     saturation : float, optional
         In the unit of the pixels, sky included. Unless given, the level at which pixels pile up.
+    first : (int, int), optional
+        x and y of the first pixel of the frame; `first_pixel` of the positions unless given.
     name : str
         For messages.
 
@@ -220,6 +247,8 @@ def tile_cutouts(
         places = np.rint(np.column_stack(check_positions(x, y)))  # of the centre pixels
         if len(places) != n:
             raise InputError(f"There must be one x and one y a cutout: {n}. Got {len(places)}.")
+        first = first_pixel(*places.T) if first is None else first
+        places -= first
         if n > 1 and not np.ptp(places, axis=0).any():
             places = places[:0]  # all at one place: none is known
     sky, noise = sky_and_noise(pixels)
@@ -274,6 +303,7 @@ def tile_cutouts(
         places=places,
         pitch=pitch,
         half=half,
+        first=first or (0, 0),
     )
 
 
