@@ -248,9 +248,12 @@ def select_cutouts(
     n = len(pixels)
     places = None if x is None and y is None else _places(x, y, n)
     frames = np.zeros(n) if groups is None else check_frames(groups, n)
-    lists = {"stars": stars, "keep": keep, "veto": veto}
+    given = {"stars": stars, "keep": keep, "veto": veto}
+    several = len(set(frames.tolist())) > 1
     lists = {
-        name: read_list(listed, n, name) for name, listed in lists.items() if listed is not None
+        name: read_list(listed, n, name, several=several)
+        for name, listed in given.items()
+        if listed is not None
     }
     wishes = _Wishes(selector, rules, snr_min, None, None, None, second_look, cutout_size, say)
     tables: list[Table] = []
@@ -285,7 +288,7 @@ def select_cutouts(
                     placed,
                     found.frame,
                     selected=key != "veto",
-                    group=frame if len(names) > 1 else None,
+                    group=frame if several else None,
                 )
                 for key, listed in lists.items()
             }
@@ -294,7 +297,7 @@ def select_cutouts(
                 alike,
                 wishes._replace(stars=own.get("stars"), keep=own.get("keep"), veto=own.get("veto")),
             )
-            table.meta |= {f"{key}_from": list_name(listed) for key, listed in lists.items()}
+            table.meta |= {f"{key}_from": list_name(given[key]) for key in lists}
         except MlpsfError as error:
             failures.append(error)
             unknown = "not judged", str(error)

@@ -220,14 +220,14 @@ def test_a_catalogue_gives_its_chosen_rows_even_if_they_are_few(sky, tmp_path):
     objects = fits.BinTableHDU.from_columns(columns, name="LDAC_OBJECTS")
     fits.HDUList([fits.PrimaryHDU(), objects]).writeto(path)
     out.write_text("rows of before")
-    Table({"x": x[:100], "y": y[:100]}).write(veto)
+    Table({"x": x[:20], "y": y[:20]}).write(veto)
     with pytest.raises(TooFewStarsError):
         run("select", path, "--out", out, "--n-min", 100, "--n-max", 100, "--veto", veto,
             "--overwrite")  # fmt: skip
     with fits.open(out) as hdus:
         chosen = hdus["LDAC_OBJECTS"].data["X_IMAGE"]
     assert 0 < len(chosen) < 100
-    assert not np.isin(chosen, (x[:100] + 1).astype(np.float32)).any()
+    assert not np.isin(chosen, (x[:20] + 1).astype(np.float32)).any()
 
 
 def test_chosen_cutouts_of_a_frame_are_written(sky, tmp_path):
@@ -290,12 +290,14 @@ def test_rows_are_matched_with_their_cutouts(sky, table):
         build_psf(cutouts, places[:-1])
 
 
+@pytest.mark.filterwarnings("ignore:the PSF varies")
 def test_places_of_a_tract(tmp_path):
     sim = simulate(
         shape=(600, 600), fwhm=3.5, n_stars=60, n_galaxies=0, star_slope=0.2, seed=5,
         psf_variation=0.25, cosmic_rays=0, hot_pixels=0, bad_columns=0,
     )  # fmt: skip
     stars = sim.truth[~sim.truth["saturated"]]
+    stars = stars[np.maximum(abs(stars["x"] - 300), abs(stars["y"] - 300)) < 270]
     x, y = (np.asarray(stars[name]) for name in "xy")
     cutouts = extract_cutouts(sim.frame, x, y, 45).data
     near = build_psf(cutouts, np.column_stack([x, y]))

@@ -128,20 +128,26 @@ def flag_listed(
     return replace(rules, n_max=max(rules.n_max, n), n_min=min(rules.n_min, n))
 
 
-def read_list(listed: StarList, n: int, name: str) -> Table | list[int]:
+def read_list(listed: StarList, n: int, name: str, *, several: bool) -> Table | list[int]:
     """Return a list for a set of n cutouts: its table, read once, or its numbers, checked.
+
+    A set of several frames needs to know of which each row is.
 
     Raises
     ------
     CatalogueError
-        It cannot be read.
+        It cannot be read, or does not tell the frames.
     InputError
         A number is none of a cutout.
     """
-    if isinstance(listed, Table):
-        return listed
-    if isinstance(listed, str | os.PathLike):
-        return read_table(listed)
+    if isinstance(listed, Table | str | os.PathLike):
+        table = listed if isinstance(listed, Table) else read_table(listed)
+        if several and not {"group", "id"} & set(table.colnames):
+            raise CatalogueError(
+                f"{list_name(listed)} has no column group, and the cutouts are of several frames. "
+                "Give the frame of each row as group, or numbers of cutouts as id."
+            )
+        return table
     numbers = np.asarray(listed).ravel()
     if not len(numbers):
         return []
@@ -200,14 +206,8 @@ def rows_of_cutouts(
     if not isinstance(listed, Table | str | os.PathLike):
         return [int(number) for number in listed if number in ids]
     table = _taken(listed, selected)
-    if group is not None:
-        if "group" in table.colnames:
-            table = table[np.asarray(table["group"]).astype(str) == str(group)]
-        elif "id" not in table.colnames:
-            raise CatalogueError(
-                f"{list_name(listed)} has no column group, and the cutouts are of several frames. "
-                "Give the frame of each row as group, or numbers of cutouts as id."
-            )
+    if group is not None and "group" in table.colnames:
+        table = table[np.asarray(table["group"]).astype(str) == str(group)]
     if not len(table):
         return []
     called = list_name(listed)
