@@ -64,6 +64,8 @@ class Flag(IntFlag):
         "wider or narrower than the stars near it by more than the error of its width",
     )
 
+    COPY = 524288, "a copy", "the same pixels are in the set once before"
+
     NO_STARS = 262144, "on a frame without stars", "the verdict on the frame is that it has none"
 
     short: str
@@ -90,12 +92,13 @@ NEVER_A_PSF_STAR = (
     | Flag.STRUCK
     | Flag.UNEVEN_SKY
     | Flag.OTHER_SIZE
+    | Flag.COPY
     | Flag.NOT_LISTED
     | Flag.NO_STARS
 )
 """Sources with any of these flags are never chosen, even with a high probability."""
 
-UNUSABLE = Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.VETOED
+UNUSABLE = Flag.SATURATED | Flag.NEAR_EDGE | Flag.MASKED | Flag.VETOED | Flag.COPY
 """Sources with any of these flags are not chosen even if the user's list keeps them."""
 
 

@@ -19,7 +19,7 @@ from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
-from mlpsf.frames.tiles import clean_cutouts
+from mlpsf.frames.tiles import squares
 from mlpsf.neighbours.subtract import measure_again, remember, subtract_neighbours
 from mlpsf.selection.best_there_are import say_what_the_best_give
 from mlpsf.selection.choice import (
@@ -37,16 +37,24 @@ from mlpsf.selection.eligibility import (
     flag_other_sizes,
 )
 from mlpsf.selection.judging import judge_sources
-from mlpsf.selection.lists import StarList, flag_listed, warn_of_origin
+from mlpsf.selection.lists import (
+    StarList,
+    flag_listed,
+    list_name,
+    read_list,
+    rows_of_cutouts,
+    warn_of_origin,
+)
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
 from mlpsf.selection.verdict import flag_verdict, judge_frame
 from mlpsf.stacks.values import check_frames
-from mlpsf.stamps.from_cutouts import cutouts_alike, measure_cutouts
+from mlpsf.stamps.from_cutouts import cutouts_alike, flag_copies, measure_cutouts
 
 __all__ = ["select_cutouts", "select_stars"]
 
 Progress = Callable[[str], None]
+VERDICT = ("verdict", "verdict_reason")
 
 
 def select_stars(
@@ -169,7 +177,9 @@ def select_cutouts(
     selector: Any = "cnn",
     gain: float | None = None,
     saturation: float | None = None,
-    veto: list[int] | None = None,
+    stars: StarList | None = None,
+    keep: StarList | None = None,
+    veto: StarList | None = None,
     snr_min: float = SNR_MIN,
     second_look: bool = True,
     cutout_size: int | None = None,
@@ -196,15 +206,19 @@ def select_cutouts(
         Electrons per unit of the pixels. Unless given, only the noise of the sky is counted.
     saturation : float, optional
         In the unit of the pixels, sky included. Unless given, the level where pixels pile up.
-    selector, veto, snr_min, second_look, cutout_size, progress, **choice
-        As in `select_stars`; ids to veto are row numbers, from 1.
+    stars, keep, veto : Table, path or list of int, optional
+        As in `select_stars`. Ids are row numbers, from 1. Rows of a table are matched by position,
+        or by its ``id`` where the cutouts have none; of several frames, by ``group`` or ``id``.
+    selector, snr_min, second_look, cutout_size, progress, **choice
+        As in `select_stars`.
 
     Returns
     -------
     Table
         As `select_stars` returns, a row a cutout, in the order given. The subset to use is
         ``cutouts[table["selected"]]``. ``x`` and ``y`` are as given, or NaN. With `groups` there is
-        a column ``group``, and metadata are those of the first frame, with counts of all.
+        a column ``group``, and metadata are those of the first frame, with counts of all, and
+        ``verdicts``: of each frame, by its name, the verdict and its reason.
 
     Raises
     ------
@@ -219,7 +233,8 @@ def select_cutouts(
     -----
     UserWarning
         One of several frames failed for such a reason; none of its cutouts is chosen. The cutouts
-        are smaller than 8 FWHM, or too few of a frame to find its PSF.
+        are smaller than 8 FWHM, or too few of a frame to find its PSF. Some are copies of others;
+        these are flagged.
 
     Examples
     --------
@@ -236,32 +251,63 @@ def select_cutouts(
     rules = rules_for(selector, **choice)
     if isinstance(cutouts, Cutouts):
         x, y = cutouts.positions if x is None else (x, y)
-    pixels = clean_cutouts(cutouts)
+    pixels = squares(cutouts.data if isinstance(cutouts, Cutouts) else cutouts)
     n = len(pixels)
     places = None if x is None and y is None else _places(x, y, n)
     frames = np.zeros(n) if groups is None else check_frames(groups, n)
-    unknown = sorted({v for v in veto or [] if v not in range(1, n + 1)})
-    if unknown:
-        raise InputError(f"ids to veto are row numbers from 1 to {n}. Got {unknown[:5]}.")
-    wishes = _Wishes(selector, rules, snr_min, None, None, veto, second_look, cutout_size, say)
+    given = {"stars": stars, "keep": keep, "veto": veto}
+    several = len(set(frames.tolist())) > 1
+    lists = {
+        name: read_list(listed, n, name, several=several)
+        for name, listed in given.items()
+        if listed is not None
+    }
+    wishes = _Wishes(selector, rules, snr_min, None, None, None, second_look, cutout_size, say)
     tables: list[Table] = []
     failures: list[MlpsfError] = []
+    verdicts: dict[str, str] = {}
+    unknown = "not judged", ""
     names = list(dict.fromkeys(frames.tolist()))
     for frame in names:
         rows = np.flatnonzero(frames == frame)
         at = (None, None) if places is None else places[:, rows]
         name = "the set" if groups is None else f"frame {frame}"
-        own_veto = None if veto is None else [v for v in veto if v - 1 in rows]
         try:
             found = measure_cutouts(
-                pixels[rows], *at, gain=gain, saturation=saturation, name=name, stacklevel=3
+                pixels if len(rows) == n else pixels[rows],
+                *at,
+                gain=gain,
+                saturation=saturation,
+                name=name,
+                stacklevel=3,
             )
             found.sources["id"] = rows + 1
+            found.sources.meta["cutout_size"] = pixels.shape[-1]
+            flag_copies(found.sources, pixels[rows], name=name, stacklevel=3)
             flag_verdict(found.sources, judge_frame(*found))
             alike = cutouts_alike(found, stacklevel=3)
-            table = _select_found(*found, alike, wishes._replace(veto=own_veto))
+            placed = Table({"id": rows + 1}, meta={"fwhm": found.sources.meta["fwhm"]})
+            for key, value in zip("xy", at, strict=True):
+                placed[key] = np.full(len(rows), np.nan) if value is None else value
+            own = {
+                key: rows_of_cutouts(
+                    listed,
+                    placed,
+                    found.frame,
+                    selected=key != "veto",
+                    group=frame if several else None,
+                )
+                for key, listed in lists.items()
+            }
+            table = _select_found(
+                *found,
+                alike,
+                wishes._replace(stars=own.get("stars"), keep=own.get("keep"), veto=own.get("veto")),
+            )
+            table.meta |= {f"{key}_from": list_name(given[key]) for key in lists}
         except MlpsfError as error:
             failures.append(error)
+            unknown = "not judged", str(error)
             table = getattr(error, "table", None)
             if len(names) > 1:
                 warnings.warn(f"{name}: no star is chosen. {error}", stacklevel=2)
@@ -276,8 +322,12 @@ def select_cutouts(
             table[key] = np.full(len(rows), np.nan) if value is None else value
         if groups is not None:
             table["group"] = frames[rows]
+        said = [table.meta.get(key, other) for key, other in zip(VERDICT, unknown, strict=True)]
+        verdicts[str(frame)] = ": ".join(said)
         tables.append(table)
     whole = tables[0] if len(tables) == 1 else _stacked(tables)
+    if len(tables) > 1:
+        whole.meta["verdicts"] = verdicts
     if len(failures) == len(names):
         if isinstance(failures[0], TooFewStarsError):
             failures[0].table = whole
@@ -351,7 +401,7 @@ def _stacked(tables: list[Table]) -> Table:
     whole = whole[np.argsort(whole["id"], kind="stable")]
     judged = [table for table in tables if table.meta]
     whole.meta = dict(judged[0].meta if judged else {})
-    for key in ("verdict", "verdict_reason"):  # of one frame
+    for key in VERDICT:  # of one frame
         whole.meta.pop(key, None)
     for key in ("n_above_threshold", "n_reserved"):
         whole.meta[key] = sum(table.meta[key] for table in judged)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from conftest import simulate
 from typer.testing import CliRunner
 
 from mlpsf import build_psf, extract_cutouts, find_sources, select_cutouts, select_stars
 from mlpsf.cli import app
-from mlpsf.errors import InputError, NoSourcesError, TooFewStarsError
+from mlpsf.errors import CatalogueError, InputError, NoSourcesError, TooFewStarsError
+from mlpsf.export import export_psf
 from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.io.cutout_files import read_cutouts, write_cutouts
 from mlpsf.frames.tiles import tile_cutouts
-from mlpsf.psf import PSFModel
+from mlpsf.psf import PSFModel, measure_variation
 
 COLUMNS = [
     *("id", "x", "y", "flux", "snr", "peak", "fwhm", "ellipticity", "local_fwhm"),
@@ -106,6 +108,10 @@ def test_a_frame_without_stars_does_not_spoil_the_others(sky, table):
         )  # fmt: skip
     assert stars["selected"].sum() == table["selected"].sum()
     assert not stars["selected"][-6:].any()
+    said = stars.meta["verdicts"]
+    assert said["1"] == f"{table.meta['verdict']}: {table.meta['verdict_reason']}"
+    assert said["2"].startswith("not judged: None of the 6 sources of frame 2")
+    assert "inf" not in said["2"]
 
 
 def test_too_few_keep_the_table(sky):
@@ -133,6 +139,54 @@ def test_veto_by_row(sky, table):
     first = int(table["id"][table["selected"]][0])
     stars = select_cutouts(cutouts, x, y, n_min=5, veto=[first])
     assert not stars["selected"][first - 1]
+    with pytest.raises(InputError, match="row numbers from 1"):
+        select_cutouts(cutouts, x, y, veto=[0])
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_lists_as_tables(sky, table, placed, tmp_path):
+    _, cutouts, x, y = sky
+    at = (x + 20000, y - 50) if placed else ()  # of a tract
+    chosen = np.flatnonzero(table["selected"])
+    other = np.flatnonzero(~table["selected"] & (table["snr"] > 50) & (table["flags"] & 7 == 0))[0]
+    columns = {"x": x + 20000.3, "y": y - 50.2} if placed else {"id": table["id"]}
+    named = Table(columns)
+    path = tmp_path / "veto.csv"
+    named[chosen[:2]].write(path)
+    stars = select_cutouts(cutouts, *at, n_min=3, veto=path, keep=named[[other]])
+    assert not stars["selected"][chosen[:2]].any()
+    assert stars["selected"][other]
+    assert (stars.meta["veto_from"], stars.meta["keep_from"]) == ("veto.csv", "the table")
+    stars = select_cutouts(cutouts, *at, stars=named[chosen])
+    assert stars["selected"].tolist() == table["selected"].tolist()
+    if not placed:
+        with pytest.raises(CatalogueError, match="no column id"):
+            select_cutouts(cutouts, stars=Table({"x": x, "y": y}))
+
+
+def test_lists_of_several_frames(sky, table):
+    _, cutouts, x, y = sky
+    n, first = len(cutouts), np.flatnonzero(table["selected"])[0]
+    twice, at = np.concatenate([cutouts, cutouts]), (np.tile(x, 2), np.tile(y, 2))
+    groups = np.repeat(["a", "b"], n)
+    one = Table({"x": [x[first]], "y": [y[first]], "group": ["b"]})
+    for veto in (one, Table({"id": [n + first + 1]}), [int(n + first + 1)]):
+        stars = select_cutouts(twice, *at, groups=groups, n_min=5, veto=veto)
+        assert stars["selected"][first]
+        assert not stars["selected"][n + first]
+    with pytest.raises(CatalogueError, match="no column group"):
+        select_cutouts(twice, *at, groups=groups, n_min=5, veto=one["x", "y"])
+
+
+def test_copies_are_used_once(sky, table):
+    _, cutouts, x, y = sky
+    again = np.flatnonzero(table["selected"])[:3]
+    rows = np.append(np.arange(len(x)), again)
+    with pytest.warns(UserWarning, match=f"3 of {len(rows)} cutouts are copies"):
+        stars = select_cutouts(cutouts[rows], x[rows], y[rows], n_min=5)
+    assert stars["selected"][again].all()
+    assert stars["reason"][-3:].tolist() == ["a copy"] * 3
+    assert stars["selected"][: len(x)].tolist() == table["selected"].tolist()
 
 
 # --- at the prompt
@@ -153,6 +207,27 @@ def test_a_set_where_a_frame_is_taken(sky, table, tmp_path):
     assert again["selected"].tolist() == table["selected"].tolist()
     with pytest.raises(InputError, match="--hdu is for a frame"):
         run("select", path, "--out", out, "--hdu", "1")
+
+
+def test_a_catalogue_gives_its_chosen_rows_even_if_they_are_few(sky, tmp_path):
+    _, cutouts, x, y = sky
+    columns = [
+        fits.Column("X_IMAGE", "E", array=x + 1),
+        fits.Column("Y_IMAGE", "E", array=y + 1),
+        fits.Column("VIGNET", "3025E", dim="(55, 55)", array=cutouts),
+    ]
+    path, out, veto = (tmp_path / name for name in ("frame.cat", "stars.cat", "veto.csv"))
+    objects = fits.BinTableHDU.from_columns(columns, name="LDAC_OBJECTS")
+    fits.HDUList([fits.PrimaryHDU(), objects]).writeto(path)
+    out.write_text("rows of before")
+    Table({"x": x[:20], "y": y[:20]}).write(veto)
+    with pytest.raises(TooFewStarsError):
+        run("select", path, "--out", out, "--n-min", 100, "--n-max", 100, "--veto", veto,
+            "--overwrite")  # fmt: skip
+    with fits.open(out) as hdus:
+        chosen = hdus["LDAC_OBJECTS"].data["X_IMAGE"]
+    assert 0 < len(chosen) < 100
+    assert not np.isin(chosen, (x[:20] + 1).astype(np.float32)).any()
 
 
 def test_chosen_cutouts_of_a_frame_are_written(sky, tmp_path):
@@ -179,14 +254,70 @@ def test_the_psf_of_cutouts_is_that_of_the_frame(sky, table, tmp_path):
     # Without places the PSF is the same everywhere, and nothing is warned of.
     alone = build_psf(cutouts, select_cutouts(cutouts, n_min=5))
     assert not alone.varies
-    with pytest.raises(InputError, match="one row of stars a cutout"):
-        build_psf(cutouts, table[:-1])
     write_cutouts(tmp_path / "set.fits", cutouts, x, y)
     said = CliRunner().invoke(
         app, ["psf", str(tmp_path / "set.fits"), "--n-min", "5", "--out", str(tmp_path / "a.fits")]
     )
     assert said.exit_code == 0, said.output
     assert PSFModel.load(tmp_path / "a.fits").fwhm == pytest.approx(psf.fwhm, rel=0.01)
+
+
+def test_rows_are_matched_with_their_cutouts(sky, table):
+    _, cutouts, x, y = sky
+    chosen, order = np.asarray(table["selected"]), np.argsort(table["probability"])
+    psf = build_psf(cutouts, table)
+    for some, rows in (
+        (cutouts, table[order]),
+        (cutouts.reshape(len(cutouts), -1), table),
+        (list(cutouts), table),
+    ):
+        again = build_psf(some, rows)
+        assert again.fwhm == pytest.approx(psf.fwhm, rel=1e-4)
+        assert sorted(again.stars[:, 0].tolist()) == pytest.approx(
+            sorted(psf.stars[:, 0]), abs=0.01
+        )
+    places = np.column_stack([x, y])
+    ways = [
+        build_psf(cutouts, table[chosen]),
+        build_psf(cutouts, table[order][chosen[order]]),
+        build_psf(cutouts[chosen], table[chosen]),
+        build_psf(cutouts[chosen].reshape(chosen.sum(), -1), places[chosen]),
+    ]
+    assert [way.fwhm for way in ways] == pytest.approx([ways[0].fwhm] * 4, rel=1e-4)
+    with pytest.raises(InputError, match="do not tell which"):
+        build_psf(cutouts[chosen], table[order][chosen[order]])
+    with pytest.raises(InputError, match="one row of stars a cutout"):
+        build_psf(cutouts, places[:-1])
+
+
+@pytest.mark.filterwarnings("ignore:the PSF varies")
+def test_places_of_a_tract(tmp_path):
+    sim = simulate(
+        shape=(600, 600), fwhm=3.5, n_stars=60, n_galaxies=0, star_slope=0.2, seed=5,
+        psf_variation=0.25, cosmic_rays=0, hot_pixels=0, bad_columns=0,
+    )  # fmt: skip
+    stars = sim.truth[~sim.truth["saturated"]]
+    stars = stars[np.maximum(abs(stars["x"] - 300), abs(stars["y"] - 300)) < 270]
+    x, y = (np.asarray(stars[name]) for name in "xy")
+    cutouts = extract_cutouts(sim.frame, x, y, 45).data
+    near = build_psf(cutouts, np.column_stack([x, y]))
+    far = build_psf(cutouts, np.column_stack([x + 12000, y - 4000]))
+    assert near.order == far.order > 0
+    for at in ((100, 120), (500, 450)):
+        there = far.at(at[0] + 12000, at[1] - 4000)
+        assert there.fwhm == pytest.approx(near.at(*at).fwhm, rel=2e-3)
+    np.testing.assert_allclose(far.stars[:, :2] - (12000, -4000), near.stars[:, :2], atol=0.01)
+    far.save(tmp_path / "far.fits")
+    again = PSFModel.load(tmp_path / "far.fits")
+    assert again.terms.first == far.terms.first
+    assert again.at(12100, -3880).fwhm == pytest.approx(far.at(12100, -3880).fwhm, rel=1e-6)
+    with pytest.raises(InputError, match="that starts at"):
+        far.at(100, 120)
+    with pytest.raises(InputError, match="give a place"):
+        export_psf(far, tmp_path / "far.psf", "psfex")
+    found = measure_variation(cutouts, np.column_stack([x + 12000, y - 4000]))
+    expected = measure_variation(cutouts, np.column_stack([x, y]))
+    np.testing.assert_allclose(found.at(12100, -3880), expected.at(100, 120), atol=2e-3)
 
 
 def test_cosmic_rays_do_not_narrow_the_tiles(sky):

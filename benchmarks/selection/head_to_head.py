@@ -4,13 +4,21 @@ Raw cutouts of 111 pixels from a simulated night (`benchmarks.common.nights`), t
 each as ``groups``; every selector in a plain ``Pipeline``, fitted anew in every fold and judged on
 frames that it never saw. The labels are the truth's, or those of the residual rule. Then a
 ``GridSearchCV`` over the parameters of `mlpsf.PSFHomogenizer` and of a network behind it.
+
+Each row is kept when it is done, that of the shipped model by the model's content: run again, only
+what is missing is measured, and after a training only its row. ``--again WORD`` measures rows anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -25,9 +33,20 @@ from benchmarks.common.scores import SCORES, score
 from benchmarks.common.stamps import OUTPUT
 from benchmarks.selection.study import FIGURES, LONGER, STOP
 from mlpsf import NoveltySelector, PSFHomogenizer, PSFStarSelector, ResidualSelector
+from mlpsf.files import whole_file
 from mlpsf.labelling import balance
+from mlpsf.selectors.storage import pretrained_path
 
-SLOW = "residual rule, TRIPPy's fitter"
+HOME = OUTPUT / "head_to_head"
+SHIPPED, SLOW = "network, as shipped", "residual rule, TRIPPy's fitter"
+SEARCHED = (
+    "param_psf__replace",
+    "param_psf__size",
+    "param_network__learning_rate",
+    "mean_test_roc_auc",
+    "std_test_roc_auc",
+    "mean_test_neg_brier_score",
+)
 
 
 class ShippedSelector(PSFStarSelector):
@@ -48,7 +67,7 @@ def selectors() -> dict[str, Any]:
     """Return all that are compared, by name."""
     common = {"validation_fraction": 2 / 9, "class_weight": "balanced", "random_state": 1}
     return {
-        "network, as shipped": ShippedSelector(),
+        SHIPPED: ShippedSelector(),
         "default network, taught here": PSFStarSelector(homogenize=True, **STOP, **common),
         "the study's network, taught here": PSFStarSelector(**LONGER, **common),
         "novelty, no labels": NoveltySelector(random_state=1),
@@ -75,36 +94,63 @@ def one_x(n_frames: int, label: str, workers: int) -> tuple[NDArray, NDArray, ND
     return load_pixels(1, data, rows, "cutouts"), y[rows], data["frame"][rows]
 
 
+def kept_row(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured before; measure and keep it where that was not done yet."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **measure())
+    with np.load(path) as file:
+        return dict(file)
+
+
+def file_of(name: str, label: str, n_frames: int) -> Path:
+    """Return where a row is kept; the shipped model's goes by its content."""
+    words = re.sub(r"[^a-z]+", "-", name.lower())
+    model = f"-{sha256(pretrained_path().read_bytes()).hexdigest()[:8]}" if name == SHIPPED else ""
+    return HOME / f"{label}-{n_frames}-{words}{model}.npz"
+
+
+def cross_validated(selector: Any, X: NDArray, y: NDArray, groups: NDArray) -> dict[str, Any]:
+    """Return the probabilities of every cutout by a pipeline fitted to other frames."""
+    found = cross_validate(
+        pipeline(selector),
+        X,
+        y,
+        params={"groups": groups},
+        cv=GroupKFold(3, shuffle=True, random_state=0),
+        return_estimator=True,
+        return_indices=True,
+        error_score="raise",
+    )
+    p, seconds = np.empty(len(y)), 0.0
+    for fitted, test in zip(found["estimator"], found["indices"]["test"], strict=True):
+        start = time.process_time()
+        p[test] = fitted.predict_proba(X[test], groups=groups[test])[:, 1]
+        seconds += time.process_time() - start
+    score_ = float(np.mean(found["test_score"]))
+    return {"p": p, "y": y, "frame": groups, "score": score_, "seconds": seconds}
+
+
 def compare(X: NDArray, y: NDArray, groups: NDArray, label: str, trippy: int) -> Table:
     """Cross-validate every selector on the same folds of the same X."""
-    lines = []
+    lines, n_frames = [], len(np.unique(groups))
     for name, selector in selectors().items():
-        few = groups <= np.unique(groups)[trippy - 1] if name == SLOW else np.ones(len(y), bool)
-        Xs, ys, frames = X[few], y[few], groups[few]
-        found = cross_validate(
-            pipeline(selector),
-            Xs,
-            ys,
-            params={"groups": frames},
-            cv=GroupKFold(3, shuffle=True, random_state=0),
-            return_estimator=True,
-            return_indices=True,
-            error_score="raise",
-        )
-        p, seconds = np.empty(len(ys)), 0.0
-        folds = zip(found["estimator"], found["indices"]["test"], strict=True)
-        for fitted, test in folds:
-            start = time.process_time()
-            p[test] = fitted.predict_proba(Xs[test], groups=frames[test])[:, 1]
-            seconds += time.process_time() - start
-        counted = balance(ys, groups=frames, random_state=0)
-        figures = score(ys[counted], p[counted], frames[counted])
-        line: dict[str, Any] = {"selector": name, "labels": label, "frames": len(np.unique(frames))}
+        few = np.ones(len(y), bool)
+        if name == SLOW:
+            few = groups <= np.unique(groups)[min(trippy, n_frames) - 1]
+        path = file_of(name, label, len(np.unique(groups[few])))
+        run = partial(cross_validated, selector, X[few], y[few], groups[few])
+        found = kept_row(path, run)
+        frame = found["frame"]
+        counted = balance(found["y"], groups=frame, random_state=0)
+        figures = score(found["y"][counted], found["p"][counted], frame[counted])
+        line: dict[str, Any] = {"selector": name, "labels": label, "frames": len(np.unique(frame))}
         for figure in figures:
             line |= {str(figure["score"]): float(figure["value"])}
             line |= {f"{figure['score']} {end}": float(figure[end]) for end in ("low", "high")}
-        line["accuracy of score()"] = float(np.mean(found["test_score"]))
-        line["CPU s a frame"] = seconds / line["frames"]
+        line["accuracy of score()"] = float(found["score"])
+        line["CPU s a frame"] = float(found["seconds"]) / line["frames"]
         lines.append(line)
         words = " ".join(
             f"{f['score']} {f['value']:.3f} ({f['low']:.3f}-{f['high']:.3f});" for f in figures
@@ -113,7 +159,7 @@ def compare(X: NDArray, y: NDArray, groups: NDArray, label: str, trippy: int) ->
     return Table(lines)
 
 
-def search(X: NDArray, y: NDArray, groups: NDArray) -> None:
+def searched(X: NDArray, y: NDArray, groups: NDArray) -> dict[str, Any]:
     """Search the parameters of the homogenizer and of a network behind it."""
     network = PSFStarSelector(
         epochs=8, batch_size=64, class_weight="balanced", random_state=1
@@ -123,15 +169,29 @@ def search(X: NDArray, y: NDArray, groups: NDArray) -> None:
     )
     found = GridSearchCV(
         pipe,
-        {"psf__replace": [True, False], "psf__size": [31, 41], "network__learning_rate": [1e-3]},
+        {
+            "psf__replace": [True, False],
+            "psf__size": [31, 41],
+            "network__learning_rate": [1e-3, 3e-3],
+        },
         cv=GroupKFold(3),
-        scoring="roc_auc",
+        scoring=["roc_auc", "neg_brier_score"],
+        refit=False,
         error_score="raise",
     ).fit(X, y, groups=groups)
-    for parameters, value in zip(
-        found.cv_results_["params"], found.cv_results_["mean_test_score"], strict=True
-    ):
-        print(f"  {parameters}: ROC AUC {value:.3f}")
+    results = found.cv_results_
+    return {name: np.asarray(results[name]) for name in SEARCHED}
+
+
+def search(X: NDArray, y: NDArray, groups: NDArray, label: str) -> None:
+    """Print the figures of every combination, the best first."""
+    path = HOME / f"{label}-{len(np.unique(groups))}-search.npz"
+    found = kept_row(path, partial(searched, X, y, groups))
+    table = Table({name: found[name].astype(float) for name in SEARCHED})
+    table.sort("mean_test_roc_auc", reverse=True)
+    table["param_psf__replace"] = table["param_psf__replace"] > 0
+    print("\nGridSearchCV")
+    table.pprint_all()
 
 
 def draw_reliability(table: Table) -> None:
@@ -157,7 +217,11 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", default=["truth"], choices=["truth", "rule"])
     parser.add_argument("--trippy", type=int, default=3, help="frames judged with TRIPPy's fitter")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--again", metavar="WORD", help="measure rows with this word anew")
     arguments = parser.parse_args()
+    if arguments.again:
+        for path in HOME.glob(f"*{arguments.again}*.npz"):
+            path.unlink()
     warnings.simplefilter("ignore")
     with sklearn.config_context(enable_metadata_routing=True):
         for label in arguments.labels:
@@ -165,7 +229,7 @@ def main() -> None:
             print(f"X {X.shape}, {y.sum()} good, {len(np.unique(groups))} frames")
             table = compare(X, y, groups, label, arguments.trippy)
             table.write(OUTPUT / f"head_to_head-{label}.ecsv", overwrite=True)
-            search(X, y, groups)
+            search(X, y, groups, label)
             if label == "truth":
                 draw_reliability(table)
     print(" | ".join(SCORES))

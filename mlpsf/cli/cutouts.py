@@ -132,13 +132,15 @@ def choose_from_set(
             found.cutouts, found.x, found.y, groups=found.groups, progress=progress, **options
         )
     except TooFewStarsError as error:
-        if error.table is not None and out.suffix.lower() not in SET_ENDINGS:
+        if error.table is not None:
             keep(error.table)
-            progress.note(f"The table of all {len(error.table)} sources is in {out}.")
-        elif error.table is not None:
-            progress.note(
-                f"{out.name} is not written; --out {out.stem}.ecsv gives the whole table."
-            )
+            what = f"The table of all {len(error.table)} sources is in {out}."
+            if out.suffix.lower() in SET_ENDINGS:
+                what = (
+                    f"The {int(error.table['selected'].sum())} that were chosen are in {out}; "
+                    f"--out {out.stem}.ecsv gives the table of all."
+                )
+            progress.note(what)
         raise
     table.meta["frame"] = path.name
     keep(table)

@@ -74,12 +74,12 @@ def select(
             catalogue=choosing.catalogue,
             mask=reading.mask,
             save_cutouts=save_cutouts,
-            **lists.arguments(),
         )
         cutouts.check_set_output(frame, out)
-        check_outputs([(out, "stars")], [frame, choosing.model], overwrite=overwrite)
+        given = inputs(frame, choosing, lists, reading)
+        check_outputs([(out, "stars")], given, overwrite=overwrite)
         with Progress(general) as progress:
-            options = set_options(choosing, reading)
+            options = set_options(choosing, reading) | lists.arguments()
             _, table = cutouts.choose_from_set(frame, out, options, progress)
             progress.note(summary(table, out))
             progress.result(**figures(table, out))
@@ -157,7 +157,6 @@ def psf(
             catalogue=choosing.catalogue,
             mask=reading.mask,
             report=report,
-            **lists.arguments(),
         )
     outputs: list[tuple[Path, str | None]] = [(out, "psf"), (table_path, "stars")]
     if report is not None:
@@ -169,7 +168,7 @@ def psf(
     with Progress(general, steps) as progress, spoken_warnings() as warned:
         image: Any
         if is_set:
-            options = set_options(choosing, reading)
+            options = set_options(choosing, reading) | lists.arguments()
             found, chosen = cutouts.choose_from_set(frame, table_path, options, progress, out)
             image = cutouts.one_frame(found)
         else:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsf.stacks.values import row_median
+
 __all__ = ["SizeMap", "size_map", "zones"]
 
 _FEWEST = 24  # sources; with fewer, one size is taken for the frame
@@ -25,7 +27,9 @@ _GAIN = 1.2  # times the stars, at least, that one size for the frame would find
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
 
-Mode = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], float]
+Mode = Callable[
+    [NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]
+]
 
 
 class SizeMap:
@@ -53,7 +57,7 @@ class SizeMap:
 
         k = min(_MEDIAN_OF, len(self.stars))
         _, nearest = cKDTree(self.stars[:, :2]).query(np.column_stack([x, y]), k=k)
-        return np.asarray(np.median(self.stars[:, 2][nearest].reshape(len(x), k), axis=1))
+        return row_median(self.stars[:, 2][nearest].reshape(len(x), k))
 
 
 def size_map(
@@ -74,7 +78,8 @@ def size_map(
     common : float
         Size that most of the smallest sources share, taken for the frame if one size does.
     mode : callable
-        Returns the common size of sources from their size, e1 and e2.
+        Returns the common size of each group of sources, shape (m,), from their size, e1 and e2,
+        shape (m, k).
 
     Returns
     -------
@@ -85,7 +90,7 @@ def size_map(
     >>> rng = np.random.default_rng(1)
     >>> x, y = rng.uniform(0, 1000, (2, 80))
     >>> size = np.where(x < 500, 3.0, 6.0)
-    >>> found = size_map(x, y, size, 0 * x, 0 * x, 3.0, lambda s, *_: float(np.median(s)))
+    >>> found = size_map(x, y, size, 0 * x, 0 * x, 3.0, lambda s, *_: np.median(s, axis=1))
     >>> found.varies, found(np.array([100.0, 900.0]), np.array([500.0, 500.0])).tolist()
     (True, [3.0, 6.0])
     """
@@ -101,8 +106,8 @@ def size_map(
     alike = _grown(place, log_size, alike)
     k = int(np.clip(len(x) // 6, *_NEIGHBOURS))
     _, near = cKDTree(place).query(place, k=k)
-    found = np.log([mode(size[rows], e1[rows], e2[rows]) for rows in near])
-    members = np.abs(log_size - np.median(found[near], axis=1)) < _MEMBER
+    found = np.log(mode(size[near], e1[near], e2[near]))
+    members = np.abs(log_size - row_median(found[near])) < _MEMBER
     members = _grown(place, log_size, members) if members.sum() >= _MEDIAN_OF else members
     if members.sum() >= _GAIN * alike.sum() + 3:
         alike = members
@@ -129,7 +134,7 @@ def _grown(
     for _ in range(_ROUNDS):
         k = min(_MEDIAN_OF, int(alike.sum()))
         _, near = cKDTree(place[alike]).query(place, k=k)
-        local = np.median(log_size[alike][near].reshape(len(place), k), axis=1)
+        local = row_median(log_size[alike][near].reshape(len(place), k))
         now = np.abs(log_size - local) < _MEMBER
         if not now.any() or (now == alike).all():
             break

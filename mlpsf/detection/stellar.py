@@ -22,6 +22,7 @@ __all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
 _PROFILE_STARS = 30  # brightest members; more would only be fainter
 _SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
 _THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
+_IN_CACHE = 100_000  # values processed at once
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
 
@@ -105,7 +106,7 @@ def stellar_profile(
     if not usable.any():
         raise NoSourcesError(
             f"None of the {len(x)} sources of {frame.name} could be an unsaturated star, so the "
-            f"frame's FWHM cannot be found. {_why_none(frame, moments.ok, core_bad)}"
+            f"frame's FWHM cannot be found. {_why_none(frame, moments, x, y, r, snr)}"
         )
     rows = np.flatnonzero(usable)
     rows = rows[np.argsort(-snr[rows])]
@@ -113,7 +114,7 @@ def stellar_profile(
     size = stellar_size(moments.fwhm[bright], moments.e1[bright], moments.e2[bright])
     shape = moments.fwhm[bright], moments.e1[bright], moments.e2[bright]
     place = frame.place(x[bright], y[bright])
-    sizes = size_map(*place, *shape, size, stellar_size)
+    sizes = size_map(*place, *shape, size, stellar_sizes)
     if sizes.varies:  # the size of most of the frame, neither of its best nor of its worst part
         size = float(np.median(sizes(*place)))
     members = bright[np.abs(moments.fwhm[bright] / size - 1.0) < 0.10]
@@ -140,14 +141,32 @@ def stellar_profile(
     )
 
 
-def _why_none(frame: Frame, measured: NDArray[np.bool_], core_bad: NDArray[np.bool_]) -> str:
-    """Say what most of the sources lack, and what to try."""
-    if measured.any() and core_bad[measured].mean() > 0.5:
-        return (
-            "Most are saturated or masked: is the saturation level "
-            f"({frame.saturation:.6g} {frame.unit_name}) right?"
-        )
-    return "Few have a size or enough light: is this an image of the sky, and of stars?"
+def _why_none(
+    frame: Frame,
+    moments: Moments,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    reach: NDArray[np.float64],
+    snr: NDArray[np.float64],
+) -> str:
+    """Say what the sources are instead of stars, and what to try."""
+    full, bad = (any_within(mask, x, y, reach) for mask in (frame.saturated, frame.mask))
+    kinds = {
+        "saturated": full,
+        "masked": bad & ~full,
+        "of no measurable size": ~moments.ok,
+        "of S/N under 5": moments.ok & ~(snr > 5),
+        "elongated": moments.ok & (snr > 5) & ~(moments.ellipticity < 0.6),
+    }
+    said = ", ".join(f"{int(rows.sum())} {kind}" for kind, rows in kinds.items() if rows.any())
+    advice = "Are these images of the sky, with its sources?"
+    if full.sum() >= 0.5 * len(x) and np.isfinite(frame.saturation):
+        advice = f"Is the saturation level ({frame.saturation:.6g} {frame.unit_name}) right?"
+    elif full.sum() >= 0.5 * len(x):
+        advice = "Is the saturation level, or the mask that marks saturated pixels, right?"
+    elif bad.sum() >= 0.5 * len(x):
+        advice = "Is the mask right?"
+    return f"They are: {said}. {advice}"
 
 
 def stellar_size(
@@ -171,22 +190,46 @@ def stellar_size(
     float
         In the unit of `fwhm`.
     """
+    return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
+
+
+def stellar_sizes(
+    fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Find the common size of the stars in each of m groups of k sources; see `stellar_size`.
+
+    Arrays have the shape (m, k); that returned has the shape (m,).
+    """
+    found = np.empty(len(fwhm))
+    step = max(_IN_CACHE // max(fwhm.shape[1], 1) ** 2, 1)
+    for start in range(0, len(fwhm), step):
+        block = slice(start, start + step)
+        found[block] = _modes(fwhm[block], e1[block], e2[block])
+    return found
+
+
+def _modes(
+    fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
+) -> NDArray[np.float64]:
     log_size = np.log(fwhm)
-    if len(log_size) < 5:
-        return float(np.exp(np.median(log_size)))
+    if fwhm.shape[1] < 5:
+        return np.asarray(np.exp(np.median(log_size, axis=1)))
+
+    def apart(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (values[:, :, None] - values[:, None, :]) ** 2
+
     # Widths of the cluster: errors of moments at S/N 30 and the change over a frame.
-    apart = ((log_size[:, None] - log_size) / 0.035) ** 2
-    apart += ((e1[:, None] - e1) ** 2 + (e2[:, None] - e2) ** 2) / 0.08**2
-    near = np.exp(-0.5 * apart)
-    density = near.sum(axis=1)
-    dense = np.flatnonzero(density >= 0.5 * density.max())
-    smallest = dense[np.argmin(log_size[dense])]
+    near = np.exp(-0.5 * (apart(log_size) / 0.035**2 + (apart(e1) + apart(e2)) / 0.08**2))
+    density = near.sum(axis=2)
+    dense = density >= 0.5 * density.max(axis=1, keepdims=True)
+    group = np.arange(len(fwhm))
+    smallest = np.argmin(np.where(dense, log_size, np.inf), axis=1)
     # Move from the edge of the smallest dense cluster to its centre.
     for _ in range(5):
-        crowd = dense[near[smallest, dense] > 0.3]
-        smallest = crowd[np.argmax(density[crowd])]
-    weight = near[smallest]
-    return float(np.exp((weight * log_size).sum() / weight.sum()))
+        crowd = dense & (near[group, smallest] > 0.3)
+        smallest = np.argmax(np.where(crowd, density, -np.inf), axis=1)
+    weight = near[group, smallest]
+    return np.asarray(np.exp((weight * log_size).sum(axis=1) / weight.sum(axis=1)))
 
 
 def _raggedness(

@@ -71,9 +71,14 @@ def frame_size(psf: Any, given: tuple[int, int] | None = None) -> tuple[int, int
     Raises
     ------
     InputError
-        If the shape is not two positive numbers.
+        If the shape is not two positive numbers, or places do not count from its first pixel.
     """
     terms = getattr(psf, "terms", None)
+    if terms is not None and any(terms.first):
+        raise InputError(
+            f"this PSF's places count from {terms.first} and not from a frame's first pixel; give "
+            "a place (at=(x, y), --at X Y) to write the PSF there"
+        )
     shape = given or getattr(psf, "frame_shape", None) or getattr(terms, "frame_shape", None)
     if shape is None and len(psf.stars):
         x, y = np.ceil(psf.stars[:, :2].max(axis=0) + 0.5).astype(int)

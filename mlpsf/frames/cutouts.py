@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
@@ -246,11 +247,23 @@ def _gather(
 ) -> NDArray[np.float32]:
     """Cut squares of whole pixels, shape (n, 2 half + 1, 2 half + 1); NaN off the frame."""
     ny, nx = pixels.shape
+    side = 2 * half + 1
+    off = (col < half) | (row < half) | (col >= nx - half) | (row >= ny - half)
+    if not off.any() and side <= min(ny, nx):  # the rule; whole rows are copied at once
+
+        def cut(plane: NDArray[Any]) -> NDArray[Any]:
+            return sliding_window_view(plane, (side, side))[row - half, col - half]
+
+        data: NDArray[np.float32] = cut(pixels).astype(np.float32, copy=False)
+        data -= cut(background) if isinstance(background, np.ndarray) else np.float32(background)
+        if bad is not None:
+            data[cut(bad)] = np.nan
+        return data
     offset = np.arange(-half, half + 1)
     cols, rows = col[:, None] + offset, row[:, None] + offset
     inside = ((rows >= 0) & (rows < ny))[:, :, None] & ((cols >= 0) & (cols < nx))[:, None, :]
     index = (np.clip(rows, 0, ny - 1)[:, :, None], np.clip(cols, 0, nx - 1)[:, None, :])
-    data: NDArray[np.float32] = pixels[index].astype(np.float32)
+    data = pixels[index].astype(np.float32)
     data -= background[index] if isinstance(background, np.ndarray) else np.float32(background)
     if bad is not None:
         inside &= ~bad[index]
@@ -331,8 +344,18 @@ def _cubic_weights(
 ) -> NDArray[np.float32]:
     """Return weights of input pixels for each output pixel, shape (n, size, 2 half_in + 1)."""
     wanted = shift[:, None] + scale * (np.arange(size) - size // 2)
-    u = np.abs(np.arange(-half_in, half_in + 1)[None, None, :] - wanted[:, :, None]) / width
+    n_near = int(np.ceil(4 * width)) + 1  # pixels with weight; the others have none
+    first = np.floor(wanted - 2 * width).astype(np.intp)
+    pixel = first[:, :, None] + np.arange(n_near + 1)
+    u = np.abs(pixel - wanted[:, :, None]) / width
     near, far = u < 1, (u >= 1) & (u < 2)
-    weight = np.where(near, (1.5 * u - 2.5) * u * u + 1.0, 0.0)
-    weight += np.where(far, ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0, 0.0)
-    return np.asarray(weight / weight.sum(axis=2, keepdims=True), dtype=np.float32)
+    some = np.where(near, (1.5 * u - 2.5) * u * u + 1.0, 0.0)
+    some += np.where(far, ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0, 0.0)
+    inside = (pixel >= -half_in) & (pixel <= half_in)
+    some *= inside
+    some /= some.sum(axis=2, keepdims=True)
+    side = 2 * half_in + 1
+    weight = np.zeros((*wanted.shape, side + 1), dtype=np.float32)  # the last takes what is outside
+    place = np.where(inside, pixel + half_in, side)
+    np.put_along_axis(weight, place, some.astype(np.float32), axis=2)
+    return weight[:, :, :side]

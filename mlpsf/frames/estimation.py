@@ -215,14 +215,15 @@ def _is_extended(data: NDArray[np.float32], index: NDArray[np.intp], level: floa
 
 
 def find_pile_up(
-    data: NDArray[np.float32], mask: NDArray[np.bool_], noise: SkyNoise
+    data: NDArray[np.float32], mask: NDArray[np.bool_] | None, noise: SkyNoise
 ) -> float | None:
     """Find the full well: the level at which bright pixels pile up.
 
     Parameters
     ----------
     data : ndarray of float32, shape (ny, nx)
-    mask : ndarray of bool, shape (ny, nx)
+    mask : ndarray of bool, shape (ny, nx), or None
+        None: NaN marks the pixels without data.
     noise : SkyNoise
 
     Returns
@@ -241,7 +242,10 @@ def find_pile_up(
     60000.0
     """
     threshold = noise.sky + 30 * noise.sigma
-    index = np.flatnonzero((data > threshold) & ~mask)
+    bright = data > threshold
+    if mask is not None:
+        bright &= ~mask
+    index = np.flatnonzero(bright)
     values = data.ravel()[index]
     most = 2_000_000
     if len(values) > most:

@@ -20,7 +20,16 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.geometry import check_positions
 from mlpsf.stacks.values import as_cutouts, real_array, sky_and_noise
 
-__all__ = ["LARGEST", "MISSING", "SMALLEST", "TiledFrame", "clean_cutouts", "tile_cutouts"]
+__all__ = [
+    "LARGEST",
+    "MISSING",
+    "SMALLEST",
+    "TiledFrame",
+    "clean_cutouts",
+    "first_pixel",
+    "squares",
+    "tile_cutouts",
+]
 
 SMALLEST, LARGEST = 15, 151
 """Sides in pixels of the cutouts that are taken."""
@@ -30,6 +39,7 @@ WIDEST = 301
 
 _KEPT = 6.5  # FWHM to each side: the widest window of any stage, that of the residual rule
 _BRIGHTEST = 200  # cutouts that tell the FWHM
+_MARGIN = 100  # pixels without a source at the left or lower side of a frame, at least
 _UNKNOWN = 4.0  # FWHM where nothing is bright
 _COSMIC = 4  # pixels above half of its peak that a cosmic ray has, at most
 
@@ -46,7 +56,10 @@ class TiledFrame(Frame):
     tile_x, tile_y : ndarray of float64, shape (n,)
         Centre of each cutout's centre pixel on this frame.
     places : ndarray of float64, shape (n, 2) or (0, 2)
-        Pixel of the detector that each cutout's centre pixel is; empty where not known.
+        Pixel of the detector that each cutout's centre pixel is, from `first`; empty where not
+        known.
+    first : (int, int)
+        x and y of the first pixel, as the positions of the cutouts count; see `first_pixel`.
     pitch : int
         Side of a tile in pixels, its border included.
     half : int
@@ -58,9 +71,10 @@ class TiledFrame(Frame):
     places: NDArray[np.float64] = field(repr=False)
     pitch: int
     half: int
+    first: tuple[int, int] = (0, 0)
 
     def place(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return where points of this frame were on the frame that the cutouts are from."""
+        """Return where points of this frame were on that of the cutouts, from its first pixel."""
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         if not len(self.places):
             return np.zeros_like(x), np.zeros_like(y)
@@ -93,6 +107,55 @@ class TiledFrame(Frame):
         return max(int(ny), 1), max(int(nx), 1)
 
 
+def first_pixel(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int, int]:
+    """Return x and y of the first pixel of the frame that positions are on.
+
+    It is 0, unless they start below that or further off than they reach, as those of a tract do.
+
+    Examples
+    --------
+    >>> first_pixel(np.array([12000.4, 15990.0]), np.array([30.0, 900.0]))
+    (12000, 0)
+    """
+
+    def first(v: NDArray[np.floating]) -> int:
+        elsewhere = v.size and (v.min() < -0.5 or v.min() > np.ptp(v) + _MARGIN)
+        return int(np.floor(v.min())) if elsewhere else 0
+
+    return first(x), first(y)
+
+
+def squares(cutouts: ArrayLike) -> NDArray[Any]:
+    """Return cutouts as an array, shape (n, size, size), of their own type; a view if they are one.
+
+    Raises
+    ------
+    InputError
+        As `clean_cutouts`.
+
+    Examples
+    --------
+    >>> squares(np.ones((2, 225), dtype=np.uint8)).shape
+    (2, 15, 15)
+    """
+    try:
+        raw = cutouts if isinstance(cutouts, np.ma.MaskedArray) else np.asarray(cutouts)
+    except ValueError as error:
+        raise InputError(f"Cutouts must all be of one size: {error}") from error
+    if raw.dtype.kind not in "fiub":
+        raise InputError(f"Pixels of cutouts must be real numbers. Got the type {raw.dtype}.")
+    pixels = as_cutouts(raw)
+    if not len(pixels):
+        raise InputError("There must be at least one cutout. Got none.")
+    size = pixels.shape[-1]
+    if size % 2 == 0 or not SMALLEST <= size <= LARGEST:
+        raise InputError(
+            f"Cutouts must have an odd side of {SMALLEST} to {LARGEST} pixels, the source on the "
+            f"middle one. Got {size} x {size}."
+        )
+    return pixels
+
+
 def clean_cutouts(cutouts: ArrayLike) -> NDArray[np.float32]:
     """Return cutouts as native float32, NaN where a pixel is missing.
 
@@ -116,15 +179,10 @@ def clean_cutouts(cutouts: ArrayLike) -> NDArray[np.float32]:
     >>> clean_cutouts(np.full((1, 15, 15), -1e30))[0, 0, 0]
     np.float32(nan)
     """
-    pixels: NDArray[np.float32] = as_cutouts(real_array(cutouts, "Cutouts", np.float32))
-    if not len(pixels):
-        raise InputError("There must be at least one cutout. Got none.")
-    size = pixels.shape[-1]
-    if size % 2 == 0 or not SMALLEST <= size <= LARGEST:
-        raise InputError(
-            f"Cutouts must have an odd side of {SMALLEST} to {LARGEST} pixels, the source on the "
-            f"middle one. Got {size} x {size}."
-        )
+    raw = squares(cutouts)
+    pixels = np.array(np.ma.getdata(raw), dtype=np.float32)
+    if isinstance(raw, np.ma.MaskedArray):
+        pixels[np.ma.getmaskarray(raw)] = np.nan
     # One look at all pixels where none is missing, which is the rule.
     with np.errstate(invalid="ignore"):
         known = np.isfinite(pixels.sum()) and pixels.min() > MISSING
@@ -140,6 +198,7 @@ def tile_cutouts(
     *,
     gain: float | None = None,
     saturation: float | None = None,
+    first: tuple[int, int] | None = None,
     name: str = "cutouts",
 ) -> TiledFrame:
     """Lay cutouts out as one frame.
@@ -155,6 +214,8 @@ def tile_cutouts(
         Electrons per unit of the pixels. Without, the sources' own photon noise is not counted.
     saturation : float, optional
         In the unit of the pixels, sky included. Unless given, the level at which pixels pile up.
+    first : (int, int), optional
+        x and y of the first pixel of the frame; `first_pixel` of the positions unless given.
     name : str
         For messages.
 
@@ -189,16 +250,23 @@ def tile_cutouts(
         places = np.rint(np.column_stack(check_positions(x, y)))  # of the centre pixels
         if len(places) != n:
             raise InputError(f"There must be one x and one y a cutout: {n}. Got {len(places)}.")
+        first = first_pixel(*places.T) if first is None else first
+        places -= first
         if n > 1 and not np.ptp(places, axis=0).any():
             places = places[:0]  # all at one place: none is known
     sky, noise = sky_and_noise(pixels)
     full, origin = _saturation(pixels, sky, noise, saturation)
+    reach = int(np.ceil(_KEPT * _rough_fwhm(pixels, sky, noise))) + 2
+    half = min(size // 2, reach)
+    middle = slice(size // 2 - half, size // 2 + half + 1)
+    pixels = pixels[:, middle, middle]
     saturated = pixels >= full
     pixels -= sky[:, None, None]
-    reach = int(np.ceil(_KEPT * _rough_fwhm(pixels, noise))) + 2
-    half = min(size // 2, reach)
     pixels = _resized(pixels, reach, places)
-    saturated = _resized(saturated.astype(np.float32), reach, places) > 0
+    if saturated.any():
+        saturated = _resized(saturated.astype(np.float32), reach, places) > 0
+    else:
+        saturated = np.zeros(pixels.shape, dtype=bool)
     pitch = 2 * reach + 3
     per_row = int(np.ceil(np.sqrt(n)))
     rows = -(-n // per_row)
@@ -238,18 +306,18 @@ def tile_cutouts(
         places=places,
         pitch=pitch,
         half=half,
+        first=first or (0, 0),
     )
 
 
 def _resized(stack: NDArray[Any], reach: int, places: NDArray[np.float64]) -> NDArray[Any]:
-    """Cut or extend cutouts to a reach; what is beyond them is taken from others at their places.
+    """Extend cutouts to a reach; what is beyond them is taken from others at their places.
 
     Around a source that is cut small, the cutouts of its neighbours show what is there.
     """
     n, half = len(stack), stack.shape[-1] // 2
-    if half >= reach:
-        middle = slice(half - reach, half + reach + 1)
-        return stack[:, middle, middle]
+    if half == reach:
+        return stack
     wide = np.full((n, 2 * reach + 1, 2 * reach + 1), np.nan, dtype=stack.dtype)
     middle = slice(reach - half, reach + half + 1)
     if len(places):
@@ -268,20 +336,23 @@ def _resized(stack: NDArray[Any], reach: int, places: NDArray[np.float64]) -> ND
     return wide
 
 
-def _rough_fwhm(pixels: NDArray[np.float32], noise: NDArray[np.float32]) -> float:
+def _rough_fwhm(
+    pixels: NDArray[np.float32], sky: NDArray[np.float32], noise: NDArray[np.float32]
+) -> float:
     """Return roughly the FWHM of the wider stars, from the area above half of their peak.
 
     Most of the brightest may be cosmic rays. Tiles too wide only take time; too narrow ones fail.
     """
     centre = pixels.shape[-1] // 2
     core = np.nan_to_num(pixels[:, centre - 1 : centre + 2, centre - 1 : centre + 2], nan=-np.inf)
-    peak = core.reshape(len(pixels), -1).max(axis=1)
+    peak = core.reshape(len(pixels), -1).max(axis=1) - sky
     lit = np.flatnonzero((peak > 10 * noise) & np.isfinite(peak))
     if not lit.size:
         return _UNKNOWN
     rows = lit[np.argsort(-peak[lit], kind="stable")][:_BRIGHTEST]
     with np.errstate(invalid="ignore"):
-        area = (pixels[rows] > 0.5 * peak[rows, None, None]).sum(axis=(1, 2))
+        half = sky[rows] + np.float32(0.5) * peak[rows]
+        area = (pixels[rows] > half[:, None, None]).sum(axis=(1, 2))
     stellar = area[area > _COSMIC]
     area = stellar if len(stellar) >= 0.05 * len(rows) else area
     # Cutouts of less than 4 FWHM are refused: a source that fills one is none to go by.
@@ -303,8 +374,7 @@ def _saturation(
     # Side by side the cutouts are an image whose bright pixels pile up at the full well.
     wall = pixels.reshape(-1, pixels.shape[-1])
     quiet = SkyNoise(float(np.median(sky)), sigma**2, sigma**2)
-    bad = np.isnan(wall)
-    level = find_pile_up(np.where(bad, np.float32(0), wall), bad, quiet)
+    level = find_pile_up(wall, None, quiet)
     if level is None:
         return np.inf, "nothing limits it"
     return level, "pile-up of the histogram"

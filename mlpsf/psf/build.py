@@ -60,8 +60,9 @@ def build_psf(
     Parameters
     ----------
     frame : Frame, path, (ny, nx) array, or cutouts
-        Masked, saturated and non-finite pixels are not used. Cutouts are an (n, size, size) array
-        or `Cutouts`, one a row of `stars`, as for `mlpsf.select_cutouts`.
+        Masked, saturated and non-finite pixels are not used. Cutouts are as for
+        `mlpsf.select_cutouts`, whose table, sorted or filtered, tells by ``id`` which row is of
+        which; other tables have one row a cutout.
     stars : Table or (n, 2) array
         Columns x and y, 0-based. If the table has columns `selected` and `reserved`, only selected
         rows that are not reserved are used.
@@ -131,7 +132,7 @@ def build_psf(
     if not isinstance(rounds, int) or rounds < 0:
         raise InputError(f"refinements must be 0 or more; got {refinements}")
     hand = cut_stars(frame, stars, size=size, background=background)
-    place = None if at is None else check_place(at, hand.frame_shape)
+    place = None if at is None else check_place(at, hand.frame_shape, hand.first)
     say_left_out(hand)
     meta: dict[str, Any] = {
         **hand.meta,
@@ -143,7 +144,7 @@ def build_psf(
         table, alpha, beta, amplitude = trippy_table(hand.pixels, hand.size, rep_fact)
         psf = PSFModel(table, alpha, beta, rep_fact, meta=meta)
         flux = np.nan_to_num(amplitude) * psf.flux_per_amplitude
-        psf = replace(psf, stars=np.column_stack([hand.x, hand.y, flux]))
+        psf = replace(psf, stars=np.column_stack([hand.places, flux]))
         psf.check()
         return psf
     solution = solve(hand.pixels, hand.size, np.ones((len(hand.x), 1)), rounds)
@@ -202,13 +203,13 @@ def _model(
             _lookup_table(table * scale, rep_fact)
             for table in solution.changes(size, rep_fact, span)
         ]
-        terms = PSFTerms(np.array(tables), weights, hand.frame_shape)
+        terms = PSFTerms(np.array(tables), weights, hand.frame_shape, hand.first)
     return PSFModel(
         _lookup_table(light * scale - moffat, rep_fact),
         alpha,
         beta,
         rep_fact,
-        stars=np.column_stack([hand.x, hand.y, solution.flux]),
+        stars=np.column_stack([hand.places, solution.flux]),
         meta=meta,
         terms=terms,
     )
@@ -232,7 +233,8 @@ def _unsmooth(
         AstropyUserWarning,
         stacklevel=3,
     )
-    psf = corrected_psf(hand.pixels, hand.x, hand.y, hand.size, rep_fact)
+    x, y = hand.places.T
+    psf = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
     psf.check()
     return replace(psf, meta={**meta, "method": "corrected"})
 

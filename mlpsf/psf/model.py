@@ -80,7 +80,8 @@ class PSFModel(PSFTable):
         >>> psf.at(100.0, 30.5).fwhm == psf.fwhm
         True
         """
-        place = check_place((x, y), None if self.terms is None else self.terms.frame_shape)
+        frame = () if self.terms is None else (self.terms.frame_shape, self.terms.first)
+        place = check_place((x, y), *(frame or (None,)))
         meta = {**self.meta, "at_x": place[0], "at_y": place[1]}
         table = self.lookup_table
         if self.terms is not None:

@@ -129,7 +129,7 @@ def write_psf(
     numbers = [np.array(lookup_table), np.array([alpha, beta, rep_fact])]
     if terms is not None:
         hdus += _terms_to_hdus(terms)
-        numbers += [hdus[-2].data, hdus[-1].data, np.array(terms.frame_shape)]
+        numbers += [hdus[-2].data, hdus[-1].data, _frame(terms)]
     header[_CHECK] = _digest(*numbers)
     # Write to a stream, because astropy compresses files with names that end in .gz.
     with whole_file(path) as temporary, temporary.open("wb") as stream:
@@ -158,6 +158,9 @@ def _terms_to_hdus(terms: PSFTerms) -> list[Any]:
     changes.header["STEP"] = (step, "change of the lookup table for 1")
     changes.header["FRAMENX"] = (nx, "columns of the frame")
     changes.header["FRAMENY"] = (ny, "rows of the frame")
+    if any(terms.first):
+        changes.header["FRAMEX0"] = (terms.first[0], "x of its first pixel, 0-based")
+        changes.header["FRAMEY0"] = (terms.first[1], "y of its first pixel, 0-based")
     return [changes, fits.ImageHDU(np.array(terms.weights), name="WEIGHTS")]
 
 
@@ -166,8 +169,14 @@ def _terms_from_hdus(hdus: fits.HDUList) -> tuple[PSFTerms, list[NDArray[Any]]]:
     header, steps = hdus["CHANGES"].header, np.asarray(hdus["CHANGES"].data)
     weights = np.asarray(hdus["WEIGHTS"].data, dtype=np.float64)
     shape = (int(header["FRAMENY"]), int(header["FRAMENX"]))
-    terms = PSFTerms(steps * np.float64(header["STEP"]), weights, shape)
-    return terms, [steps, weights, np.array(shape)]
+    first = (int(header.get("FRAMEX0", 0)), int(header.get("FRAMEY0", 0)))
+    terms = PSFTerms(steps * np.float64(header["STEP"]), weights, shape, first)
+    return terms, [steps, weights, _frame(terms)]
+
+
+def _frame(terms: PSFTerms) -> NDArray[Any]:
+    """Return where the frame is, for the checksum; files of before have frames from 0 only."""
+    return np.array([*terms.frame_shape, *(terms.first if any(terms.first) else ())])
 
 
 def read_psf(

@@ -31,6 +31,9 @@ class PSFTerms:
         `mlpsf.psf.solver.polynomial.polynomial` without the constant, whose mean is 0.
     frame_shape : (int, int)
         Rows and columns of the frame.
+    first : (int, int)
+        x and y of the frame's first pixel: of a part of a larger image, as a patch of a tract,
+        whose positions are given there.
 
     Attributes
     ----------
@@ -54,6 +57,7 @@ class PSFTerms:
     tables: NDArray[Any]
     weights: FloatArray
     frame_shape: tuple[int, int]
+    first: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         tables = np.array(self.tables, dtype=np.float32)
@@ -72,11 +76,13 @@ class PSFTerms:
             raise InputError(f"a frame has rows and columns; got {self.frame_shape}")
         for array in (tables, weights):
             array.setflags(write=False)
-        for name, value in (("tables", tables), ("weights", weights), ("frame_shape", (ny, nx))):
+        first = int(self.first[0]), int(self.first[1])
+        values = {"tables": tables, "weights": weights, "frame_shape": (ny, nx), "first": first}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PSFTerms, (self.tables, self.weights, self.frame_shape)
+        return PSFTerms, (self.tables, self.weights, self.frame_shape, self.first)
 
     @property
     def order(self) -> int:
@@ -88,9 +94,9 @@ class PSFTerms:
 
         Off the frame it is that of the nearest place on it.
         """
-        ny, nx = self.frame_shape
-        place_x = np.clip(np.atleast_1d(np.asarray(x, dtype=np.float64)), -0.5, nx - 0.5)
-        place_y = np.clip(np.atleast_1d(np.asarray(y, dtype=np.float64)), -0.5, ny - 0.5)
+        (ny, nx), (x0, y0) = self.frame_shape, self.first
+        place_x = np.clip(np.atleast_1d(np.asarray(x, dtype=np.float64)) - x0, -0.5, nx - 0.5)
+        place_y = np.clip(np.atleast_1d(np.asarray(y, dtype=np.float64)) - y0, -0.5, ny - 0.5)
         place_x, place_y = np.broadcast_arrays(place_x, place_y)
         terms = polynomial(place_x, place_y, self.frame_shape, self.order)
         return np.asarray(terms[:, 1:] @ self.weights)

@@ -17,10 +17,18 @@ from scipy.spatial import cKDTree
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.flags import UNUSABLE, Flag, describe
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.io.catalogue import read_catalogue, read_table
+from mlpsf.frames.io.catalogue import positions_of, read_catalogue, read_table
 from mlpsf.selection.choice import Rules
 
-__all__ = ["StarList", "flag_listed", "match_list", "warn_of_origin"]
+__all__ = [
+    "StarList",
+    "flag_listed",
+    "list_name",
+    "match_list",
+    "read_list",
+    "rows_of_cutouts",
+    "warn_of_origin",
+]
 
 StarList: TypeAlias = Table | str | os.PathLike[str] | Sequence[int]
 """A table or its path, or values of ``id``."""
@@ -102,13 +110,13 @@ def flag_listed(
         if listed is not None:
             rows = match_list(listed, frame, sources, name=name, selected=selected)
             flags[rows] |= Flag.KEPT
-            sources.meta[f"{name}_from"] = _name(listed)
+            sources.meta[f"{name}_from"] = list_name(listed)
             chosen.append(rows)
     if stars is not None:
         flags[flags & Flag.KEPT == 0] |= Flag.NOT_LISTED
     if veto is not None:
         flags[match_list(veto, frame, sources, name="veto")] |= Flag.VETOED
-        sources.meta["veto_from"] = _name(veto)
+        sources.meta["veto_from"] = list_name(veto)
     sources["flags"] = flags
     if not chosen:
         return rules
@@ -118,6 +126,102 @@ def flag_listed(
         return rules
     n = max(int((flags[rows] & int(UNUSABLE) == 0).sum()), 1)
     return replace(rules, n_max=max(rules.n_max, n), n_min=min(rules.n_min, n))
+
+
+def read_list(listed: StarList, n: int, name: str, *, several: bool) -> Table | list[int]:
+    """Return a list for a set of n cutouts: its table, read once, or its numbers, checked.
+
+    A set of several frames needs to know of which each row is.
+
+    Raises
+    ------
+    CatalogueError
+        It cannot be read, or does not tell the frames.
+    InputError
+        A number is none of a cutout.
+    """
+    if isinstance(listed, Table | str | os.PathLike):
+        table = listed if isinstance(listed, Table) else read_table(listed)
+        if several and not {"group", "id"} & set(table.colnames):
+            raise CatalogueError(
+                f"{list_name(listed)} has no column group, and the cutouts are of several frames. "
+                "Give the frame of each row as group, or numbers of cutouts as id."
+            )
+        return table
+    numbers = np.asarray(listed).ravel()
+    if not len(numbers):
+        return []
+    wrong = ~np.isin(numbers, np.arange(1, n + 1))
+    if wrong.any():
+        raise InputError(
+            f"ids to {name} are row numbers from 1 to {n}. Got {numbers[wrong][:5].tolist()}."
+        )
+    return [int(number) for number in numbers]
+
+
+def rows_of_cutouts(
+    listed: StarList,
+    sources: Table,
+    frame: Frame,
+    *,
+    selected: bool = False,
+    group: object = None,
+) -> list[int]:
+    """Return the numbers of the cutouts that a list names.
+
+    Parameters
+    ----------
+    listed : Table, path or sequence of int
+        Of a table the rows of this `group`, where it has such a column: by position, matched as by
+        `match_list`, or by ``id`` where the cutouts have no positions.
+    sources : Table
+        The cutouts of one frame: ``id``, and x and y as they were given, NaN where not known; in
+        the metadata ``fwhm``.
+    frame : Frame
+        For messages, and its WCS.
+    selected : bool
+        As for `match_list`.
+    group : object
+        The frame's name, where there are several.
+
+    Returns
+    -------
+    list of int
+        Values of ``id``; empty where none of the list is of this frame.
+
+    Raises
+    ------
+    CatalogueError
+        A table names neither positions nor ids of cutouts, or none that is there.
+
+    Examples
+    --------
+    >>> from mlpsf import read_frame
+    >>> frame = read_frame(np.random.default_rng(0).normal(100, 1, (60, 60)))
+    >>> sources = Table({"id": [1, 2], "x": [9010.0, 9030.0], "y": [20.0, 40.0]}, meta={"fwhm": 4})
+    >>> rows_of_cutouts(Table({"x": [9030.7], "y": [39.5]}), sources, frame)
+    [2]
+    """
+    ids = np.asarray(sources["id"])
+    if not isinstance(listed, Table | str | os.PathLike):
+        return [int(number) for number in listed if number in ids]
+    table = _taken(listed, selected)
+    if group is not None and "group" in table.colnames:
+        table = table[np.asarray(table["group"]).astype(str) == str(group)]
+    if not len(table):
+        return []
+    called = list_name(listed)
+    near = np.column_stack([np.asarray(sources[axis], dtype=np.float64) for axis in "xy"])
+    if (group is not None and "group" not in table.colnames) or not np.isfinite(near).all():
+        if "id" not in table.colnames:
+            raise CatalogueError(
+                f"The cutouts of {frame.name} have no positions, and {called} no column id: "
+                "give numbers of cutouts, counted from 1, as id."
+            )
+        return [int(number) for number in table["id"] if number in ids]
+    at = np.column_stack(positions_of(table, frame, called))
+    at = at[np.isfinite(at).all(axis=1)]
+    return [int(number) for number in ids[_nearest(at, near, sources, listed, frame)]]
 
 
 def match_list(
@@ -165,33 +269,51 @@ def match_list(
         if unknown:
             raise InputError(f"No source has the id to {name}: {unknown[:5]}.")
         return np.flatnonzero(np.isin(sources["id"], ids))
+    places = read_catalogue(_taken(listed, selected), frame, name=list_name(listed))
+    at, near = (np.column_stack([table["x"], table["y"]]) for table in (places, sources))
+    return _nearest(at, near, sources, listed, frame)
+
+
+def _taken(listed: Table | str | os.PathLike[str], selected: bool) -> Table:
+    """Return the rows of a list, or its selected ones, where it says so of any."""
     table = listed if isinstance(listed, Table) else read_table(listed)
     if selected and "selected" in table.colnames:
         # CSV files hold the words.
         use = np.char.lower(np.asarray(table["selected"]).astype(str)) == "true"
         table = table[use] if use.any() else table
-    places = read_catalogue(table, frame, name=_name(listed))
+    return table
+
+
+def _nearest(
+    places: NDArray[np.float64],
+    near: NDArray[np.float64],
+    sources: Table,
+    listed: StarList,
+    frame: Frame,
+) -> NDArray[np.intp]:
+    """Return the rows of sources within a FWHM of places, shape (n, 2)."""
     reach = max(float(sources.meta["fwhm"]), 1.0)
-    tree = cKDTree(np.column_stack([sources["x"], sources["y"]]))
-    distance, row = tree.query(np.column_stack([places["x"], places["y"]]))
+    called = list_name(listed)
+    distance, row = cKDTree(near).query(places)
     found = distance <= reach
     if not found.any():
         raise CatalogueError(
-            f"None of the {len(places)} positions of {_name(listed)} is a source of {frame.name}: "
+            f"None of the {len(places)} positions of {called} is a source of {frame.name}: "
             f"the nearest is {distance.min():.1f} pixels off, {reach:.1f} (a FWHM) are allowed. Is "
             "it the list of another frame, or its origin another?"
         )
     if not found.all():
-        first = places[~found][0]
+        x, y = places[~found][0]
         warnings.warn(
-            f"{int((~found).sum())} of {len(places)} positions of {_name(listed)} are no source of "
-            f"{frame.name}, the first at ({first['x']:.1f}, {first['y']:.1f}).",
-            stacklevel=2,
+            f"{int((~found).sum())} of {len(places)} positions of {called} are no source of "
+            f"{frame.name}, the first at ({x:.1f}, {y:.1f}).",
+            stacklevel=3,
         )
     return np.unique(row[found])
 
 
-def _name(listed: StarList) -> str:
+def list_name(listed: StarList) -> str:
+    """Return what a list is called in metadata and messages."""
     if isinstance(listed, str | os.PathLike):
         return Path(listed).name
     return "the table" if isinstance(listed, Table) else "numbers"

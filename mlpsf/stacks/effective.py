@@ -186,7 +186,7 @@ class EffectivePSF:
 _MAX_SHIFT = 4  # pixels, largest offset of a star from the stamp's centre
 _IN_CACHE = 100_000  # values processed at once
 _AGREE = np.float32(2e-3)  # of the light: smaller differences are no reason to clip
-_SOFT = 3.0  # the limit of clipping over the range in which weights fall
+_SOFT = np.float32(3.0)  # the limit of clipping over the range in which weights fall
 _RIM = 2 * _MAX_SHIFT + 1  # padding: twice the largest offset and one pixel
 
 
@@ -269,8 +269,10 @@ def stack_stars(
     wx, wy = _to_grid(dx, half, size), _to_grid(dy, half, size)
     # With a transposed view NumPy would not use BLAS for the product.
     wx = np.ascontiguousarray(np.swapaxes(wx, 1, 2))
-    for _ in range(n_iter):
-        residual = normalised - EffectivePSF(grid).stamps(dx, dy, size)
+    for k in range(n_iter):
+        residual = normalised
+        if k:
+            residual = normalised - EffectivePSF(grid).stamps(dx, dy, size)
         missing = ~np.isfinite(residual)
         stars = wy @ (np.where(missing, np.float32(0), residual) @ wx)
         lost = np.zeros(stars.shape, dtype=bool)
@@ -305,33 +307,46 @@ def _clipped_mean(
     # A single very bright star must not dominate the PSF: it samples only one sub-pixel phase.
     share = (flux / (flux + 4 * np.median(flux))).astype(np.float32)
     n, ny, nx = stars.shape
-    mean = np.empty((ny, nx))
+    mean, some_lost = np.empty((ny, nx)), lost.any()
     step = max(_IN_CACHE // (n * nx), 1)
     for start in range(0, ny, step):
         part = slice(start, start + step)
-        # Shape (points, stars), so that the values to sort and sum are contiguous in memory.
-        values = np.ascontiguousarray(stars[:, part].reshape(n, -1).T)
-        keep = ~lost[:, part].reshape(n, -1).T
+        values = stars[:, part].reshape(n, -1)
+        weight = np.repeat(share[:, None], values.shape[1], axis=1)
         if n >= 4:
-            middle = _median(values)
-            off = np.abs(values - middle[:, None])
+            middle, off = _median_and_deviation(values)
             # Where a few stars agree by chance, they set no limit for the others.
-            limit = clip * np.float32(1.4826) * _median(off) + _AGREE * np.abs(middle) + _AGREE**2
+            limit = clip * np.float32(1.4826) * off + _AGREE * np.abs(middle) + _AGREE**2
             # Weights fall from 1 to 0 around the limit. A sharp one would let a rounding error
             # take a star in or out of a point of the stack.
-            inside = np.clip((_SOFT + 0.5) - _SOFT * off / limit[:, None], 0, 1)
-            weight = keep * inside.astype(np.float32) * share
-        else:
-            weight = keep * share
-        total = weight.sum(axis=1)
+            inside = np.abs(values - middle)
+            inside *= -_SOFT / limit
+            inside += _SOFT + np.float32(0.5)
+            weight *= np.clip(inside, 0, 1, out=inside)
+        if some_lost:
+            weight *= ~lost[:, part].reshape(n, -1)
+        total = weight.sum(axis=0)
         weight *= values
-        mean[part] = (weight.sum(axis=1) / np.where(total > 0, total, 1.0)).reshape(-1, nx)
+        mean[part] = (weight.sum(axis=0) / np.where(total > 0, total, 1)).reshape(-1, nx)
     return mean
 
 
-def _median(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the median of each row. Sorting short rows is much faster than np.median."""
-    ordered = np.sort(values, axis=1)
-    n = values.shape[1]
-    middle: NDArray[np.float32] = np.float32(0.5) * (ordered[:, (n - 1) // 2] + ordered[:, n // 2])
-    return middle
+def _median_and_deviation(
+    values: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the median of each column, and that of the absolute deviations from it."""
+    ordered = np.sort(values, axis=0)
+    n, half = len(values), np.float32(0.5)
+    middle = half * (ordered[(n - 1) // 2] + ordered[n // 2])
+
+    def nearest(k: int) -> NDArray[np.float32]:
+        # The k values nearest to the median are a run of the sorted ones.
+        least: NDArray[np.float32] = np.maximum(
+            middle - ordered[: n - k + 1], ordered[k - 1 :] - middle
+        ).min(axis=0)
+        return least
+
+    deviation = nearest((n - 1) // 2 + 1)
+    if n % 2 == 0:
+        deviation = half * (deviation + nearest(n // 2 + 1))
+    return middle, deviation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.table import Table
@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import InputError
+from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM, Cutouts
-from mlpsf.frames.tiles import TiledFrame, tile_cutouts
+from mlpsf.frames.tiles import TiledFrame, squares, tile_cutouts
 from mlpsf.stamps.common_star import CommonStar, brightest
 from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, standard_star, stars_of_parts
 
@@ -21,6 +22,7 @@ __all__ = [
     "FEWEST_CUTOUTS",
     "CutoutSources",
     "cutouts_alike",
+    "flag_copies",
     "homogenize",
     "measure_cutouts",
 ]
@@ -83,13 +85,13 @@ def measure_cutouts(
     UserWarning
         The cutouts are smaller than 8 FWHM.
     """
+    cutouts = squares(cutouts)
     frame = tile_cutouts(cutouts, x, y, gain=gain, saturation=saturation, name=name)
     frame = fill_lone_pixels(frame)
     n = len(frame.tile_x)
     places = Table({"id": np.arange(1, n + 1), "x": frame.tile_x, "y": frame.tile_y})
     sources = find_sources(frame, places, defects=defects)
-    fwhm, size = float(sources.meta["fwhm"]), np.asarray(cutouts).shape[-1]
-    size = size if np.ndim(cutouts) == 3 else round(size**0.5)
+    fwhm, size = float(sources.meta["fwhm"]), cutouts.shape[-1]
     if size < NARROWEST_CUTOUT * fwhm:
         raise InputError(
             f"The cutouts of {name} are {size} pixels wide and their stars have a FWHM of "
@@ -116,6 +118,42 @@ def cutouts_alike(found: CutoutSources, *, stacklevel: int = 2) -> Table:
         stacklevel=stacklevel + 1,
     )
     return found.sources[:0]
+
+
+def flag_copies(
+    sources: Table, cutouts: NDArray[Any], *, name: str = "cutouts", stacklevel: int = 2
+) -> None:
+    """Flag cutouts whose pixels are in the set once before, in place; this is warned of.
+
+    A star twice in a set would count twice in its PSF.
+
+    Parameters
+    ----------
+    sources : Table
+        A row a cutout.
+    cutouts : ndarray, shape (n, size, size)
+    """
+    c = cutouts.shape[-1] // 2
+    core = np.ma.getdata(cutouts)[:, c - 2 : c + 3, c - 2 : c + 3].reshape(len(cutouts), -1)
+    key = np.frombuffer(core.tobytes(), dtype=f"V{core.shape[1] * core.itemsize}")
+    _, first, group = np.unique(key, return_index=True, return_inverse=True)
+    before = first[group]
+    copies = [
+        row
+        for row in np.flatnonzero(before != np.arange(len(cutouts)))
+        if np.array_equal(
+            np.ma.getdata(cutouts[row]), np.ma.getdata(cutouts[before[row]]), equal_nan=True
+        )
+    ]
+    if not copies:
+        return
+    sources["flags"][copies] |= Flag.COPY
+    ids = np.asarray(sources["id"])
+    warnings.warn(
+        f"{name}: {len(copies)} of {len(cutouts)} cutouts are copies of others, the first is "
+        f"number {ids[copies[0]]}, of number {ids[before[copies[0]]]}. Each is used once.",
+        stacklevel=stacklevel + 1,
+    )
 
 
 def homogenize(

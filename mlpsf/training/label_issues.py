@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
 from mlpsf.errors import InputError
+from mlpsf.stacks.values import check_frames
 
 __all__ = ["LabelIssues", "find_label_issues"]
 
@@ -83,9 +84,7 @@ def find_label_issues(
     classes, label = np.unique(y, return_inverse=True)
     if len(classes) != 2:
         raise InputError(f"Labels must be of two classes. Got {len(classes)}.")
-    frames = None if groups is None else np.asarray(groups)
-    if frames is not None and frames.shape != y.shape:
-        raise InputError(f"groups must name one frame a source. Got shape {frames.shape}.")
+    frames = None if groups is None else check_frames(groups, len(X))
     if estimator is None:
         from mlpsf.selectors.novelty import NoveltySelector
 

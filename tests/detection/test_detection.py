@@ -8,6 +8,7 @@ from astropy.table import Table
 from conftest import simulate
 
 from mlpsf.detection.sources import find_sources
+from mlpsf.detection.stellar import stellar_size, stellar_sizes
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
@@ -332,3 +333,11 @@ def test_source_larger_than_the_room_set_aside():
     sim.frame.data[50:650, 50:700] += 5000.0
     sources = find_sources(sim.frame.with_background(level, noise))
     assert np.sum(np.abs(sources["x"] - 800) < 1) == 3
+
+
+def test_the_size_of_each_group_is_that_of_the_group_alone():
+    rng = np.random.default_rng(5)
+    size, e1, e2 = np.exp(rng.normal(1, 0.05, (300, 40))), *rng.normal(0, 0.1, (2, 300, 40))
+    found = stellar_sizes(size, e1, e2)
+    alone = [stellar_size(*v) for v in zip(size, e1, e2, strict=True)]
+    assert found == pytest.approx(alone, rel=1e-12)

@@ -249,7 +249,7 @@ def test_any_estimator_and_splitter():
     [
         ({"y": [0, 1]}, "one label a source"),
         ({"y": [1] * 20}, "two classes"),
-        ({"groups": [0]}, "one frame a source"),
+        ({"groups": [0]}, "one frame a cutout"),
         ({"cv": "fitted"}, "folds or 'prefit'"),
         ({"groups": [0] * 20}, "cannot be split"),
         ({"cv": ShuffleSplit(2, random_state=0)}, "judge every source"),

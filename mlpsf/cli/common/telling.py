@@ -37,6 +37,8 @@ def summary(table: Any, path: Path) -> str:
     verdict = (
         f"\nVerdict: {meta['verdict']}: {meta['verdict_reason']}." if "verdict" in meta else ""
     )
+    for name, said in meta.get("verdicts", {}).items():
+        verdict += f"\nVerdict on frame {name}: {said.rstrip('.')}."
     return (
         f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
         f"selected{relaxed}{reserved}; "

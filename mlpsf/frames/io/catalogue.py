@@ -21,7 +21,7 @@ from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.regions import read_regions
 from mlpsf.stacks.values import real_array
 
-__all__ = ["read_catalogue", "read_table"]
+__all__ = ["positions_of", "read_catalogue", "read_table"]
 
 _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     # names of x and y, and the coordinate of the first pixel's centre
@@ -91,7 +91,7 @@ def read_catalogue(
     table = source if isinstance(source, Table) else read_table(source)
     if len(table) == 0:
         raise CatalogueError(f"{name} has no rows: expected one a source.")
-    x, y = _positions(table, frame, name)
+    x, y = positions_of(table, frame, name)
     ny, nx = frame.shape
     on = np.isfinite(x) & np.isfinite(y)
     on &= (x > -0.5) & (x < nx - 0.5) & (y > -0.5) & (y < ny - 0.5)
@@ -177,7 +177,18 @@ def _ldac_hdu(path: Path) -> int | None:
     return None
 
 
-def _positions(table: Table, frame: Frame, name: str) -> tuple[Any, Any]:
+def positions_of(table: Table, frame: Frame, name: str) -> tuple[Any, Any]:
+    """Return x and y of a table's rows in 0-based pixels, wherever they are; NaN where missing.
+
+    Parameters
+    ----------
+    table : Table
+        As for `read_catalogue`.
+    frame : Frame
+        Its WCS places sky coordinates.
+    name : str
+        What the table is called in messages.
+    """
     columns = {column.lower(): column for column in table.colnames}
     sky = _sky(table, columns, name)
     if sky is not None and frame.wcs is not None and _is_of_another(table, frame):

@@ -68,7 +68,7 @@ class Stars:
     Attributes
     ----------
     x, y : (n,) arrays
-        Positions on the frame.
+        Positions on the frame, from its first pixel.
     pixels : StarPixels
     size : int
         Side of the PSF. The cutouts have a margin of 3 pixels on each side.
@@ -77,6 +77,9 @@ class Stars:
         Number of given stars that were left out, by reason.
     meta : dict
         Metadata of the frame, the star table and the background for the PSF.
+    first : (int, int)
+        x and y of the first pixel, as the positions of the stars were given; 0 but for cutouts of
+        a larger image.
     """
 
     x: FloatArray
@@ -86,6 +89,12 @@ class Stars:
     frame_shape: tuple[int, int]
     left_out: dict[str, int]
     meta: dict[str, Any]
+    first: tuple[int, int] = (0, 0)
+
+    @property
+    def places(self) -> FloatArray:
+        """Positions as they were given, shape (n, 2)."""
+        return np.column_stack([self.x, self.y]) + self.first
 
 
 def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dict[str, Any]]:
@@ -226,8 +235,9 @@ def cut_stars(
             f"size must be an odd number of pixels from {_SIZES[0]} to {_SIZES[-1]}; got {size!r}"
         )
     largest = extent = None
-    if are_cutouts(frame):
-        frame, stars, largest, extent = tile_stars(frame, stars)
+    first = (0, 0)
+    if are_cutouts(frame, stars):
+        frame, stars, largest, extent, first = tile_stars(frame, stars)
         background = 0.0 if isinstance(background, str) and background == "mesh" else background
     elif isinstance(frame, str | Path):
         frame = read_frame(frame)
@@ -283,6 +293,7 @@ def cut_stars(
         place[1],
         hand.left_out,
         meta,
+        first,
     )
 
 

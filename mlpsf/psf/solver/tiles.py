@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.table import Table
-from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import Cutouts
-from mlpsf.frames.tiles import TiledFrame, clean_cutouts, tile_cutouts
+from mlpsf.frames.tiles import (
+    LARGEST,
+    SMALLEST,
+    TiledFrame,
+    first_pixel,
+    squares,
+    tile_cutouts,
+)
 
 __all__ = ["TiledStars", "are_cutouts", "tile_stars", "truth"]
 
@@ -20,18 +26,74 @@ __all__ = ["TiledStars", "are_cutouts", "tile_stars", "truth"]
 class TiledStars(NamedTuple):
     """A frame of tiles, the stars on it, the side in pixels of the largest PSF that it can give.
 
-    And the rows and columns that the sources span on the frame that they are from.
+    And of the frame that the sources are from: the rows and columns that they span, and x and y of
+    its first pixel.
     """
 
     frame: TiledFrame
     stars: Table
     largest: int
     extent: tuple[int, int]
+    first: tuple[int, int]
 
 
-def are_cutouts(frame: Any) -> bool:
-    """Return whether cutouts were given where a frame can be."""
-    return isinstance(frame, Cutouts) or (isinstance(frame, np.ndarray) and frame.ndim == 3)
+def are_cutouts(frame: Any, stars: Any) -> bool:
+    """Return whether cutouts were given where a frame can be.
+
+    Flattened ones look like an image. They are told by their stars: a table of
+    `mlpsf.select_cutouts` has their size, and others a row each, with positions off such an image.
+    """
+    if isinstance(frame, Cutouts):
+        return True
+    shape = np.shape(frame) if isinstance(frame, np.ndarray | list | tuple) else ()
+    if len(shape) != 2:
+        return len(shape) == 3
+    side = math.isqrt(shape[1])
+    if side**2 != shape[1] or side % 2 == 0 or not SMALLEST <= side <= LARGEST:
+        return False
+    if "cutout_size" in (getattr(stars, "meta", None) or {}):
+        return bool(stars.meta["cutout_size"] == side)
+    if len(stars) != shape[0]:
+        return False
+    x, y = (_column(_as_table(stars), name) for name in "xy")
+    return not bool(((x >= -0.5) & (y >= -0.5) & (x < shape[1]) & (y < shape[0])).all())
+
+
+def _as_table(stars: Any) -> Table:
+    if getattr(stars, "colnames", None) is not None:
+        return stars.copy()
+    places = np.asarray(stars, float)
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise InputError(f"stars must be a table or an (n, 2) array; got {places.shape}")
+    return Table(places, names=("x", "y"))
+
+
+def _cutout_of(table: Table, n: int) -> NDArray[np.intp]:
+    """Return which of n cutouts each row of a star table is of, shape (len(table),).
+
+    Tables of `mlpsf.select_cutouts` number the cutouts as ``id``, so that they may be sorted and
+    filtered. Rows that are in order and as many as the cutouts are theirs, whatever the numbers.
+
+    Raises
+    ------
+    InputError
+        Rows and cutouts cannot be matched.
+    """
+    rows = np.arange(len(table))
+    ids = None
+    if {"id", "selected", "probability"} <= set(table.colnames):
+        ids = np.asarray(table["id"])
+    if len(table) == n and (ids is None or (np.diff(ids) > 0).all()):
+        return rows
+    if ids is None:
+        raise InputError(f"There must be one row of stars a cutout: {n}. Got {len(table)}.")
+    if len(np.unique(ids)) == len(ids) and ids.min() >= 1 and ids.max() <= n:
+        return np.asarray(ids - 1, dtype=np.intp)
+    raise InputError(
+        f"{len(table)} rows of stars, with ids from {ids.min()} to {ids.max()}, do not tell which "
+        f"of {n} cutouts they are of. Give all the cutouts that select_cutouts was given, or those "
+        "of the rows, in the order of the ids."
+    )
 
 
 def tile_stars(cutouts: Any, stars: Any) -> TiledStars:
@@ -39,11 +101,11 @@ def tile_stars(cutouts: Any, stars: Any) -> TiledStars:
 
     Parameters
     ----------
-    cutouts : ndarray, shape (n, size, size), or Cutouts
+    cutouts : array_like, shape (n, size, size) or (n, size * size), or Cutouts
         Of the frame's own pixels.
     stars : Table or (n, 2) array
-        A row a cutout: x and y on the frame, 0-based, or NaN where they are not known; and what
-        `mlpsf.select_cutouts` returns besides.
+        x and y on the frame, or NaN where they are not known, a row a cutout. A table of
+        `mlpsf.select_cutouts` may be sorted, or have some of the rows: ``id`` tells the cutout.
 
     Returns
     -------
@@ -52,15 +114,13 @@ def tile_stars(cutouts: Any, stars: Any) -> TiledStars:
     Raises
     ------
     InputError
-        There are more or fewer rows than cutouts, or the cutouts are of a wrong shape.
+        Rows and cutouts cannot be matched, or the cutouts are of a wrong shape.
     """
-    pixels = clean_cutouts(cutouts.data if isinstance(cutouts, Cutouts) else cutouts)
-    names = getattr(stars, "colnames", None)
-    table = stars.copy() if names is not None else Table(np.asarray(stars, float), names=("x", "y"))
-    if len(table) != len(pixels):
-        raise InputError(
-            f"There must be one row of stars a cutout: {len(pixels)}. Got {len(table)}."
-        )
+    pixels = squares(cutouts.data if isinstance(cutouts, Cutouts) else cutouts)
+    table = _as_table(stars)
+    if not len(table):
+        raise InputError(f"There is no star: the table for {len(pixels)} cutouts has no rows.")
+    cutout = _cutout_of(table, len(pixels))
     if "group" in table.colnames and len(set(table["group"].tolist())) > 1:
         raise InputError(
             f"The cutouts are of {len(set(table['group'].tolist()))} frames, and a PSF is that of "
@@ -75,33 +135,28 @@ def tile_stars(cutouts: Any, stars: Any) -> TiledStars:
     if not used.any():
         raise InputError(f"None of the {len(table)} stars is selected.")
     known = bool(np.isfinite(x[used]).all() and np.isfinite(y[used]).all())
-    if known and _elsewhere(x[used], y[used]):
-        warnings.warn(
-            f"The positions of the stars, x {x[used].min():.0f} to {x[used].max():.0f} and y "
-            f"{y[used].min():.0f} to {y[used].max():.0f}, are not those of a frame, which counts "
-            "from 0: the PSF is the same everywhere. Give x and y on the frame for one that varies",
-            AstropyUserWarning,
-            stacklevel=4,
-        )
-        known = False
     at = (x[used], y[used]) if known else (None, None)
+    # Of all sources, also those that are not used.
+    inside = np.isfinite(x) & np.isfinite(y)
+    first = first_pixel(x[inside], y[inside])
     gain = table.meta.get("gain")
     frame = tile_cutouts(
-        pixels[used],
+        pixels[cutout[used]],
         *at,
+        first=first,
         gain=gain if gain is not None and np.isfinite(gain) else None,
         name=str(table.meta.get("frame", "cutouts")),
     )
-    inside = np.isfinite(x) & np.isfinite(y)
     extent = frame.extent
-    if known:  # of all sources, also those that are not used
-        extent = int(np.ceil(y[inside].max())) + 1, int(np.ceil(x[inside].max())) + 1
+    if known:
+        ny, nx = (int(np.ceil(v[inside].max())) + 1 for v in (y, x))
+        extent = ny - first[1], nx - first[0]
     table = table[used]
     # A cutout's centre pixel is the one nearest to its source.
     table["x"] = frame.tile_x + (x[used] - np.rint(x[used]) if known else 0.0)
     table["y"] = frame.tile_y + (y[used] - np.rint(y[used]) if known else 0.0)
     table.meta.pop("frame_sha256", None)
-    return TiledStars(frame, table, 2 * frame.half + 1, extent)
+    return TiledStars(frame, table, 2 * frame.half + 1, extent, frame.first)
 
 
 def truth(column: Any) -> NDArray[np.bool_]:
@@ -113,11 +168,6 @@ def truth(column: Any) -> NDArray[np.bool_]:
             raise InputError("the columns 'selected' and 'reserved' of stars hold True or False")
         return np.asarray(text == "true")
     return values.astype(bool)
-
-
-def _elsewhere(x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
-    """Return whether places start below 0, or further off than they reach."""
-    return any(v.min() < -0.5 or v.min() > np.ptp(v) + 100 for v in (x, y))
 
 
 def _column(table: Table, name: str) -> NDArray[np.float64]:

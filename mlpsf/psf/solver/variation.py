@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class PSFVariation:
         Probability of such a map if the PSF is constant (F-test of the polynomial against a
         constant, with errors scaled to the scatter about the map). NaN with too few stars.
     frame_shape : (int, int)
+    first : (int, int)
+        x and y of the frame's first pixel, as positions count.
     """
 
     x: FloatArray
@@ -76,6 +78,7 @@ class PSFVariation:
     rms_error: FloatArray
     chance: float
     frame_shape: tuple[int, int]
+    first: tuple[int, int] = (0, 0)
 
     @property
     def real(self) -> bool:
@@ -126,6 +129,7 @@ class PSFVariation:
 
     def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Return dT/T, e1 and e2 relative to the mean PSF at positions, shape (n, 3)."""
+        x, y = np.asarray(x) - self.first[0], np.asarray(y) - self.first[1]
         return polynomial(x, y, self.frame_shape, self.order) @ self.coefficients
 
 
@@ -346,4 +350,6 @@ def measure_variation(
     if len(hand.x) == 0:
         raise PSFError("no star to measure the PSF's variation from")
     solution = solve(hand.pixels, hand.size, np.ones((len(hand.x), 1)))
-    return variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
+    found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
+    x, y = hand.places.T
+    return replace(found, x=x, y=y, first=hand.first)

@@ -34,8 +34,10 @@ def as_numbers(**values: ArrayLike) -> list[FloatArray]:
     return arrays
 
 
-def check_place(at: Any, frame_shape: tuple[int, int] | None) -> tuple[float, float]:
-    """Return a position (x, y) in 0-based pixels; raise `InputError` if it is off the frame."""
+def check_place(
+    at: Any, frame_shape: tuple[int, int] | None, first: tuple[int, int] = (0, 0)
+) -> tuple[float, float]:
+    """Return a position (x, y); raise `InputError` if it is off the frame, whose first pixel is."""
     try:
         place = np.asarray(at, dtype=np.float64)
     except (TypeError, ValueError):
@@ -44,8 +46,10 @@ def check_place(at: Any, frame_shape: tuple[int, int] | None) -> tuple[float, fl
         raise InputError(f"at must be a place (x, y); got {at}")
     if frame_shape is not None:
         ny, nx = frame_shape
-        if not ((place >= -0.5) & (place < (nx - 0.5, ny - 0.5))).all():
-            raise InputError(f"at must be on the frame of {nx} x {ny} pixels; got {at}")
+        off = place - first
+        if not ((off >= -0.5) & (off < (nx - 0.5, ny - 0.5))).all():
+            start = f" that starts at {first}" if any(first) else ""
+            raise InputError(f"at must be on the frame of {nx} x {ny} pixels{start}; got {at}")
     return float(place[0]), float(place[1])
 
 
