@@ -204,3 +204,15 @@ def test_no_such_file(frame, tmp_path):
         read_catalogue(tmp_path / "none.csv", frame)
     with pytest.raises(CatalogueError, match="There is no catalogue file"):
         read_catalogue(tmp_path, frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.csv", "10.5,20\n30,40.25\n"), ("a.txt", "10.5 20\n30 40.25\n")],
+)
+def test_a_list_without_names_counts_from_0(frame, tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    found = read_catalogue(path, frame)
+    assert found["x"].tolist() == [10.5, 30.0]
+    assert found["y"].tolist() == [20.0, 40.25]

@@ -1,5 +1,6 @@
 """One PSF for every place: how it is chosen, drawn, stored, and given to TRIPPy."""
 
+import dataclasses
 import pickle
 import warnings
 
@@ -226,6 +227,17 @@ def test_places_are_on_the_frame():
 
 
 # --- a value, and its file
+
+
+def test_a_place_far_from_the_stars_is_warned_of():
+    psf = toy(order=2)
+    rng = np.random.default_rng(2)
+    stars = np.column_stack([rng.uniform(0, 150, 20), rng.uniform(0, 100, 20), np.ones(20)])
+    psf = dataclasses.replace(psf, stars=stars)
+    psf.at(70.0, 50.0)
+    assert psf.terms.reach(70.0, 50.0, stars[:, :2]) < 0.6
+    with pytest.warns(AstropyUserWarning, match=r"at \(290, 190\) is extrapolated: the nearest"):
+        psf.at(290.0, 190.0)
 
 
 def test_it_is_a_value():
