@@ -92,7 +92,7 @@ def select_stars(
     keep : Table, path or list of int, optional
         Stars that are chosen before all others, in the same way.
     veto : Table, path or list of int, optional
-        Sources that must not be chosen: all rows of the table.
+        Sources that must not be chosen, in the same way.
     snr_min : float
         Minimum signal-to-noise ratio of a chosen star.
     second_look : bool

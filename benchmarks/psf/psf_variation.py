@@ -6,7 +6,8 @@ degree 2 and 3 from its own stars and from ours; with ``--piff 2 3``, Piff (Pixe
 BasisPolynomial) of order 2 and 3 from ours, which takes minutes a frame. Our stars are the shipped
 network's: the best 25, as by default, and up to 200 down to PSFEx's S/N of 20 (``--n-max 200
 --snr-min 20``). Frame by frame the median and the worst place; over the frames the median of both,
-and the worst of all.
+and the worst of all. Each frame's rows are kept in ``output``: what is there already is not done
+again (``--again NAME`` does the builders whose names begin so), and ``--only NAME`` does some.
 
 ``--constant`` draws the frames of the command ``psf_quality``, whose PSF is the same everywhere:
 does ours stay constant there? ``--few`` takes 5 to 15 known-clean stars of the varying frames: how
@@ -16,9 +17,12 @@ much worse can a PSF that follows them be than a constant one?
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from benchmarks.peers import SIDE, Extraction, build_piff, build_psfex, cpu_cloc
 from benchmarks.psf.psf_error import clean_stars
 from benchmarks.psf.psf_error import draw as draw_constant
 from mlpsf.errors import MlpsfError
+from mlpsf.files import whole_file
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import PSFModel, build_psf
 from mlpsf.psf.quality.star_shapes import adaptive_moments
@@ -92,12 +97,44 @@ def from_file(psf: PSFModel) -> tuple[PSFModel, int]:
         return PSFModel.load(path), path.stat().st_size
 
 
-def judge(sim: SimulatedFrame, builders: dict[str, Callable[[], Any]]) -> list[dict[str, Any]]:
-    """Return a row a builder: median and worst place of each figure."""
+@dataclass
+class Book:
+    """The rows of a frame, a builder each, kept in a file.
+
+    `only` and `again` are beginnings of the names of builders: those that are to be done, and those
+    that are to be done though they are there.
+    """
+
+    path: Path
+    only: tuple[str, ...] = ("",)
+    again: tuple[str, ...] = ()
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self.rows = json.loads(self.path.read_text())
+
+    def wants(self, name: str) -> bool:
+        """Return whether a builder is to be run."""
+        return name.startswith(self.only) and (
+            name not in self.rows or (bool(self.again) and name.startswith(self.again))
+        )
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row and keep it."""
+        self.rows[row["builder"]] = row
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(self.path) as path:
+            path.write_text(json.dumps(self.rows, indent=1))
+
+
+def judge(sim: SimulatedFrame, book: Book, builders: dict[str, Callable[[], Any]]) -> None:
+    """Write a row a builder: median and worst place of each figure."""
     x, y = places(sim)
     true = np.array([sim.psf.stamp(a, b, size=SIDE) for a, b in zip(x, y, strict=True)])
-    rows = []
     for name, build in builders.items():
+        if not book.wants(name):
+            continue
         row: dict[str, Any] = {"builder": name, "fwhm": sim.psf.fwhm, "error": ""}
         try:
             with cpu_clock() as clock:
@@ -114,9 +151,8 @@ def judge(sim: SimulatedFrame, builders: dict[str, Callable[[], Any]]) -> list[d
                 row |= {key: float(np.median(values)), f"{key} worst": float(values.max())}
         except (MlpsfError, RuntimeError, MemoryError) as error:
             row["error"] = str(error)[:200]
-        rows.append(row)
+        book.write(row)
         print(_line(row), flush=True)
-    return rows
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -127,59 +163,66 @@ def _line(row: dict[str, Any]) -> str:
     return f"  {row['builder']:22s} n {row['n']:3d} {figures} CPU {row['CPU s']:.1f} s{order}"
 
 
-def varying(sim: SimulatedFrame, piff: list[int]) -> list[dict[str, Any]]:
+def varying(sim: SimulatedFrame, book: Book, piff: list[int]) -> None:
     """All builders on one varying frame."""
     frame, network = sim.frame, PSFStarSelector.from_pretrained()
 
+    @cache
     def choose(n_max: int, snr_min: float) -> Table:
         options = {"n_max": n_max, "snr_min": snr_min, "n_min": 5, "relax": True}
         return place_table(select_stars(frame, selector=network, **options))
 
-    best, many = choose(25, 50.0), choose(200, 20.0)
+    def best() -> Table:
+        return choose(25, 50.0)
+
+    def many() -> Table:
+        return choose(200, 20.0)
+
     with Extraction(frame) as extraction:
         builders: dict[str, Callable[[], Any]] = {
-            "mlpsf 25": lambda: build_psf(frame, best, size=SIDE),
-            "mlpsf 200": lambda: build_psf(frame, many, size=SIDE),
-            "mlpsf 25, mean": lambda: build_psf(frame, best, size=SIDE, order=0),
+            "mlpsf 25": lambda: build_psf(frame, best(), size=SIDE),
+            "mlpsf 200": lambda: build_psf(frame, many(), size=SIDE),
+            "mlpsf 25, mean": lambda: build_psf(frame, best(), size=SIDE, order=0),
         }
         for degree in (2, 3):
             builders |= {
                 f"PSFEx {degree}, own": lambda d=degree: build_psfex(extraction, None, d),
-                f"PSFEx {degree}, our 200": lambda d=degree: build_psfex(extraction, many, d),
+                f"PSFEx {degree}, our 200": lambda d=degree: build_psfex(extraction, many(), d),
             }
             if degree in piff:
                 builders[f"Piff {degree}, our 200"] = lambda d=degree: build_piff(
-                    extraction, many, d
+                    extraction, many(), d
                 )
-        return judge(sim, builders)
+        judge(sim, book, builders)
 
 
-def few(sim: SimulatedFrame, number: int) -> list[dict[str, Any]]:
+def few(sim: SimulatedFrame, book: Book, number: int) -> None:
     """Our PSF from 5 to 15 stars, as they choose, and a constant one from the same."""
     rng = np.random.default_rng([79, number])
     stars = clean_stars(sim, 25)
     n = min(5 + number % 11, len(stars))
     stars = stars[np.sort(rng.permutation(len(stars))[:n])]
-    return judge(
-        sim,
-        {
-            "mlpsf": lambda: build_psf(sim.frame, stars, size=SIDE),
-            "constant": lambda: build_psf(sim.frame, stars, size=SIDE, order=0),
-        },
-    )
+    judge(sim, book, _ours_and_constant(sim, lambda: stars))
 
 
-def constant(sim: SimulatedFrame) -> list[dict[str, Any]]:
+def constant(sim: SimulatedFrame, book: Book) -> None:
     """Our PSF of a frame whose PSF is the same everywhere, and one that is told so."""
-    network = PSFStarSelector.from_pretrained()
-    stars = select_stars(sim.frame, selector=network, n_min=5, relax=True)
-    return judge(
-        sim,
-        {
-            "mlpsf": lambda: build_psf(sim.frame, stars, size=SIDE),
-            "constant": lambda: build_psf(sim.frame, stars, size=SIDE, order=0),
-        },
-    )
+
+    @cache
+    def stars() -> Table:
+        network = PSFStarSelector.from_pretrained()
+        return select_stars(sim.frame, selector=network, n_min=5, relax=True)
+
+    judge(sim, book, _ours_and_constant(sim, stars))
+
+
+def _ours_and_constant(
+    sim: SimulatedFrame, stars: Callable[[], Table]
+) -> dict[str, Callable[[], Any]]:
+    return {
+        "mlpsf": lambda: build_psf(sim.frame, stars(), size=SIDE),
+        "constant": lambda: build_psf(sim.frame, stars(), size=SIDE, order=0),
+    }
 
 
 def summarise(rows: Table) -> Table:
@@ -209,32 +252,34 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first frame")
     parser.add_argument("--shape", type=int, nargs=2, default=(2048, 4176), metavar=("NY", "NX"))
     parser.add_argument("--piff", type=int, nargs="*", default=[], choices=(2, 3), metavar="ORDER")
+    parser.add_argument("--only", nargs="*", default=[""], metavar="NAME")
+    parser.add_argument("--again", nargs="*", default=[], metavar="NAME")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--constant", action="store_true", help="frames that do not vary")
     mode.add_argument("--few", action="store_true", help="5 to 15 stars")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    kind = "constant" if arguments.constant else "few" if arguments.few else "varying"
+    folder, shape = OUTPUT / "psf_variation", tuple(arguments.shape)
     rows = []
     for number in range(arguments.first, arguments.first + arguments.frames):
-        shape = tuple(arguments.shape)
+        name = "-".join(str(v) for v in (kind, *shape, f"{number:03d}.json"))
+        book = Book(folder / name, tuple(arguments.only), tuple(arguments.again))
         sim = draw_constant(number) if arguments.constant else draw(number, shape)
         print(f"frame {number}: FWHM {sim.psf.fwhm:.2f}", flush=True)
         try:
             if arguments.constant:
-                found = constant(sim)
+                constant(sim, book)
             elif arguments.few:
-                found = few(sim, number)
+                few(sim, book, number)
             else:
-                found = varying(sim, arguments.piff)
+                varying(sim, book, arguments.piff)
         except MlpsfError as error:
             print(f"  {error}", flush=True)
             continue
-        rows += [{"frame": number, **row} for row in found]
+        rows += [{"frame": number, **row} for row in book.rows.values()]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = Table({n: [row.get(n, "" if n == "error" else np.nan) for row in rows] for n in names})
-    kind = "constant" if arguments.constant else "few" if arguments.few else "varying"
-    folder = OUTPUT / "psf_variation"
-    folder.mkdir(parents=True, exist_ok=True)
     table.write(folder / f"{kind}.ecsv", overwrite=True)
     if arguments.constant or arguments.few:
         told = table[table["builder"] == "constant"]

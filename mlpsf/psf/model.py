@@ -14,6 +14,7 @@ from mlpsf.errors import InputError
 from mlpsf.psf.drawing import Light, add_stars
 from mlpsf.psf.storage import read_psf, write_psf
 from mlpsf.psf.table import PSFTable
+from mlpsf.psf.terms import warn_of_extrapolation
 from mlpsf.psf.trippy.inputs import as_numbers, check_place, read_motion
 from mlpsf.psf.trippy.tables import centre_on_pixel, wrapped
 
@@ -74,6 +75,11 @@ class PSFModel(PSFTable):
         InputError
             If the place is not finite, or off the frame of a PSF that varies.
 
+        Warns
+        -----
+        AstropyUserWarning
+            If the place is far from the stars: the PSF is extrapolated.
+
         Examples
         --------
         >>> psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0)
@@ -85,6 +91,7 @@ class PSFModel(PSFTable):
         meta = {**self.meta, "at_x": place[0], "at_y": place[1]}
         table = self.lookup_table
         if self.terms is not None:
+            warn_of_extrapolation(self.terms, self.stars, *place, stacklevel=3)
             table = table + self.terms.change(*place)
         return replace(self, lookup_table=table, meta=meta, terms=None)
 
@@ -374,10 +381,9 @@ class PSFModel(PSFTable):
         """Write the PSF in the format of TRIPPy's ``psfStore(psfV2=True)``, with its provenance.
 
         The file has three HDUs: the lookup table and two empty tables of aperture corrections; two
-        more hold the variation of a PSF that varies. TRIPPy reads the mean. It
-        has all of TRIPPy's cards (star positions are 1-based), plus FSTARn and the provenance. The
-        first 1000 stars are listed. The name is not changed, but TRIPPy opens only names that end
-        in ``.fits``.
+        more hold the variation of a PSF that varies. TRIPPy reads the mean. It has all of TRIPPy's
+        cards (star positions are 1-based), plus FSTARn and the provenance. The first 1000 stars are
+        listed. The name is not changed, but TRIPPy opens only names that end in ``.fits``.
 
         Parameters
         ----------

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.solver.polynomial import polynomial
 
-__all__ = ["PSFTerms"]
+__all__ = ["PSFTerms", "warn_of_extrapolation"]
 
 FloatArray = NDArray[np.float64]
 
@@ -101,8 +103,44 @@ class PSFTerms:
         terms = polynomial(place_x, place_y, self.frame_shape, self.order)
         return np.asarray(terms[:, 1:] @ self.weights)
 
+    def reach(self, x: float, y: float, stars: ArrayLike) -> float:
+        """Return how uncertain the change is at a position, over what one star by itself tells.
+
+        Above 1 the polynomial is extrapolated: the stars about the place say less than one would.
+
+        Parameters
+        ----------
+        x, y : float
+        stars : (n, 2) array
+            Positions of the stars that the polynomial was fitted to.
+        """
+        at = np.asarray(stars, dtype=np.float64)
+        known = polynomial(*at.T, self.frame_shape, self.order)
+        here = polynomial(x, y, self.frame_shape, self.order)[0]
+        # A trace of a prior, for stars that do not tell all terms.
+        normal = known.T @ known + 1e-3 * np.eye(len(here))
+        return float(np.sqrt(here @ np.linalg.solve(normal, here)))
+
     def change(self, x: float, y: float) -> FloatArray:
         """Return the change of the lookup table at a position."""
         amounts = self.amounts(x, y)[0].astype(np.float32)
         flat = amounts @ self.tables.reshape(len(self.tables), -1)
         return np.asarray(flat.reshape(self.tables.shape[1:]), dtype=np.float64)
+
+
+def warn_of_extrapolation(
+    terms: PSFTerms, stars: FloatArray, x: float, y: float, *, stacklevel: int
+) -> None:
+    """Warn if the change of a PSF at a position is extrapolated from its stars, (n, 3)."""
+    if len(stars) == 0:
+        return
+    reach = terms.reach(x, y, stars[:, :2])
+    if reach > 1:
+        nearest = np.hypot(stars[:, 0] - x, stars[:, 1] - y).min()
+        warnings.warn(
+            f"the PSF at ({x:.0f}, {y:.0f}) is extrapolated: the nearest of its {len(stars)} stars "
+            f"is {nearest:.0f} pixels away, and the place is {reach:.1f} times as uncertain as one "
+            "star by itself would be",
+            AstropyUserWarning,
+            stacklevel=stacklevel + 1,
+        )

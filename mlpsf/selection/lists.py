@@ -106,9 +106,9 @@ def flag_listed(
     """
     flags = np.array(sources["flags"])
     chosen: list[NDArray[np.intp]] = []
-    for name, listed, selected in (("stars", stars, True), ("keep", keep, True)):
+    for name, listed in (("stars", stars), ("keep", keep)):
         if listed is not None:
-            rows = match_list(listed, frame, sources, name=name, selected=selected)
+            rows = match_list(listed, frame, sources, name=name)
             flags[rows] |= Flag.KEPT
             sources.meta[f"{name}_from"] = list_name(listed)
             chosen.append(rows)
@@ -230,7 +230,6 @@ def match_list(
     sources: Table,
     *,
     name: str = "list",
-    selected: bool = False,
 ) -> NDArray[np.intp]:
     """Return the rows of sources that a list names.
 
@@ -238,14 +237,13 @@ def match_list(
     ----------
     listed : Table, path or sequence of int
         Positions as in `mlpsf.frames.io.catalogue.read_catalogue`, each matched with the nearest
-        source within a FWHM; or values of ``id``.
+        source within a FWHM; or values of ``id``. Of a table with a column ``selected`` that is
+        true of any row, the selected rows.
     frame : Frame
     sources : Table
         With ``id``, ``x``, ``y`` and, in the metadata, ``fwhm``.
     name : str
         What the list is called in messages.
-    selected : bool
-        Whether to take the selected rows only, of a table that says so of any.
 
     Returns
     -------
@@ -277,7 +275,7 @@ def match_list(
 def _taken(listed: Table | str | os.PathLike[str], selected: bool) -> Table:
     """Return the rows of a list, or its selected ones, where it says so of any."""
     table = listed if isinstance(listed, Table) else read_table(listed)
-    if selected and "selected" in table.colnames:
+    if "selected" in table.colnames:
         # CSV files hold the words.
         use = np.char.lower(np.asarray(table["selected"]).astype(str)) == "true"
         table = table[use] if use.any() else table

@@ -66,6 +66,6 @@ def test_regions_of_mlpsf_come_back(field, tmp_path):
     """The green ones are the chosen ones; of those that a user marked, all are meant."""
     stars = select_stars(field.frame, n_max=12)
     path = write_stars(stars, tmp_path / "stars.reg")
-    rows = match_list(path, field.frame, stars, selected=True)
+    rows = match_list(path, field.frame, stars)
     assert rows.tolist() == np.flatnonzero(stars["selected"]).tolist()
     assert len(read_catalogue(path, field.frame)) == len(stars)

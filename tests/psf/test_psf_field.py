@@ -1,5 +1,6 @@
 """One PSF for every place: how it is chosen, drawn, stored, and given to TRIPPy."""
 
+import dataclasses
 import pickle
 import warnings
 
@@ -15,7 +16,7 @@ from mlpsf.frames.frame import Frame
 from mlpsf.psf import PSFModel, build_psf, psf_quality
 from mlpsf.psf.solver.basis import Moffat, PolarBasis, Quadrature
 from mlpsf.psf.solver.design import Design, blocks
-from mlpsf.psf.solver.field import most_order
+from mlpsf.psf.solver.field import most_order, size_and_shape
 from mlpsf.psf.solver.solve import solve
 from mlpsf.psf.solver.stars import cut_stars
 from mlpsf.psf.terms import PSFTerms
@@ -119,6 +120,31 @@ def test_few_stars_carry_no_high_order():
         build_psf(image, places, order=4)
 
 
+def test_seven_stars_tell_a_change_of_size():
+    image, places = field(0.1)
+    seven = places[[0, 6, 10, 24, 31, 42, 48]]
+    with pytest.warns(AstropyUserWarning, match="to order 1"):
+        psf = build_psf(image, seven, size=SIZE, background=0.0)
+    x, y = places.T
+    true = np.array([moffat(*place, 0.1).fwhm for place in places])
+    error = np.abs(psf.fwhm_at(x, y) / true - 1)
+    assert error.max() < 0.4 * np.abs(psf.fwhm / true - 1).max()
+
+
+def test_size_and_shape_are_those_of_a_stretched_psf():
+    image, places = field(0.0, n=3)
+    hand = cut_stars(image, places, size=SIZE, background=0.0)
+    fit = solve(hand.pixels, SIZE, np.ones((len(places), 1))).fit
+    x, y = (v.ravel() for v in np.mgrid[-6:7, -6:7] * 1.0)
+    change = fit.basis.design(x, y) @ size_and_shape(fit)
+    for column, (along_x, along_y) in zip(change.T[:2], ((0.01, 0.01), (0.01, -0.01)), strict=True):
+        # Twice as much change of the squares: dT/T, or the distortion, of 0.02.
+        bent = fit.basis.light(fit.c[0], x / (1 + along_x), y / (1 + along_y))
+        bent = bent / (1 + along_x) / (1 + along_y)
+        wanted = (bent - fit.basis.light(fit.c[0], x, y)) / 0.02
+        assert np.allclose(column, wanted, atol=0.03 * np.abs(wanted).max())
+
+
 def test_stars_are_judged_by_the_psf_of_their_place(observed):
     image, places, psf = observed
     data = image.astype(np.float32) + 100
@@ -201,6 +227,17 @@ def test_places_are_on_the_frame():
 
 
 # --- a value, and its file
+
+
+def test_a_place_far_from_the_stars_is_warned_of():
+    psf = toy(order=2)
+    rng = np.random.default_rng(2)
+    stars = np.column_stack([rng.uniform(0, 150, 20), rng.uniform(0, 100, 20), np.ones(20)])
+    psf = dataclasses.replace(psf, stars=stars)
+    psf.at(70.0, 50.0)
+    assert psf.terms.reach(70.0, 50.0, stars[:, :2]) < 0.6
+    with pytest.warns(AstropyUserWarning, match=r"at \(290, 190\) is extrapolated: the nearest"):
+        psf.at(290.0, 190.0)
 
 
 def test_it_is_a_value():

@@ -32,7 +32,7 @@ def picked(stars):
 @pytest.mark.parametrize("ending", [".ecsv", ".fits", ".csv"])
 def test_the_selected_rows_of_a_star_table_are_found(field, chosen, tmp_path, ending):
     path = write_stars(chosen, tmp_path / f"stars{ending}")
-    rows = match_list(path, field.frame, chosen, selected=True)
+    rows = match_list(path, field.frame, chosen)
     assert rows.tolist() == np.flatnonzero(chosen["selected"]).tolist()
 
 
@@ -79,7 +79,7 @@ def test_a_file_tells_of_which_frame_it_is(field, chosen, tmp_path, ending):
     moved["x"] += 30
     moved.meta["frame_sha256"] = "another"
     path = write_stars(moved, tmp_path / f"s{ending}")
-    rows = match_list(path, field.frame, chosen, selected=True)
+    rows = match_list(path, field.frame, chosen)
     assert rows.tolist() == np.flatnonzero(chosen["selected"]).tolist()
 
 
@@ -113,6 +113,9 @@ def test_veto_from_a_table(field, chosen):
     vetoed = select_stars(field.frame, veto=Table({"x": bad["x"] + 0.4, "y": bad["y"]}), n_min=1)
     assert not picked(vetoed) & set(bad["id"].tolist())
     assert np.all(vetoed["flags"][np.isin(vetoed["id"], bad["id"])] & Flag.VETOED)
+    others = select_stars(field.frame, veto=chosen, n_min=1)  # a star table: its selected rows
+    assert picked(others)
+    assert not picked(others) & picked(chosen)
     one = select_stars(field.frame, stars=bad, veto=[int(bad["id"][0])])
     assert picked(one) == {int(bad["id"][1])}
 

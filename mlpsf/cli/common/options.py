@@ -97,7 +97,7 @@ KeepOption = Annotated[
 ]
 VetoOption = Annotated[
     Path | None,
-    typer.Option(help="Never take these: all rows of a table of positions.", show_default=False),
+    typer.Option(help="Never take these, read as in --stars.", show_default=False),
 ]
 ThresholdOption = Annotated[
     float | None,

@@ -32,6 +32,7 @@ _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("xwin_image", "ywin_image", 1.0),  # SExtractor
     ("x_image", "y_image", 1.0),
     ("xpsf_image", "ypsf_image", 1.0),
+    ("col1", "col2", 0.0),  # astropy's names of columns without any
 )
 _SAME = 0.5  # pixels between two rows of one source
 _SKY_COLUMNS = (
@@ -54,7 +55,8 @@ def read_catalogue(
         Any table that astropy reads (FITS, ECSV, CSV, VOTable ...), a SExtractor LDAC file, or
         regions of DS9 (``.reg``).
         Position columns are searched in this order: ``x``, ``y`` and photutils' names (0-based);
-        SExtractor's ``X_IMAGE`` and similar (1-based); ``ra``, ``dec`` and common variants in
+        SExtractor's ``X_IMAGE`` and similar (1-based); the first two columns of a list without
+        names (0-based); ``ra``, ``dec`` and common variants in
         degrees (or their own unit), or a column of ``SkyCoord``, converted with the frame's WCS.
         Names are not case-sensitive. A star table that mlpsf made of another frame is placed by
         its sky positions: its pixels are those of that frame.
@@ -146,7 +148,10 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             hdu = _ldac_hdu(path)
             if hdu is not None:
                 return Table.read(path, format="fits", hdu=hdu)
-            return Table.read(path)
+            table = Table.read(path)
+            if all(_is_number(name) for name in table.colnames):  # the first row of a CSV file
+                table = Table.read(path, format="ascii.no_header")
+            return table
         except Exception as first:  # many parsers, each with its own errors
             try:
                 return Table.read(path, format="ascii")
@@ -155,6 +160,14 @@ def read_table(path: str | os.PathLike[str]) -> Table:
                     f"{path.name} cannot be read as a table ({str(first).splitlines()[0]}). "
                     "Expected ECSV, CSV, FITS, VOTable, plain columns, or SExtractor's LDAC."
                 ) from first
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _ldac_hdu(path: Path) -> int | None:

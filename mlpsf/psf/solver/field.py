@@ -1,10 +1,10 @@
 """How the PSF changes over the frame: which functions, of which order, is decided by the stars.
 
 A polynomial in each of a hundred coefficients has too many parameters for the stars of a frame. But
-the PSF changes in few ways: wider, longer along x, and so on. These are found first, as the
-principal components of the PSF's change in a polynomial fit of all coefficients. Then only the
-amount of each is a polynomial of the position. Its order, and how many components there are, is
-that which predicts best the stars that are left out of the fit.
+the PSF changes in few ways. The first are known: wider, and longer along x or the diagonal. What is
+beyond them is found as the principal components of the PSF's change in a polynomial fit of all
+coefficients. Then only the amount of each is a polynomial of the position. Its order, and how many
+components there are, is that which predicts best the stars that are left out of the fit.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from threadpoolctl import threadpool_limits
 
 from mlpsf.psf.solver.basis import gradient
 from mlpsf.psf.solver.fit import MODEL_ERROR, Fit
 from mlpsf.psf.solver.polynomial import polynomial
-from mlpsf.psf.solver.variation import PSFVariation
+from mlpsf.psf.solver.variation import STEP, PSFVariation, stretches
 
-__all__ = ["Choice", "choose_order", "most_order", "solve_field"]
+__all__ = ["Choice", "choose_order", "most_order", "size_and_shape", "solve_field"]
 
 FloatArray = NDArray[np.float64]
 
 _STARS = (0, 5, 12, 20)  # stars that each order needs: two for a term
 _FOLDS = 20  # groups of stars that are left out in turn; up to so many, each star by itself
-_COMPONENTS = 6  # most ways in which the PSF changes
-_SURE = 1.5  # standard errors that a PSF which varies must be better by
+_COMPONENTS = 4  # most ways in which the PSF changes besides size and shape
+_LEAST, _WIDE = 0.005, 1.0  # rms of size and shape, at least; width of their prior in rms
+_SURE = 1.0  # standard errors that it must be better by, where sizes and shapes do vary
 _WIDTH, _WIDTHS = 4.0, (0.1, 0.3)  # of the prior: times the rms of size and shape; its limits
 _CUBIC = 1.1  # times a quadratic's gain that a cubic's must be: in the corners it is wild
 _ROUNDS = 2  # of fitting with the polynomial, each after a fit of the last kind
@@ -112,41 +114,78 @@ def solve_field(
         for _ in range(_ROUNDS):
             free.rebase()
             free.round(first=False)
-        span = components(free)
+        span, prior = components(free, found.rms)
         terms = [polynomial(x, y, frame_shape, order) for order in range(most + 1)]
-        choice = choose_order(free, span, terms)
+        choice = choose_order(free, span, prior, terms)
         if choice.order == 0:
             return fit, choice
-        fit = free.go_on(terms[choice.order], span[:, : choice.n_components])
+        r = choice.n_components
+        fit = free.go_on(terms[choice.order], span[:, :r], prior[:r, :r])
         for _ in range(_ROUNDS):
             fit.rebase()
             fit.round(first=False)
     return fit, choice
 
 
-def components(fit: Fit) -> FloatArray:
-    """Return the ways in which the PSF of a fit changes, the largest first.
+def components(fit: Fit, rms: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the ways in which the PSF of a fit changes: size and shape, then the largest others.
 
     Largest is what changes the pixels of the mean PSF most, as the stars weigh them.
 
+    Parameters
+    ----------
+    fit : Fit
+        Whose variation is free.
+    rms : (3,) array
+        Of the size and the shape over the frame.
+
     Returns
     -------
-    (k, r) array
-        Coefficients of each, of the change from the frame's centre to its edge.
+    span : (k, r) array
+        Coefficients of each, of about the change from the frame's centre to its edge.
+    prior : (r, r) array
+        Inverse covariance of their amounts.
     """
     weight = _weights(fit)
     k = fit.c.shape[1]
     metric = np.zeros((k, k))
     for part in fit.parts:
         metric += fit.design(part).normal(weight[part])[0]
-    metric = metric / len(fit.terms) + fit.prior_of_variation()
+    stiff = fit.prior_of_variation()
+    metric = metric / len(fit.terms) + stiff
     root = np.linalg.cholesky(metric)
+    known = size_and_shape(fit) * np.maximum(rms, _LEAST)
     # Changes at the stars, not terms: where there are stars, they count.
-    changes = fit.terms[:, 1:] @ fit.c[1:]
-    _, size, ways = np.linalg.svd(changes @ root, full_matrices=False)
+    changes = fit.terms[:, 1:] @ fit.c[1:] @ root
+    span = np.linalg.qr(root.T @ np.column_stack([fit.c[0], known]))[0]
+    changes -= changes @ span @ span.T
+    _, size, ways = np.linalg.svd(changes, full_matrices=False)
     rank = min(int((size > 1e-6 * size[0]).sum()), _COMPONENTS, fit.terms.shape[1] - 1)
     scale = size[:rank] / np.sqrt(len(changes))
-    return np.asarray(np.linalg.solve(root.T, ways[:rank].T) * scale)
+    others = np.linalg.solve(root.T, ways[:rank].T) * scale
+    prior = block_diag(np.eye(3) / _WIDE**2, others.T @ stiff @ others)
+    return np.column_stack([known, others]), np.asarray(prior)
+
+
+def size_and_shape(fit: Fit) -> FloatArray:
+    """Return the coefficients (k, 3) of the mean PSF's change a unit of dT/T, e1 and e2."""
+    basis, c = fit.basis, fit.c[0]
+    # Points dense in the core; relative to the light there, as the coefficients are.
+    radius = fit.size / np.sqrt(2) * np.sinh(4 * (np.arange(48) + 0.5) / 48) / np.sinh(4)
+    angle = np.arange(24) * (2 * np.pi / 24)
+    x, y = (np.outer(radius, f(angle)).ravel() for f in (np.cos, np.sin))
+    light = np.maximum(basis.light(c, x, y), 1e-9 * basis.light(c, np.zeros(1), np.zeros(1)))
+    change = []
+    for matrices in stretches():
+        low, high = (
+            basis.light(c, *(np.linalg.inv(m) @ np.array([x, y]))) / np.linalg.det(m)
+            for m in matrices
+        )
+        change.append((high - low) / (4 * STEP) / light)
+    functions = basis.design(x, y) / light[:, None]
+    normal = functions.T @ functions
+    normal += 1e-9 * np.trace(normal) * np.eye(len(normal))
+    return np.asarray(np.linalg.solve(normal, functions.T @ np.array(change).T))
 
 
 def _weights(fit: Fit) -> FloatArray:
@@ -193,7 +232,7 @@ def _equations(fit: Fit, span: FloatArray) -> tuple[FloatArray, FloatArray]:
     return matrix, vector[:, :, 0]
 
 
-def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
+def choose_order(fit: Fit, span: FloatArray, prior: FloatArray, terms: list[FloatArray]) -> Choice:
     """Choose order and number of components by stars that are left out in turn.
 
     Parameters
@@ -201,6 +240,8 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
     fit : Fit
     span : (k, r) array
         Components, the largest first.
+    prior : (r, r) array
+        Inverse covariance of their amounts.
     terms : list of (n, n_terms) arrays
         Terms of each order at the stars, from order 0.
 
@@ -209,16 +250,15 @@ def choose_order(fit: Fit, span: FloatArray, terms: list[FloatArray]) -> Choice:
     Choice
         The lowest order whose gain is within 0.3 standard errors of the largest (a cubic must be
         better by a tenth), and the most components whose gain is within half of one; order 0 if the
-        largest gain is not above 1.5 of its errors.
+        largest gain is not above its error.
     """
     matrix, vector = _equations(fit, span)
     n, rank = vector.shape
-    stiff = span.T @ fit.prior_of_variation() @ span
     turn = np.random.default_rng(0).permutation(n) % min(n, _FOLDS)
     chi = np.empty((len(terms), rank, n))
     for order, t in enumerate(terms):
         for r in range(1, rank + 1):
-            chi[order, r - 1] = _left_out(matrix[:, :r, :r], vector[:, :r], t, stiff[:r, :r], turn)
+            chi[order, r - 1] = _left_out(matrix[:, :r, :r], vector[:, :r], t, prior[:r, :r], turn)
     gain = chi[0].sum(axis=1).min() - chi.sum(axis=2)
     base = chi[0, chi[0].sum(axis=1).argmin()]
 

@@ -53,6 +53,7 @@ class Fit:
     def __init__(self, stars: StarPixels, size: int, terms: FloatArray) -> None:
         self.stars, self.size, self.terms = stars, size, terms
         self.span: FloatArray | None = None
+        self.span_prior: FloatArray | None = None
         self.varies = _VARIES
         self.quadrature = Quadrature.for_fwhm(stars.fwhm)
         self.moffat = first_profile(stars)
@@ -74,25 +75,37 @@ class Fit:
         self._kept: tuple[slice, Design] | None = None
 
     def go_on(
-        self, terms: FloatArray, span: FloatArray | None = None, varies: float | None = None
+        self,
+        terms: FloatArray,
+        span: FloatArray | None = None,
+        span_prior: FloatArray | None = None,
+        varies: float | None = None,
     ) -> Fit:
         """Return a fit that starts from this one, with another variation.
 
         Parameters
         ----------
         terms : (n, n_terms) array
-            Its mean is this one's; a variation starts from 0.
+            Its mean is this one's. A variation starts from 0, or, with a span, as near as that
+            comes to this one's.
         span : (k, r) array, optional
             Coefficients of the functions that the variation is a sum of. By default it is free:
             each coefficient of the PSF varies by itself.
+        span_prior : (r, r) array, optional
+            Inverse covariance of the amounts of those functions.
         varies : float, optional
             Width of the prior of the variation, relative to the local light.
         """
         fit = copy(self)
         fit.varies = self.varies if varies is None else varies
-        fit.basis, fit.terms, fit.span = copy(self.basis), terms, span
+        fit.basis, fit.terms = copy(self.basis), terms
+        fit.span, fit.span_prior = span, span_prior
         fit.c = np.zeros((terms.shape[1], self.c.shape[1]))
         fit.c[0] = self.c[0]
+        if span is not None and len(self.c) > 1:
+            # Without a start, the stars that differ most from the mean lose pixels to it.
+            amounts = np.linalg.lstsq(span, (self.terms[:, 1:] @ self.c[1:]).T)[0].T
+            fit.c[1:] = np.linalg.lstsq(terms[:, 1:], amounts)[0] @ span.T
         for name in ("x", "y", "flux", "sky", "weight", "use"):
             setattr(fit, name, getattr(self, name).copy())
         return fit
@@ -218,7 +231,8 @@ class Fit:
         # A brighter PSF with fainter stars fits equally well, so the light of the PSF is fixed.
         level = cross[:, :-1, 0].sum(axis=0)
         level /= level @ self.c[0]
-        fixed = [level] + [level if self.span is None else level @ self.span] * (p - 1)
+        # So is that of a free change; one that is a sum of few functions cannot take its form.
+        fixed = [level] * (p if self.span is None else 1)
         start = 0
         for row in fixed:
             block = slice(start, start + len(row))
@@ -272,9 +286,8 @@ class Fit:
     def _prior(self, bend: float) -> tuple[FloatArray, FloatArray]:
         """Return the matrix and the right hand side of the prior of all shared unknowns."""
         p, k = self.c.shape
-        rest = self.prior_of_variation(bend)
-        if self.span is not None:
-            rest = self.span.T @ rest @ self.span
+        rest = self.prior_of_variation(bend) if self.span is None else self.span_prior
+        assert rest is not None
         stiff = self.basis.stiffness(bend, _SIZE)
         sky = np.array([[1e-6 / np.median(self.stars.noise) ** 2]])
         normal = block_diag(stiff, *[rest] * (p - 1), sky)

@@ -19,7 +19,7 @@ __all__ = ["PSFVariation", "fit_variation", "measure_variation", "order_for", "p
 
 FloatArray = NDArray[np.float64]
 
-_STEP = 0.02  # stretch whose effect on the pixels is computed
+STEP = 0.02  # stretch whose effect on the pixels is computed
 _CHANCE = 1e-3  # probability that a constant PSF is called varying
 _MATTERS = (0.01, 0.005, 0.005)  # rms of dT/T, e1, e2: three times the error of a good PSF
 _SEEN = 0.75  # of the rms from noise alone; less may be noise of few stars
@@ -133,12 +133,12 @@ class PSFVariation:
         return polynomial(x, y, self.frame_shape, self.order) @ self.coefficients
 
 
-def _stretches() -> FloatArray:
-    """Return matrices that transform a star's pixels, for 2 * _STEP more size, e1 and e2."""
+def stretches() -> FloatArray:
+    """Return matrices that transform a star's pixels, for 2 * STEP more size, e1 and e2."""
     unit = np.eye(2)
     e1, e2 = np.diag([1.0, -1.0]), np.array([[0.0, 1.0], [1.0, 0.0]])
     # A stretch by s changes dT/T by 2 s; a shear g changes the distortion by 2 g.
-    return np.array([[unit + s * d * _STEP for s in (-1, 1)] for d in (unit, e1, e2)])
+    return np.array([[unit + s * d * STEP for s in (-1, 1)] for d in (unit, e1, e2)])
 
 
 def star_shapes(solution: Solution, stars: StarPixels, c: FloatArray) -> tuple[FloatArray, ...]:
@@ -212,11 +212,11 @@ def _changes(
         return np.asarray(map_coordinates(fine, at, order=3, prefilter=False))
 
     columns = []
-    for matrices in _stretches():
+    for matrices in stretches():
         low, high = (
             draw(*(np.linalg.inv(m) @ np.array([x, y]))) / np.linalg.det(m) for m in matrices
         )
-        columns.append((high - low) / (4 * _STEP))
+        columns.append((high - low) / (4 * STEP))
     h = 0.05
     columns += [draw(x - h, y) - draw(x + h, y), draw(x, y - h) - draw(x, y + h)]
     return draw(x, y), np.array(columns)

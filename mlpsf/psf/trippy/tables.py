@@ -339,7 +339,11 @@ def _measured(table: FloatArray, oversampling: int) -> Shape:
     peak = float(image.max())
     if not peak > 0:
         raise ValueError("the PSF table has no positive peak")
-    start = np.sqrt((image > peak / 2).sum() / np.pi) / oversampling / 1.17741
+    high = np.nonzero(image > peak / 2)
+    start = np.sqrt(len(high[0]) / np.pi) / oversampling / 1.17741
+    # What is farther out than this has no weight.
+    near = np.abs(grid) < 5 * max(np.abs(grid[at]).max() for at in high) + 1
+    image, grid = image[np.ix_(near, near)], grid[near]
     centre, moments = _adaptive_moments(image, grid, float(start))
     values, vectors = np.linalg.eigh(moments)
     # Coordinates are scaled to the ellipse with constant area. The radius of the half-maximum
