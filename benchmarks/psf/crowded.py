@@ -61,21 +61,21 @@ def crowd(number: int) -> SimulatedFrame:
     return simulate_frame(**parameters_of(number))
 
 
-def build_ours(sim: SimulatedFrame, extraction: Extraction) -> PeerPSF:
+def build_ours(extraction: Extraction) -> PeerPSF:
     """Choose and build with mlpsf."""
     with cpu_clock() as clock:
-        stars = select_stars(sim.frame)
-        psf = build_psf(sim.frame, stars)
+        stars = select_stars(extraction.frame)
+        psf = build_psf(extraction.frame, stars)
         seconds = clock()
     used = stars[stars["selected"] & ~stars["reserved"]]
     return PeerPSF(psf.stamps, used["x", "y"], seconds)
 
 
-BUILDERS: dict[str, Callable[[SimulatedFrame, Extraction], PeerPSF]] = {
+BUILDERS: dict[str, Callable[[Extraction], PeerPSF]] = {
     "mlpsf": build_ours,
-    "PSFEx": lambda sim, extraction: build_psfex(extraction),
-    "photutils": lambda sim, extraction: build_photutils(extraction),
-    "DAOPHOT": lambda sim, extraction: build_daophot(extraction),
+    "PSFEx": build_psfex,
+    "photutils": build_photutils,
+    "DAOPHOT": build_daophot,
 }
 
 
@@ -92,7 +92,7 @@ def measure(number: int, names: list[str]) -> list[dict[str, Any]]:
             with warnings.catch_warnings(), Extraction(sim.frame, sim.psf.fwhm) as extraction:
                 warnings.simplefilter("ignore")
                 try:
-                    found = BUILDERS[name](sim, extraction)
+                    found = BUILDERS[name](extraction)
                 except MlpsfError as error:
                     row["failed"] = str(error)
                 else:

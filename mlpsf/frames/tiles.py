@@ -18,7 +18,7 @@ from mlpsf.frames.background import Background
 from mlpsf.frames.estimation import SkyNoise, find_pile_up
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.geometry import check_positions
-from mlpsf.stacks.values import as_cutouts, real_array, sky_and_noise
+from mlpsf.stacks.values import as_cutouts, sky_and_noise
 
 __all__ = [
     "LARGEST",

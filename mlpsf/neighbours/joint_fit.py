@@ -73,11 +73,11 @@ def fit_scene(
     reach_y = np.clip(scene.y + walk, -0.5, ny - 0.5)
     # In units of the noise: squares of pixels in any unit would not be held by single precision.
     unit = np.float32(scene.noise)
-    sky_variance, per_light = np.square(rms / unit), np.float32(per_light / scene.noise)
+    sky_variance, per_unit = np.square(rms / unit), np.float32(per_light / scene.noise)
     for _ in range(rounds):
         light = (data - scene.rest) / unit
         weight = good / np.sqrt(
-            sky_variance + per_light * np.maximum(light, 0) + (MODEL_ERROR * light) ** 2
+            sky_variance + per_unit * np.maximum(light, 0) + (MODEL_ERROR * light) ** 2
         )
         left = (scene.rest - level) / unit
         x, y, flux, error = (v.copy() for v in (scene.x, scene.y, scene.flux, scene.error))

@@ -53,7 +53,8 @@ class Scene:
     @property
     def half(self) -> int:
         """Half-width of the stars that are subtracted, in pixels."""
-        return self.star.psf.half
+        half: int = self.star.psf.half
+        return half
 
     @cached_property
     def _tree(self) -> cKDTree:

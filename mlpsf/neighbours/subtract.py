@@ -26,7 +26,7 @@ from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.neighbours.crowding import is_crowded
-from mlpsf.neighbours.joint_fit import FITTED, MODEL_ERROR, fit_scene
+from mlpsf.neighbours.joint_fit import FITTED, fit_scene
 from mlpsf.neighbours.scene import Scene
 from mlpsf.stamps.common_star import CommonStar, brightest, common_star
 
@@ -145,7 +145,7 @@ def measure_again(frame: Frame, sources: Table) -> Table:
         As from `find_sources`. ``flux`` and ``snr`` of stars are those of the fit.
     """
     scene = frame.scene
-    if scene is None:
+    if not isinstance(scene, Scene):
         return sources
     again = find_sources(frame, sources["id", "x", "y"])
     rows = scene.rows_at(np.asarray(again["x"]), np.asarray(again["y"]))
@@ -233,10 +233,13 @@ def _stars_only(frame: Frame, scene: Scene) -> Scene:
     core = (np.hypot(u, u[:, None]) <= scene.star.fwhm) & np.isfinite(cut)
     own = scene.own_light(scene.x, scene.y, half) / np.float32(scene.noise)
     noise = 1.0 + np.maximum(own, 0) / np.float32(frame.known_gain * scene.noise)
-    total = {"axis": (1, 2), "dtype": np.float64}
-    left = np.where(core, np.nan_to_num(cut) ** 2 - noise, 0).sum(**total)
-    light = np.where(core, own**2, 0).sum(**total)
-    chance = _CHANCE * np.sqrt(2 * np.where(core, noise**2, 0).sum(**total))
+
+    def total(values: NDArray[np.float32]) -> FloatArray:
+        return np.asarray(np.where(core, values, 0).sum(axis=(1, 2)), dtype=np.float64)
+
+    left = total(np.nan_to_num(cut) ** 2 - noise)
+    light = total(own**2)
+    chance = _CHANCE * np.sqrt(2 * total(noise**2))
     star = left < _UNLIKE**2 * light + chance
     if star.all():
         return scene

@@ -164,7 +164,8 @@ def common_star(
         return None
     pixels = stamps[rows] - sky_and_noise(stamps[rows])[0][:, None, None]
     found = gaussian_moments(pixels, fwhm)
-    good = found.ok & (np.hypot(found.dx, found.dy) < min(fwhm / 2, _FARTHEST)) & (found.ellipticity < 0.7)
+    good = found.ok & (np.hypot(found.dx, found.dy) < min(fwhm / 2, _FARTHEST))
+    good &= found.ellipticity < 0.7
     good &= np.nan_to_num(found.flux) > 0
     if good.sum() < FEWEST:
         return None

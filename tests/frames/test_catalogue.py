@@ -210,6 +210,8 @@ def test_rows_of_one_source(frame):
     table = Table({"x": [10.0, 30.0, 10.2], "y": [10.0, 5.0, 10.1]})
     with pytest.warns(UserWarning, match=r"1 of 3 positions .* same source in two rows"):
         assert read_catalogue(table, frame)["x"].tolist() == [10.0, 30.0]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("a.csv", "10.5,20\n30,40.25\n"), ("a.txt", "10.5 20\n30 40.25\n")],

@@ -156,9 +156,7 @@ class TestSelection:
 
 
 class TestTruth:
-    def test_what_is_left_is_less(
-        self, crowd: SimulatedFrame, found: Table, alone: Frame
-    ) -> None:
+    def test_what_is_left_is_less(self, crowd: SimulatedFrame, found: Table, alone: Frame) -> None:
         truth = crowd.truth
         bright = found[(found["snr"] > 100) & (found["flags"] == 0)]
         at = bright["x"], bright["y"]
