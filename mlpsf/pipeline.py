@@ -294,7 +294,6 @@ def select_cutouts(
                     listed,
                     placed,
                     found.frame,
-                    selected=key != "veto",
                     group=frame if several else None,
                 )
                 for key, listed in lists.items()

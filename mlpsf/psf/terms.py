@@ -114,9 +114,9 @@ class PSFTerms:
         stars : (n, 2) array
             Positions of the stars that the polynomial was fitted to.
         """
-        at = np.asarray(stars, dtype=np.float64)
-        known = polynomial(*at.T, self.frame_shape, self.order)
-        here = polynomial(x, y, self.frame_shape, self.order)[0]
+        at, (x0, y0) = np.asarray(stars, dtype=np.float64), self.first
+        known = polynomial(at[:, 0] - x0, at[:, 1] - y0, self.frame_shape, self.order)
+        here = polynomial(x - x0, y - y0, self.frame_shape, self.order)[0]
         # A trace of a prior, for stars that do not tell all terms.
         normal = known.T @ known + 1e-3 * np.eye(len(here))
         return float(np.sqrt(here @ np.linalg.solve(normal, here)))

@@ -164,7 +164,6 @@ def rows_of_cutouts(
     sources: Table,
     frame: Frame,
     *,
-    selected: bool = False,
     group: object = None,
 ) -> list[int]:
     """Return the numbers of the cutouts that a list names.
@@ -179,8 +178,6 @@ def rows_of_cutouts(
         the metadata ``fwhm``.
     frame : Frame
         For messages, and its WCS.
-    selected : bool
-        As for `match_list`.
     group : object
         The frame's name, where there are several.
 
@@ -205,7 +202,7 @@ def rows_of_cutouts(
     ids = np.asarray(sources["id"])
     if not isinstance(listed, Table | str | os.PathLike):
         return [int(number) for number in listed if number in ids]
-    table = _taken(listed, selected)
+    table = _taken(listed)
     if group is not None and "group" in table.colnames:
         table = table[np.asarray(table["group"]).astype(str) == str(group)]
     if not len(table):
@@ -267,12 +264,12 @@ def match_list(
         if unknown:
             raise InputError(f"No source has the id to {name}: {unknown[:5]}.")
         return np.flatnonzero(np.isin(sources["id"], ids))
-    places = read_catalogue(_taken(listed, selected), frame, name=list_name(listed))
+    places = read_catalogue(_taken(listed), frame, name=list_name(listed))
     at, near = (np.column_stack([table["x"], table["y"]]) for table in (places, sources))
     return _nearest(at, near, sources, listed, frame)
 
 
-def _taken(listed: Table | str | os.PathLike[str], selected: bool) -> Table:
+def _taken(listed: Table | str | os.PathLike[str]) -> Table:
     """Return the rows of a list, or its selected ones, where it says so of any."""
     table = listed if isinstance(listed, Table) else read_table(listed)
     if "selected" in table.colnames:
