@@ -1,4 +1,4 @@
-"""PSFs of crowded fields: ``python -m benchmarks crowded [--frames N] [--daophot]``.
+"""PSFs of crowded fields: ``python -m benchmarks crowded [--frames N] [--builders NAME ...]``.
 
 Simulated frames of 1,500 to 15,000 stars a megapixel and FWHM 2.5 to 6 pixels, one in four with a
 globular cluster: our stars and PSF, PSFEx's and photutils' own, and DAOPHOT's by the recipe of its
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT
 from benchmarks.peers import Extraction, PeerPSF, build_photutils, build_psfex, cpu_clock
 from benchmarks.peers.daophot import build_daophot
@@ -140,7 +141,7 @@ def main() -> None:
             table.add_row(
                 [name, len(own), *(round(f(v), 4) for v in values for f in (np.median, np.max))]
             )
-    table.pprint_all()
+    record("PSFs of crowded fields against the truth (medians, worst).", table)
 
 
 if __name__ == "__main__":
