@@ -21,7 +21,6 @@ from mlpsf.frames.io.catalogue import read_catalogue
 from mlpsf.frames.io.reading import FrameSource, read_frame
 from mlpsf.frames.tiles import squares
 from mlpsf.neighbours.subtract import measure_again, remember, subtract_neighbours
-from mlpsf.selection.best_there_are import say_what_the_best_give
 from mlpsf.selection.choice import (
     ChoiceOptions,
     Rules,
@@ -389,6 +388,9 @@ def _select_found(frame: Frame, sources: Table, alike: Table, wishes: _Wishes) -
         return choose_by(rules, with_places(frame, sources), probability)
     except TooFewStarsError as error:
         if error.table is not None and not wishes.rules.relax:
+            # What builds PSFs is not needed to choose stars.
+            from mlpsf.selection.best_there_are import say_what_the_best_give
+
             wishes.say("trying the best there are")
             error.args = (f"{error}{say_what_the_best_give(frame, error.table)}",)
         raise
