@@ -193,3 +193,20 @@ def page(hostile, tmp_path_factory):
     frame, stars, psf = hostile
     path = tmp_path_factory.mktemp("page") / "report.html"
     return write_report(path, frame, stars, psf, warnings=["<b>bold</b> words"])
+
+
+@pytest.fixture
+def hanging_disk(monkeypatch, tmp_path_factory):
+    """Let other processes wait at a FIFO as at a disk that does not answer."""
+    folder = tmp_path_factory.mktemp("hanging")
+    (folder / "sitecustomize.py").write_text(
+        "import os, pathlib, stat, time\n"
+        "is_file = pathlib.Path.is_file\n"
+        "def hang(self, *arguments, **keywords):\n"
+        "    if os.path.exists(self) and stat.S_ISFIFO(os.stat(self).st_mode):\n"
+        "        time.sleep(1000)\n"
+        "    return is_file(self, *arguments, **keywords)\n"
+        "pathlib.Path.is_file = hang\n"
+    )
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

@@ -388,7 +388,7 @@ def test_bad_parameters(field, words):
 
 
 def test_bad_cutout_size(field):
-    with pytest.raises(InputError, match="'size' of cutouts"):
+    with pytest.raises(InputError, match="'cutout_size' must be"):
         select_stars(field.frame, selector="residual", cutout_size=20)
 
 

@@ -122,7 +122,7 @@ def problem_of(file: Any, size_on_disk: int) -> str:
     """
     size = file.attrs.get("size")
     if not isinstance(size, int | np.integer) or int(size) not in SIDES:
-        return f"the side of its cutouts is {str(size)[:40]}"
+        return f"the size of its cutouts is {str(size)[:40]}"
     expected = {"cutouts": "f", "frame_name": "O"} | {
         key: np.dtype(dtype).kind for key, (dtype, _) in COLUMNS.items()
     }

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from mlpsf.errors import InputError, MlpsfError, OutputError
+from mlpsf.errors import InputError, OutputError
 from mlpsf.files import input_file, whole_file
 from mlpsf.training.set_format import (
     COLUMNS,
@@ -349,7 +349,7 @@ def _opened(path: Path, mode: str) -> Iterator[Any]:
             file.flush()
         with suppress(OSError, RuntimeError):
             file.close()
-        if isinstance(error, RuntimeError) and not isinstance(error, MlpsfError):
+        if isinstance(error, RuntimeError) and "errno" in str(error):  # some of HDF5's
             raise OutputError(f"Cannot write a set of cutouts: {error}.") from error
         raise
     file.close()

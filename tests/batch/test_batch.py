@@ -444,8 +444,9 @@ def test_workers_that_cannot_start(night, tmp_path, monkeypatch):
     assert [p for p in multiprocessing.active_children() if p.name.startswith("mlpsf")] == []
 
 
+@pytest.mark.usefixtures("hanging_disk")
 def test_frames_that_take_too_long(night, tmp_path):
-    """Nobody writes to the FIFOs, so they never deliver; the next frame gets another worker."""
+    """The disk does not answer for some frames; the next frame gets another worker."""
     frames = [tmp_path / f"{number}.fits" for number in range(2)]
     for frame in frames:
         os.mkfifo(frame)
@@ -465,6 +466,7 @@ def test_frames_that_take_too_long(night, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("early", [True, False])
+@pytest.mark.usefixtures("hanging_disk")
 def test_ctrl_c(night, tmp_path, early):
     """As a terminal does, all processes are sent the signal, as workers start or later."""
     os.mkfifo(tmp_path / "never.fits")
@@ -515,6 +517,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
+@pytest.mark.usefixtures("hanging_disk")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads Linux's /proc")
 def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
     """The parent is killed, then a worker of the run that takes over: same files."""

@@ -92,8 +92,9 @@ def test_a_dask_worker_is_killed(night, tmp_path):
     assert np.all(np.asarray(Table.read(folder / "night.ecsv")["done"]))
 
 
+@pytest.mark.usefixtures("hanging_disk")
 def test_a_frame_that_takes_too_long(tmp_path):
-    os.mkfifo(tmp_path / "never.fits")  # nobody writes to it
+    os.mkfifo(tmp_path / "never.fits")
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         cluster_of(1, tmp_path / "space") as cluster,

@@ -194,7 +194,7 @@ def test_cutouts_of_another_size_are_refused(tmp_path):
 
 
 def test_files_that_are_no_sets_are_refused_in_words(tmp_path, set_path):
-    with pytest.raises(InputError, match="There is no set"):
+    with pytest.raises(InputError, match="There is no file"):
         CutoutSet(tmp_path / "none.h5")
     text = tmp_path / "text.h5"
     text.write_text("hello")
