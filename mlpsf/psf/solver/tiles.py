@@ -45,7 +45,10 @@ def are_cutouts(frame: Any, stars: Any) -> bool:
     """
     if isinstance(frame, Cutouts):
         return True
-    shape = np.shape(frame) if isinstance(frame, np.ndarray | list | tuple) else ()
+    try:
+        shape = np.shape(frame) if isinstance(frame, np.ndarray | list | tuple) else ()
+    except ValueError as error:
+        raise InputError(f"Pixels must be rows of one length: {error}") from error
     if len(shape) != 2:
         return len(shape) == 3
     side = math.isqrt(shape[1])
