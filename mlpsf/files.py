@@ -50,14 +50,15 @@ def input_file(
     """
     try:
         found = Path(path).expanduser()
-        if found.is_dir():
-            raise error(f"{str(path)!r} is a folder. Expected {what}: give one of its files.")
+        folder = found.is_dir()
         if found.is_file():
             return found
         # A pipe or a device has no size and perhaps no end.
         there = found.exists() or found.is_symlink()
     except (OSError, ValueError, RuntimeError, TypeError) as failure:
         raise error(f"{str(path)!r} is no name of a file ({failure}). Expected {what}.") from None
+    if folder:
+        raise error(f"{str(path)!r} is a folder. Expected {what}: give one of its files.")
     if there:
         raise error(f"{str(path)!r} is no regular file. Expected {what}.")
     raise (missing or error)(

@@ -11,9 +11,6 @@ from mlpsf.flags import Flag
 
 __all__ = ["is_crowded", "light_of_neighbours"]
 
-ENOUGH = 50
-"""Number of stars without neighbours that are plenty for a PSF."""
-
 SPOILED = 0.02
 """Light of neighbours, relative to a star's own, that harms its PSF; as for the labels."""
 
@@ -44,7 +41,7 @@ def light_of_neighbours(
 def is_crowded(sources: Table) -> bool:
     """Return whether the neighbours of a frame's stars must be taken away.
 
-    That is so where most bright stars have neighbours; or a third, where few stand alone.
+    That is so where most bright stars have neighbours.
 
     Parameters
     ----------
@@ -60,4 +57,4 @@ def is_crowded(sources: Table) -> bool:
     spoiled = light_of_neighbours(x, y, flux, fwhm)[star] > SPOILED
     alone = int((~spoiled).sum())
     others = int(spoiled.sum())
-    return others > _FEW and (others > alone or (alone < ENOUGH and 3 * others > alone))
+    return others > max(alone, _FEW)

@@ -202,7 +202,7 @@ def test_image_is_no_catalogue(frame, tmp_path):
 def test_no_such_file(frame, tmp_path):
     with pytest.raises(CatalogueError, match="There is no file"):
         read_catalogue(tmp_path / "none.csv", frame)
-    with pytest.raises(CatalogueError, match="There is no file"):
+    with pytest.raises(CatalogueError, match="is a folder"):
         read_catalogue(tmp_path, frame)
 
 
