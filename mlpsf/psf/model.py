@@ -217,8 +217,7 @@ class PSFModel(PSFTable):
 
         Examples
         --------
-        >>> psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0)
-        >>> psf.render([5.0, 30.25], [8.0, 20.5], [100.0, 50.0], shape=(40, 60)).shape
+        >>> PSFModel(np.zeros((210, 210)), 3.0, 3.0).render([5], [8], [9.0], shape=(40, 60)).shape
         (40, 60)
         """
         px, py = (x, y) if at is None else at

@@ -20,6 +20,9 @@ from mlpsf.psf import build_psf
 from mlpsf.selection.choice import candidates
 from mlpsf.selection.second_look import FEWEST, second_look
 
+# Selectors here say one thing of all sources on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:The selector gives all")
+
 SIDE = 6
 N = SIDE * SIDE
 
