@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
-from sklearn.utils import check_random_state
 
 from mlpsf.errors import InputError
 
 __all__ = [
     "BRIGHTNESS_RANGE",
+    "FAR",
+    "FAR_SHARE",
+    "NEAR",
     "N_BEST",
     "balance",
     "best_labels",
     "in_range",
+    "neighbour_weight",
     "residual_distance",
     "split_frames",
     "truth_labels",
@@ -30,6 +33,12 @@ N_BEST = 25
 
 BRIGHTNESS_RANGE = (-200.0, 32768.0)
 """Range of all pixels in a good source's cutout, in ADU above the sky (ML-PSF study)."""
+
+NEAR, FAR = 4.0, 6.0
+"""Distances in FWHM: light of neighbours to the first counts in full, to the second in part."""
+
+FAR_SHARE = 0.15
+"""Share of the light of neighbours between `NEAR` and `FAR` that counts."""
 
 AMBIGUOUS = -1
 """Label of sources that are neither clearly good nor clearly bad."""
@@ -189,6 +198,8 @@ def balance(
     >>> y[balance(y, random_state=0)].tolist().count(1)
     2
     """
+    from sklearn.utils import check_random_state
+
     y = np.asarray(y)
     random = check_random_state(random_state)
     frames = np.zeros(len(y), dtype=int) if groups is None else np.asarray(groups)
@@ -233,6 +244,8 @@ def split_frames(
     if min(fractions) <= 0 or abs(sum(fractions) - 1.0) > 1e-9:
         raise InputError(f"Fractions must be positive and sum to 1. Got {fractions}.")
     groups = np.asarray(groups)
+    from sklearn.utils import check_random_state
+
     frames = check_random_state(random_state).permutation(np.unique(groups))
     if len(frames) < len(fractions):
         raise InputError(f"{len(fractions)} parts need as many frames. Got {len(frames)}.")
@@ -244,6 +257,18 @@ def split_frames(
         ends[i] = min(ends[i], len(frames) - (len(ends) - 1 - i))
     starts = np.concatenate([[0], ends[:-1]])
     return [np.flatnonzero(np.isin(groups, frames[a:b])) for a, b in zip(starts, ends, strict=True)]
+
+
+def neighbour_weight(distance: ArrayLike) -> NDArray[np.float64]:
+    """Return how much of a neighbour's light counts against a star, by its distance in FWHM.
+
+    Examples
+    --------
+    >>> neighbour_weight([1.0, 5.0, 7.0]).tolist()
+    [1.0, 0.15, 0.0]
+    """
+    distance = np.asarray(distance)
+    return np.where(distance <= NEAR, 1.0, np.where(distance <= FAR, FAR_SHARE, 0.0))
 
 
 def truth_labels(
@@ -308,14 +333,14 @@ def truth_labels(
     star = np.zeros(n, dtype=bool)
     if len(true):
         tree = cKDTree(true)
-        for i, members in enumerate(tree.query_ball_point(at, 6.0 * width)):
+        for i, members in enumerate(tree.query_ball_point(at, FAR * width)):
             rows = np.asarray(members, dtype=int)
             distance = np.hypot(*(true[rows] - at[i]).T)
             own = rows[distance <= max(width[i], 1.5)]
             if own.size == 0:
                 continue
             own_row = own[np.argmax(flux[own])]  # the brightest is the detected one
-            weight = np.where(distance <= 4.0 * width[i], 1.0, 0.15) * (rows != own_row)
+            weight = neighbour_weight(distance / width[i]) * (rows != own_row)
             contamination[i] = float((weight * flux[rows]).sum() / flux[own_row])
             star[i] = is_star[own_row]
     if left is not None:

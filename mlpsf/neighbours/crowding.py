@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from mlpsf.flags import Flag
+from mlpsf.labelling import FAR, FAR_SHARE, NEAR
 
 __all__ = ["is_crowded", "light_of_neighbours"]
 
@@ -15,8 +16,6 @@ SPOILED = 0.02
 """Light of neighbours, relative to a star's own, that harms its PSF; as for the labels."""
 
 _FEW = 5  # stars with neighbours that are not worth the work
-_NEAR, _FAR = 4.0, 6.0  # FWHM: neighbours to the first count in full, to the second in part
-_SHARE = 0.15
 _SNR = 50.0  # of a star worth its cleaning
 _ALIKE = 0.4  # logarithm of the size of a star, with the light of its neighbours, over the usual
 
@@ -31,7 +30,7 @@ def light_of_neighbours(
     flux = np.maximum(np.nan_to_num(flux), 0.0)
     total = np.zeros(len(x))
     tree = cKDTree(np.column_stack([x, y]))
-    for radius, share in ((_NEAR, 1.0 - _SHARE), (_FAR, _SHARE)):
+    for radius, share in ((NEAR, 1.0 - FAR_SHARE), (FAR, FAR_SHARE)):
         pairs = tree.query_pairs(radius * fwhm, output_type="ndarray")
         for own, other in (pairs.T, pairs.T[::-1]):
             total += share * np.bincount(own, flux[other], len(x))

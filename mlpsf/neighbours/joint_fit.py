@@ -15,13 +15,11 @@ from scipy.sparse import csc_array
 from scipy.sparse.linalg import LinearOperator, cg
 
 from mlpsf.neighbours.scene import Scene
+from mlpsf.stamps.common_star import FITTED
 
 __all__ = ["fit_scene"]
 
 FloatArray = NDArray[np.float64]
-
-FITTED = 1.25
-"""Radius in FWHM of the pixels in which a star is fitted."""
 
 MODEL_ERROR = 0.02
 """Error of the common star relative to the light in a pixel."""

@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from mlpsf.stamps.common_star import CommonStar
+from mlpsf.stamps.common_star import FARTHEST, CommonStar
 
-__all__ = ["FARTHEST", "Scene"]
+__all__ = ["Scene"]
 
 FloatArray = NDArray[np.float64]
-
-FARTHEST = 3.4
-"""Largest distance in pixels of a source from where it was looked for; no more can be drawn."""
 
 _BLOCK = 1024  # sources drawn at once: limits memory
 _SAME = 0.5  # FWHM, or a pixel: a source nearer to a position is the one that was asked for

@@ -26,9 +26,8 @@ from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.neighbours.crowding import is_crowded
-from mlpsf.neighbours.joint_fit import FITTED, fit_scene
 from mlpsf.neighbours.scene import Scene
-from mlpsf.stamps.common_star import CommonStar, brightest, common_star
+from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
 
 __all__ = ["measure_again", "remember", "subtract_neighbours", "without_neighbours"]
 
@@ -91,17 +90,14 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
     for number in range(rounds):
         scene = _fit(frame, scene, 2)
-        sky = measure_background(replace(frame, data=scene.rest))
-        frame = replace(frame, scene=scene, given_background=sky)
+        frame = _showing(frame, scene)
         found = _hidden(frame, scene, others)
         last = number == rounds - 1 or len(found[0]) < _NEW * len(scene.x)
         star = _star(frame, sources, half) or scene.star
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    scene = _stars_only(frame, _fit(frame, scene, 3))
-    sky = measure_background(replace(frame, data=scene.rest))
-    return replace(frame, scene=scene, given_background=sky)
+    return _showing(frame, _stars_only(frame, _fit(frame, scene, 3)))
 
 
 def without_neighbours(frame: Frame) -> Frame:
@@ -164,7 +160,16 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     return again
 
 
+def _showing(frame: Frame, scene: Scene) -> Frame:
+    """Return the frame with a scene, and with the sky of what it leaves."""
+    sky = measure_background(replace(frame, data=scene.rest))
+    return replace(frame, scene=scene, given_background=sky)
+
+
 def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
+    # Most frames are not crowded, and need no sparse equations.
+    from mlpsf.neighbours.joint_fit import fit_scene
+
     sky = frame.background
     good = ~(frame.mask | frame.saturated)
     gain = frame.known_gain if frame.variance is None else np.inf

@@ -12,14 +12,14 @@ from scipy.spatial import cKDTree
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.neighbours.scene import FARTHEST, Scene
+from mlpsf.labelling import FAR, neighbour_weight
+from mlpsf.neighbours.scene import Scene
+from mlpsf.stamps.common_star import FARTHEST
 
 __all__ = ["light_left"]
 
 FloatArray = NDArray[np.float64]
 
-_NEAR, _FAR = 4.0, 6.0  # FWHM: light to the first counts in full, to the second in part
-_SHARE = 0.15
 _CHANCE = 2.0  # standard deviations of the flux of a point source; less is noise, not light
 _BLOCK = 64  # sources at once: limits memory
 
@@ -63,10 +63,9 @@ def light_left(
     subtracted = frame.data - scene.rest
     error = truth.light(frame.shape) - subtracted
     fwhm = scene.star.fwhm
-    half = int(np.ceil(_FAR * fwhm))
+    half = int(np.ceil(FAR * fwhm))
     u = np.arange(-half, half + 1)
-    distance = np.hypot(u, u[:, None]) / fwhm
-    weight = np.where(distance <= _NEAR, 1.0, np.where(distance <= _FAR, _SHARE, 0.0))
+    weight = neighbour_weight(np.hypot(u, u[:, None]) / fwhm)
     reach = min(int(np.ceil(2 * fwhm)), scene.half)
     point = scene.star.psf.stamps(np.zeros(1), np.zeros(1), 2 * reach + 1)[0].astype(float)
     unit = (point**2).sum()

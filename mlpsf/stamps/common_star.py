@@ -17,7 +17,7 @@ from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.moments import Moments, gaussian_moments
 from mlpsf.stacks.values import sky_and_noise
 
-__all__ = ["FEWEST", "FITTED", "CommonStar", "brightest", "common_star"]
+__all__ = ["FARTHEST", "FEWEST", "FITTED", "CommonStar", "brightest", "common_star"]
 
 FEWEST = 3
 """Minimum number of similar stars for a common star."""
@@ -25,7 +25,9 @@ FEWEST = 3
 FITTED = 1.25
 """Half-width in FWHM of the window in which the star is fitted to a source."""
 
-_FARTHEST = 3.4  # pixels of a star from the middle of its stamp; no more can be drawn
+FARTHEST = 3.4
+"""Largest distance in pixels of a star from where it was looked for: beyond, it is another."""
+
 _BRIGHTEST = 400  # brightest sources among which the common star is searched
 _STACKED = 30  # stars in the stack; more cost time and change little
 _FOLLOWED = 120  # stars to which the variation over the frame is fitted
@@ -164,7 +166,7 @@ def common_star(
         return None
     pixels = stamps[rows] - sky_and_noise(stamps[rows])[0][:, None, None]
     found = gaussian_moments(pixels, fwhm)
-    good = found.ok & (np.hypot(found.dx, found.dy) < min(fwhm / 2, _FARTHEST))
+    good = found.ok & (np.hypot(found.dx, found.dy) < min(fwhm / 2, FARTHEST))
     good &= found.ellipticity < 0.7
     good &= np.nan_to_num(found.flux) > 0
     if good.sum() < FEWEST:
