@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.io.catalogue import repeated_rows
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf.trippy.chooser import fit_as_chooser, has_room
@@ -148,6 +149,8 @@ class starChooser:
         bright = snr > moffatSNR
         room = has_room(self.XWIN_IMAGE, self.YWIN_IMAGE, moffatWidth, frame.shape)
         rows = np.flatnonzero(bright & room)
+        # Windowed centres of the parts of a blend may meet on its star, which is one candidate.
+        rows = np.delete(rows, repeated_rows(self.XWIN_IMAGE[rows], self.YWIN_IMAGE[rows]))
         if len(rows) == 0:
             raise TooFewStarsError(
                 f"None of the {len(bright)} candidates has a signal-to-noise ratio above "

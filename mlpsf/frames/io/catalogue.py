@@ -12,6 +12,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from mlpsf.errors import CatalogueError, InputError
@@ -21,7 +22,7 @@ from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.regions import read_regions
 from mlpsf.stacks.values import real_array
 
-__all__ = ["positions_of", "read_catalogue", "read_table"]
+__all__ = ["positions_of", "read_catalogue", "read_table", "repeated_rows"]
 
 _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     # names of x and y, and the coordinate of the first pixel's centre
@@ -116,11 +117,8 @@ def read_catalogue(
             stacklevel=2,
         )
     found = Table({"id": _ids(table)[on], "x": x[on], "y": y[on]})
-    pairs = cKDTree(np.column_stack([found["x"], found["y"]])).query_pairs(
-        _SAME, output_type="ndarray"
-    )
-    if len(pairs):
-        again = np.unique(pairs.max(axis=1))
+    again = repeated_rows(found["x"], found["y"])
+    if len(again):
         warnings.warn(
             f"{len(again)} of {len(x)} positions of {name} are within {_SAME:g} pixels of an "
             "earlier one, the same source in two rows, and are left out.",
@@ -128,6 +126,18 @@ def read_catalogue(
         )
         found.remove_rows(again)
     return found
+
+
+def repeated_rows(x: ArrayLike, y: ArrayLike) -> NDArray[np.intp]:
+    """Return the rows of positions that are those of an earlier one, to half a pixel.
+
+    Examples
+    --------
+    >>> repeated_rows([10.0, 30.0, 10.2], [10.0, 5.0, 10.1]).tolist()
+    [2]
+    """
+    tree = cKDTree(np.column_stack([x, y]))
+    return np.unique(tree.query_pairs(_SAME, output_type="ndarray").max(axis=1))
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
