@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.table import Table
 
-from benchmarks.__main__ import COMMANDS
-from benchmarks.common import results
+# The benchmarks are not installed with the package; they stand beside the tests. Last in the path,
+# so that the package that is tested stays the installed one.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+COMMANDS = import_module("benchmarks.__main__").COMMANDS
+results = import_module("benchmarks.common.results")
 
 
 def test_the_page_is_that_of_the_stored_results():
