@@ -63,10 +63,10 @@ HOME = Path(mlpsf.__file__).parent / "selectors" / "pretrained"
 def main() -> None:
     """Draw, train, calibrate, test, save."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--random", type=int, default=330, help="frames of random telescopes")
-    parser.add_argument("--quarter", type=int, default=130, help="quarter frames of a survey")
-    parser.add_argument("--bright", type=int, default=70, help="quarters of bright stars")
-    parser.add_argument("--comatic", type=int, default=80, help="telescopes out of alignment")
+    parser.add_argument("--random", type=int, default=520, help="frames of random telescopes")
+    parser.add_argument("--quarter", type=int, default=200, help="quarter frames of a survey")
+    parser.add_argument("--bright", type=int, default=100, help="quarters of bright stars")
+    parser.add_argument("--comatic", type=int, default=130, help="telescopes out of alignment")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--further", type=int, default=4, help="epochs on bright sources alone")
     parser.add_argument("--seed", type=int, default=1)
