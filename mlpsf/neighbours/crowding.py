@@ -10,10 +10,13 @@ from scipy.spatial import cKDTree
 from mlpsf.flags import Flag
 from mlpsf.labelling import FAR, FAR_SHARE, NEAR
 
-__all__ = ["is_crowded", "light_of_neighbours"]
+__all__ = ["NEVER_SUBTRACTED", "is_crowded", "light_of_neighbours"]
 
 SPOILED = 0.02
 """Light of neighbours, relative to a star's own, that harms its PSF; as for the labels."""
+
+NEVER_SUBTRACTED = Flag.SATURATED | Flag.TOO_NARROW
+"""Flags of sources that are fitted with no star: saturated ones and cosmic rays."""
 
 _FEW = 5  # stars with neighbours that are not worth the work
 _SNR = 50.0  # of a star worth its cleaning
@@ -40,7 +43,7 @@ def light_of_neighbours(
 def is_crowded(sources: Table) -> bool:
     """Return whether the neighbours of a frame's stars must be taken away.
 
-    That is so where most bright stars have neighbours.
+    That is so where most bright stars have neighbours that can be: point sources below saturation.
 
     Parameters
     ----------
@@ -53,7 +56,8 @@ def is_crowded(sources: Table) -> bool:
     star = (snr > _SNR) & (np.asarray(sources["flags"]) & never == 0)
     size = np.log(np.asarray(sources["fwhm"]) / np.asarray(sources["local_fwhm"]))
     star &= np.abs(np.nan_to_num(size, nan=np.inf)) < _ALIKE
-    spoiled = light_of_neighbours(x, y, flux, fwhm)[star] > SPOILED
+    taken = np.where(np.asarray(sources["flags"]) & NEVER_SUBTRACTED == 0, flux, 0.0)
+    spoiled = light_of_neighbours(x, y, taken, fwhm)[star] > SPOILED
     alone = int((~spoiled).sum())
     others = int(spoiled.sum())
     return others > max(alone, _FEW)

@@ -25,7 +25,7 @@ from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.neighbours.crowding import is_crowded
+from mlpsf.neighbours.crowding import NEVER_SUBTRACTED, is_crowded
 from mlpsf.neighbours.scene import Scene
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
 
@@ -81,7 +81,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     if star is None:
         return frame
     flags = np.asarray(sources["flags"])
-    point = flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0
+    point = flags & NEVER_SUBTRACTED == 0
     x, y = (np.asarray(sources[c], dtype=np.float64) for c in "xy")
     others = x[~point], y[~point]
     x, y = x[point], y[point]
