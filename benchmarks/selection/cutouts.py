@@ -20,6 +20,7 @@ from astropy.io import fits
 from astropy.table import Table
 from tqdm import tqdm
 
+from benchmarks.common.results import record
 from benchmarks.common.scores import SCORES, score
 from benchmarks.common.stamps import OUTPUT, draw_frame, truth_of
 from benchmarks.peers.astromatic import Extraction, build_psfex, read_psfex, run_psfex
@@ -113,12 +114,12 @@ def alone(frames: dict[str, int]) -> None:
         parts = [load(kind, number) for number in tqdm(range(n), desc=kind, disable=None)]
         label = np.concatenate([p["label"] for p in parts])
         frame = np.repeat(np.arange(n), [len(p["label"]) for p in parts])
-        print(f"\n{kind}: {n} frames, {len(label)} sources of S/N over 200, {label.sum()} good")
+        table = Table(names=["from", *SCORES], dtype=["U40", *["U30"] * len(SCORES)])
         for way in [k for k in parts[0] if k not in ("label", "fwhm")]:
             found = score(label, np.concatenate([p[way] for p in parts]), frame)
             words = [f"{r['value']:.4f} ({r['low']:.3f}-{r['high']:.3f})" for r in found]
-            print(f"  {way:22s}" + "  ".join(words))
-    print("  " + " | ".join(SCORES))
+            table.add_row([way, *words])
+        record(f"{kind}: {n} frames, {len(label)} sources of S/N > 200, {label.sum()} good", table)
 
 
 def timed(repeats: int = 5) -> None:
@@ -132,20 +133,22 @@ def timed(repeats: int = 5) -> None:
     few = cut[:50]
     ways: dict[str, tuple[int, Any]] = {
         "homogenize and judge": (len(cut), lambda: judge.predict_proba(homogenize(cut, *at))),
+        "select_cutouts": (len(cut), lambda: select_cutouts(cut, *at)),
         "residual rule, vectorised": (len(cut), lambda: ResidualSelector().fit(cut)),
         "residual rule, TRIPPy's fitter": (
             len(few),
             lambda: ResidualSelector(fitter="trippy", n_iter=0).fit(few),
         ),
     }
-    print(f"\nCPU seconds for 1,000 of {cut.shape[1]} x {cut.shape[2]} pixels, one thread")
+    table = Table(names=["1,000 cutouts", "CPU s"], dtype=["U40", float])
     for name, (n, call) in ways.items():
         seconds = []
         for _ in range(repeats if n == len(cut) else 1):
             start = time.process_time()
             call()
             seconds.append(time.process_time() - start)
-        print(f"  {name:32s}{np.median(seconds) * 1000 / n:8.2f}")
+        table.add_row([name, round(float(np.median(seconds)) * 1000 / n, 2)])
+    record("CPU seconds for 1,000 cutouts of 111 x 111 pixels, on one thread", table)
 
 
 def before_psfex(n_frames: int, real: Path | None) -> None:
