@@ -105,11 +105,11 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
         return _said("undersampled", f"FWHM {fwhm:.2f} pixels; {todo}")
     blended = (flags[bright] & Flag.BLENDED != 0).mean() if len(bright) else 0.0
     if blended > _CROWDED and len(bright) >= 30:
-        todo = "a PSF needs its stars' neighbours fitted with it"
+        todo = "stars are judged, and the PSF is built, without their neighbours"
         return _said("crowded", f"{blended:.0%} of the bright sources overlap; {todo}")
     if meta.get("varies", False):
         low, high = np.quantile(np.asarray(sources["local_fwhm"])[bright], [0.05, 0.95])
-        todo = "a PSF is that of a place: build_psf(at=(x, y)), --at X Y"
+        todo = "the PSF is that of a place: psf.at(x, y), --at X Y"
         return _said("varying", f"FWHM from {low:.1f} to {high:.1f} pixels over the frame; {todo}")
     said = _range(sources, bright) + _growth(sources, bright)
     return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{said}")
