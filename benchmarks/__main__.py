@@ -28,6 +28,7 @@ COMMANDS = {
     "fitters": ("psf.fitters", "the vectorised PSF fit against TRIPPy's"),
     "speed": ("speed.speed", "time and memory beside SExtractor and PSFEx"),
     "scaling": ("speed.scaling", "many frames: rate and memory by workers"),
+    "crowds": ("speed.crowds", "time and memory of crowded frames, by their number of stars"),
     "train_pretrained": ("training.train_pretrained", "makes the model that ships"),
     "ablation": ("training.ablation", "what each part of the model's making bought"),
     "retraining": ("training.retraining", "the shipped model, taught further"),
