@@ -54,6 +54,9 @@ SPECIAL = {
 }
 """Frames of special telescopes for training, validation and test."""
 
+USUAL = ("random", "quarter")
+"""Frames by which probabilities are calibrated."""
+
 FIRST = tuple(("train", kind) for kind in ("random", "quarter", "comatic", *SPECIAL))
 """What the first stage learns from; the second adds bright stars."""
 
@@ -89,8 +92,9 @@ def main() -> None:
     for kind, numbers in SPECIAL.items():
         plan |= dict(zip([(split, kind) for split in SPLITS], numbers, strict=True))
     make_stamps(plan, folder, arguments.workers)
-    # Telescopes out of alignment are as many as this in training alone, not in the world.
-    held = load_stamps(folder, "validation", plan=plan)
+    # Special frames are as many as this in training alone, not in the world.
+    usual = {key: n for key, n in plan.items() if key[1] in USUAL}
+    held = load_stamps(folder, "validation", plan=usual)
     selector, seconds = first_stage(arguments, plan, held)
     train = load_stamps(folder, "train", plan=plan)
     start = time.monotonic()
@@ -111,7 +115,7 @@ def main() -> None:
         "from the standard star",
         "label": "mlpsf.labelling.truth_labels of simulated frames; ambiguous sources count as "
         "part good, part not; weighted by S/N up to 200",
-        "calibration": "Platt's scaling on frames apart, of all kinds but those out of alignment",
+        "calibration": "Platt's scaling on frames apart, of random telescopes and of a survey",
         "frames": {f"{split} {kind}": n for (split, kind), n in plan.items()},
         "stamps": len(train["label"]),
         "snr_min": SNR_MIN,
