@@ -24,7 +24,6 @@ from benchmarks.common.scores import score
 from benchmarks.common.stamps import (
     OUTPUT,
     SNR_MIN,
-    SPLITS,
     Plan,
     load_parameters,
     load_stamps,
@@ -45,17 +44,14 @@ from mlpsf.selectors.storage import file_hash
 from mlpsf.stamps.standard import STAMP_SIZE
 
 SPECIAL = {
-    "space": (60, 10, 30),
-    "drizzled": (50, 9, 30),
-    "varying": (50, 9, 30),
-    "plate": (16, 3, 10),
-    "moved": (26, 5, 20),
-    "crowded": (130, 24, 40),
+    "space": (60, 30),
+    "drizzled": (50, 30),
+    "varying": (50, 30),
+    "plate": (16, 10),
+    "moved": (26, 20),
+    "crowded": (130, 40),
 }
-"""Frames of special telescopes for training, validation and test."""
-
-USUAL = ("random", "quarter")
-"""Frames by which probabilities are calibrated."""
+"""Frames of special telescopes for training and test; probabilities are calibrated on others."""
 
 FIRST = tuple(("train", kind) for kind in ("random", "quarter", "comatic", *SPECIAL))
 """What the first stage learns from; the second adds bright stars."""
@@ -89,12 +85,11 @@ def main() -> None:
         ("test", "survey"): 30,
         ("test", "comatic"): 30,
     }
-    for kind, numbers in SPECIAL.items():
-        plan |= dict(zip([(split, kind) for split in SPLITS], numbers, strict=True))
+    for kind, (taught, tested) in SPECIAL.items():
+        plan |= {("train", kind): taught, ("test", kind): tested}
     make_stamps(plan, folder, arguments.workers)
-    # Special frames are as many as this in training alone, not in the world.
-    usual = {key: n for key, n in plan.items() if key[1] in USUAL}
-    held = load_stamps(folder, "validation", plan=usual)
+    # Special frames are as many as this in training alone, not in the world: none calibrates.
+    held = load_stamps(folder, "validation", plan=plan)
     selector, seconds = first_stage(arguments, plan, held)
     train = load_stamps(folder, "train", plan=plan)
     start = time.monotonic()
