@@ -10,7 +10,6 @@ import numpy as np
 import sep
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.detection.defects import struck_pixels
 from mlpsf.detection.local_size import zones
@@ -20,6 +19,7 @@ from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.near import nearest
 from mlpsf.stacks.moments import Moments, gaussian_moments
 
 __all__ = ["find_sources", "parts_of"]
@@ -186,7 +186,7 @@ def parts_of(
     for k, (rows, _) in enumerate(parts):
         part[rows] = k
     near, far = (np.column_stack([t["x"], t["y"]]).astype(float) for t in (sources, others))
-    part = part[cKDTree(near).query(far)[1]]
+    part = part[nearest(near, far)[1]]
     return [(rows, np.flatnonzero(part == k), fwhm) for k, (rows, fwhm) in enumerate(parts)]
 
 

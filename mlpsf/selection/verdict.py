@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.near import pairs_within
 from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.values import row_quantiles
 
@@ -210,8 +211,6 @@ def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | 
 
 def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | None:
     """Look for one displacement that many pairs of sources share."""
-    from scipy.spatial import cKDTree
-
     rows = np.flatnonzero(snr > 0.5 * _BRIGHT)
     rows = rows[np.argsort(-snr[rows], kind="stable")][:400]
     if len(rows) < 8:
@@ -220,7 +219,7 @@ def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float
     if not np.ptp(place):
         return None  # cutouts without places
     flux = np.asarray(sources["flux"])[rows]
-    pairs = cKDTree(place).query_pairs(12 * fwhm, output_type="ndarray")
+    pairs = pairs_within(place, 12 * fwhm)
     if not len(pairs):
         return None
     # From the brighter to the fainter of a pair, which the second image of all stars is.
@@ -228,8 +227,8 @@ def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float
     pairs[swap] = pairs[swap][:, ::-1]
     gap = place[pairs[:, 1]] - place[pairs[:, 0]]
     ratio = flux[pairs[:, 1]] / flux[pairs[:, 0]]
-    tree = cKDTree(np.column_stack([gap / max(0.25 * fwhm, 0.5), np.log(np.maximum(ratio, 1e-3))]))
-    count = tree.query_ball_point(tree.data, 1.0, return_length=True)
+    kind = np.column_stack([gap / max(0.25 * fwhm, 0.5), np.log(np.maximum(ratio, 1e-3))])
+    count = 1 + np.bincount(pairs_within(kind, 1.0).ravel(), minlength=len(kind))
     best = int(np.argmax(count))
     # Each star that has a second image is a pair; both are sources.
     share = 2 * count[best] / len(rows)
