@@ -156,14 +156,14 @@ def _said(verdict: str, reason: str) -> dict[str, str]:
 
 def _mosaic(frame: Frame) -> str | None:
     """Compare the four kinds of pixels that a colour mosaic has."""
-    pixels = np.where(frame.mask, np.float32(np.nan), frame.data)
+    pixels = _good_pixels(frame)
     kinds = [pixels[dy::2, dx::2].ravel()[::7] for dy in (0, 1) for dx in (0, 1)]
     least = min(map(len, kinds))
     if least < 500:
         return None
     values = np.stack([kind[:least] for kind in kinds])
     (level,) = row_quantiles(values, 0.5)
-    noise = float(np.median(frame.background.rms))
+    noise = frame.background.noise
     step = float(level.max() - level.min())
     # Sources and gradients are the same for all four, so their medians agree to the noise.
     if step < max(8 * 1.25 * noise / np.sqrt(least), 0.5 * noise):
@@ -176,8 +176,8 @@ def _mosaic(frame: Frame) -> str | None:
 
 def _spectrum(frame: Frame) -> str | None:
     """Look for light that runs along whole rows or columns."""
-    noise = float(np.median(frame.background.rms))
-    pixels = np.where(frame.mask, np.float32(np.nan), frame.data)
+    noise = frame.background.noise
+    pixels = _good_pixels(frame)
     for name, lines in (("rows", pixels), ("columns", pixels.T)):
         if lines.shape[0] < 60 or lines.shape[1] < 60:
             continue
@@ -192,6 +192,13 @@ def _spectrum(frame: Frame) -> str | None:
                 "an image of the same field has the PSF"
             )
     return None
+
+
+def _good_pixels(frame: Frame) -> NDArray[np.float32]:
+    """Return the pixels of a frame, NaN where they are bad."""
+    if not frame.mask.any():
+        return frame.data
+    return np.where(frame.mask, np.float32(np.nan), frame.data)
 
 
 def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | None:
