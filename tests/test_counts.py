@@ -7,7 +7,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from mlpsf.stacks.values import row_median
 
 # As in test_benchmarks_results: last in the path.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -48,9 +51,7 @@ def test_growth_is_found():
 
 
 def test_only_the_package_is_counted():
-    from mlpsf.flags import describe
-
-    found = counts.counts_of(lambda: [describe(0) for _ in range(7)])
-    assert found["calls"] % 7 == 0
-    assert found["calls"] > 0
+    values = np.zeros((2, 3))
+    found = counts.counts_of(lambda: [row_median(values) for _ in range(7)])
+    assert found["calls"] == 7
     assert "pixels" not in found
