@@ -196,9 +196,8 @@ def run_cold(path: Path, repeats: int) -> Table:
         median, least = Cost.of(costs), Cost.of(costs, np.min)
         line = {"way": way, "wall s": median.wall, "least": least.wall, "CPU s": median.cpu}
         lines.append({**line, "MB": median.memory})
-    record(
-        f"Each in a new process, {n_sources} sources: medians of {repeats} in turn", Table(lines)
-    )
+    caption = f"{n_sources} sources; medians of {repeats}, turn by turn; commands from a cold start"
+    record(caption, Table(lines))
     return table
 
 
