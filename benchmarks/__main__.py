@@ -27,6 +27,7 @@ COMMANDS = {
     "doors": ("export.doors", "every tool on what was exported for it"),
     "fitters": ("psf.fitters", "the vectorised PSF fit against TRIPPy's"),
     "speed": ("speed.speed", "time and memory beside SExtractor and PSFEx"),
+    "counts": ("speed.counts", "operations of a frame, whatever the machine"),
     "scaling": ("speed.scaling", "many frames: rate and memory by workers"),
     "crowds": ("speed.crowds", "time and memory of crowded frames, by their number of stars"),
     "train_pretrained": ("training.train_pretrained", "makes the model that ships"),

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.errors import InputError
 
@@ -332,6 +331,8 @@ def truth_labels(
     contamination = np.full(n, np.inf)
     star = np.zeros(n, dtype=bool)
     if len(true):
+        from scipy.spatial import cKDTree  # who only chooses stars needs no labels
+
         tree = cKDTree(true)
         for i, members in enumerate(tree.query_ball_point(at, FAR * width)):
             rows = np.asarray(members, dtype=int)
@@ -360,6 +361,8 @@ def _any_bad(
     rows, columns = np.nonzero(bad)
     if rows.size == 0:
         return np.zeros(len(at), dtype=bool)
+    from scipy.spatial import cKDTree
+
     distance, _ = cKDTree(np.column_stack([columns, rows])).query(at)
     near: NDArray[np.bool_] = distance <= radius
     return near

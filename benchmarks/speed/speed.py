@@ -1,9 +1,12 @@
 """How fast, beside SExtractor and PSFEx: ``python -m benchmarks speed [--growth]``.
 
-Cold: the commands, each in a new process, on one 2048 x 4176 frame in the disk's cache, turn by
-turn. Warm: the stages within ``select_stars`` in one process. Judging: the network, the
-vectorised residual rule and the published one on the same sources. Growth: 100 to 100,000
-sources. Run it on an idle machine: it says so where it is none.
+Cold: the commands, each in a new process, on 2048 x 4176 frames of some 1,000 and 2,000 sources in
+the disk's cache, turn by turn; `select_stars` once more in a warm process, in one thread.
+SExtractor and PSFEx run twice: as PSFEx's manual has it, with a PSF that varies to the second
+order, and with a constant one, the least that gives a PSF; both on vignettes of 55 x 55 pixels.
+Warm: the stages within ``select_stars`` in one process. Judging: the network, the vectorised
+residual rule and the published one on the same sources. Growth: 100 to 100,000 sources. Run it on
+an idle machine: it says so where it is none.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from astropy.io import fits
 from astropy.table import Table
 from threadpoolctl import threadpool_limits
 
+from benchmarks.common.results import record
 from benchmarks.common.stamps import OUTPUT
 from benchmarks.peers import astromatic
 from benchmarks.speed.stages import STAGES, Cost, costs_of, run_warm, warm
@@ -34,9 +38,10 @@ from mlpsf.detection.sources import find_sources
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, Cutouts, extract_cutouts
 from mlpsf.frames.io.reading import read_frame
+from mlpsf.pipeline import select_stars
 from mlpsf.psf.trippy.border import release_downsample
+from mlpsf.selection import judging
 from mlpsf.selection.eligibility import SNR_MIN
-from mlpsf.selection.judging import own_cutout_size
 from mlpsf.selectors import PSFStarSelector, ResidualSelector
 from mlpsf.selectors.first_psf import judge
 from mlpsf.simulation import simulate_frame
@@ -45,8 +50,22 @@ from mlpsf.stacks.values import sky_and_noise
 from mlpsf.stamps.standard import extract_stamps, frame_star
 
 HOME = OUTPUT / "speed"
-PEERS, PROGRAMS = "SExtractor + PSFEx", ("source-extractor", "psfex")
-SELECT, PSF = "mlpsf select", "mlpsf psf"
+PROGRAMS = ("source-extractor", "psfex")
+LEAN, MANUAL = "SExtractor + PSFEx, constant", "SExtractor + PSFEx, second order"
+SELECT, PSF, WARM = "mlpsf select", "mlpsf psf", "select_stars, warm"
+TARGETS = {
+    # (way, peer): largest ratio
+    (SELECT, LEAN): 2.0,
+    (SELECT, MANUAL): 0.75,
+    (PSF, LEAN): 3.0,
+    (PSF, MANUAL): 1.2,
+    (WARM, LEAN): 1.0,
+}
+COUNTS = {
+    # sources that are found, about: objects that are drawn
+    1000: {"n_stars": 1500, "n_galaxies": 4500},
+    2000: {"n_stars": 3400, "n_galaxies": 10200},
+}
 GROWTH = (100, 1_000, 10_000, 100_000)
 IDLE = 0.3  # load average of a machine that does nothing else
 AS_PUBLISHED = "as published"  # TRIPPy's fitter, source by source, as released
@@ -130,11 +149,12 @@ def settings(load: float) -> dict[str, Any]:
     return meta | {"cores": os.cpu_count(), "load": load}
 
 
-def peer_commands(path: Path, folder: Path) -> list[list[str]]:
+def peer_commands(path: Path, folder: Path) -> dict[str, list[list[str]]]:
     """Return the command lines of SExtractor and PSFEx that `benchmarks.psf.psf_quality` runs.
 
-    They are run once, and noted down. What they are not asked for here: images of the sky and the
-    list of stars used, which only that comparison needs. They read the very file that mlpsf reads.
+    With a constant PSF, and with one that varies to the second order. They are run once, and noted
+    down. What they are not asked for here: images of the sky and the list of stars used, which only
+    that comparison needs. They read the very file that mlpsf reads.
     """
     with astromatic.Extraction(read_frame(path)) as extraction:
         with patch.object(subprocess, "run", wraps=subprocess.run) as noted:
@@ -145,29 +165,39 @@ def peer_commands(path: Path, folder: Path) -> list[list[str]]:
     extract, build = (c for c in commands if c[0] in PROGRAMS)
     extract[extract.index("image.fits")] = path.name
     # Of two words for one setting the programs heed the last.
-    return [[*extract, "-CHECKIMAGE_TYPE", "NONE"], [*build, "-OUTCAT_TYPE", "NONE"]]
+    extract, build = [*extract, "-CHECKIMAGE_TYPE", "NONE"], [*build, "-OUTCAT_TYPE", "NONE"]
+    return {LEAN: [extract, build], MANUAL: [extract, [*build, "-PSFVAR_DEGREES", "2"]]}
 
 
 def run_cold(path: Path, repeats: int) -> Table:
-    """Time the commands in turn, so that what else the machine does meets all of them."""
+    """Time the ways in turn, so that what else the machine does meets all of them."""
     folder, name = path.parent, path.name
     ways = {
         SELECT: [mlpsf_command("select", name, "--out", "out.ecsv")],
         PSF: [mlpsf_command("psf", name, "--out", "out.fits")],
     }
     if all(map(shutil.which, PROGRAMS)):
-        ways[PEERS] = peer_commands(path, folder)
+        ways |= peer_commands(path, folder)
     else:
-        print(f"{PEERS} are not installed; on Debian: apt install source-extractor psfex")
+        print(f"{PROGRAMS} are not installed; on Debian: apt install source-extractor psfex")
     rows = []
+    n_sources = len(select_stars(read_frame(path)))  # what is loaded once is loaded now
     for number in range(repeats):
         for way, commands in ways.items():
             rows.append({"run": number, "way": way, **cold(commands, folder)._asdict()})
-    table = Table(rows)
-    print(f"\nCold, median and least of {repeats}")
-    for way in ways:
+        frame = read_frame(path)
+        with threadpool_limits(1), patch.object(judging, "_threads", lambda: 1):
+            cost = warm(lambda frame=frame: select_stars(frame))[1]
+        rows.append({"run": number, "way": WARM, **cost._asdict()})
+    table = Table(rows, meta={"sources": n_sources})
+    lines: list[dict[str, Any]] = []
+    for way in (*ways, WARM):
         costs = costs_of(table, way)
-        print(f"  {way:20s} {Cost.of(costs)}   least {Cost.of(costs, np.min)}")
+        median, least = Cost.of(costs), Cost.of(costs, np.min)
+        line = {"way": way, "wall s": median.wall, "least": least.wall, "CPU s": median.cpu}
+        lines.append({**line, "MB": median.memory})
+    caption = f"{n_sources} sources; medians of {repeats}, turn by turn; commands from a cold start"
+    record(caption, Table(lines))
     return table
 
 
@@ -192,7 +222,7 @@ def run_judging(path: Path, repeats: int, n_sample: int) -> Table:
     rows = np.flatnonzero(usable)
     cut = native(PUBLISHED_SIZE, rows)
     rows, published = rows[~cut.near_edge], cut.data[~cut.near_edge]
-    ready, n, side = stamps(rows), len(rows), own_cutout_size(fwhm)
+    ready, n, side = stamps(rows), len(rows), judging.own_cutout_size(fwhm)
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
         "network": (n, lambda: network.predict_proba(ready)),
         "network with stamps": (n, lambda: network.predict_proba(stamps(rows))),
@@ -252,28 +282,29 @@ def write_frame(path: Path, **parameters: Any) -> None:
     fits.writeto(path, frame.data, frame.header, overwrite=True)
 
 
-def compare(runs: Table, stages: Table, judging: Table) -> None:
-    """Print the ratios that matter, each with its target."""
-    costs = {way: Cost.of(costs_of(runs, way)) for way in dict.fromkeys(runs["way"])}
-    costs["select_stars, warm"] = Cost.of(costs_of(stages, "select_stars", "stage"))
-    print("\nRatios")
+def compare(runs: Table, judged: Table | None = None) -> None:
+    """Record the ratios that matter, each with its target.
 
-    def say(what: str, ratio: float, target: float, unit: str = "") -> None:
-        scale = 100 if unit else 1
-        verdict = "met" if ratio <= target else "MISSED"
-        print(
-            f"  {what:52s} {scale * ratio:8.3g}{unit} (at most {scale * target:g}{unit}: {verdict})"
-        )
+    The median, over the repeats, of the ratio of what ran turn by turn.
+    """
+    rows: list[dict[str, Any]] = []
 
-    if PEERS in costs:
-        for way, target in ((SELECT, 1.0), ("select_stars, warm", 0.5), (PSF, 3.0)):
-            for clock in ("wall", "cpu"):
-                ratio = getattr(costs[way], clock) / getattr(costs[PEERS], clock)
-                say(f"{way} / {PEERS}, {clock}", ratio, target)
-    cpu = dict(zip(judging["way"], judging["cpu"], strict=True))
-    for rule, target, unit in (("residual rule", 0.5, ""), (AS_PUBLISHED, 0.002, " %")):
-        for way in ("network", "network with stamps") if rule in cpu else ():
-            say(f"{way} / {rule}, cpu", cpu[way] / cpu[rule], target, unit)
+    def say(what: str, target: float, wall: float, cpu: float) -> None:
+        met = "yes" if (wall if np.isfinite(wall) else cpu) <= target else "NO"
+        rows.append({"ratio": what, "wall": wall, "CPU": cpu, "at most": target, "met": met})
+
+    for (way, peer), target in TARGETS.items():
+        if peer in runs["way"]:
+            pairs = zip(costs_of(runs, way), costs_of(runs, peer), strict=True)
+            ratios = [(ours.wall / theirs.wall, ours.cpu / theirs.cpu) for ours, theirs in pairs]
+            say(f"{way} / {peer}", target, *np.median(ratios, axis=0))
+    if judged is not None:
+        cpu = dict(zip(judged["way"], judged["cpu"], strict=True))
+        for rule, target in (("residual rule", 0.5), (AS_PUBLISHED, 0.002)):
+            for way in ("network", "network with stamps") if rule in cpu else ():
+                say(f"{way} / {rule}", target, np.nan, cpu[way] / cpu[rule])
+    if rows:
+        record(f"Ratios, {runs.meta['sources']} sources", Table(rows))
 
 
 def draw(runs: Table, stages: Table, growth: Table | None, path: Path) -> None:
@@ -291,7 +322,8 @@ def draw(runs: Table, stages: Table, growth: Table | None, path: Path) -> None:
         left.bar(np.arange(len(ways)) + shift, [np.median(v) for v in values], 0.4, label=clock)
         for at, seconds in enumerate(values):
             left.plot([at + shift] * len(seconds), seconds, "k.", ms=3)
-    left.set(xticks=range(len(ways)), xticklabels=ways, ylabel="s, cold start", title="Commands")
+    names = [way.replace(", ", ",\n").replace(" + ", " +\n") for way in ways]
+    left.set(xticks=range(len(ways)), xticklabels=names, ylabel="s, cold start", title="Commands")
     left.legend()
     parts = ["read", *STAGES, "PSF"]
     colours = colormaps["tab10"](range(10))
@@ -333,13 +365,6 @@ def main() -> None:
     arguments = parser.parse_args()
     meta = settings(load_of_machine())
     share = arguments.shape[0] * arguments.shape[1] / (4176 * 2048)
-    parameters: dict[str, Any] = {
-        "shape": tuple(arguments.shape),
-        "fwhm": arguments.fwhm,
-        "n_stars": int(1500 * share),
-        "n_galaxies": int(4500 * share),
-        "seed": 5,
-    }
     shape = tuple(arguments.growth_shape)
     field = FIELD | {"shape": shape, "cluster_radius": shape[0] / 6}
     HOME.mkdir(parents=True, exist_ok=True)
@@ -352,13 +377,22 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "frame.fits"
-        write_frame(path, **parameters)
-        runs = keep(run_cold(path, arguments.repeats), "cold", parameters)
+        for count in reversed(COUNTS):  # what follows is of the first
+            parameters: dict[str, Any] = {
+                "shape": tuple(arguments.shape),
+                "fwhm": arguments.fwhm,
+                **{key: int(n * share) for key, n in COUNTS[count].items()},
+                "seed": 5,
+            }
+            write_frame(path, **parameters)
+            runs = keep(run_cold(path, arguments.repeats), f"cold_{count}", parameters)
+            if count != min(COUNTS):
+                compare(runs)
         with_trippy = not arguments.no_trippy
         stages = keep(run_warm(path, arguments.repeats, with_trippy), "stages", parameters)
         n_sample = arguments.sample if with_trippy else 0
-        judging = keep(run_judging(path, arguments.repeats, n_sample), "judging", parameters)
-        compare(runs, stages, judging)
+        judged = keep(run_judging(path, arguments.repeats, n_sample), "judging", parameters)
+        compare(runs, judged)
         if arguments.growth is not None:
             counts = arguments.growth or list(GROWTH)
             keep(run_growth(counts, field, Path(name)), "growth", field)

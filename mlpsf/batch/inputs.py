@@ -17,7 +17,7 @@ from typing import Any
 from mlpsf.errors import FrameError, InputError
 from mlpsf.version import __version__
 
-__all__ = ["AUXILIARY", "Job", "Settings", "find_frames", "plan_jobs"]
+__all__ = ["AUXILIARY", "Job", "Settings", "find_frames", "plan_jobs", "stamp_of"]
 
 # fmt: off
 AUXILIARY = frozenset((
@@ -275,7 +275,7 @@ def plan_jobs(
     for (path, number), stem in zip(images, stems, strict=True):
         # Frames of the same name in different folders are distinguished by a hash of the path.
         name = f"{stem}-{_hash([str(path), number])[:8]}" if shared[stem] > 1 else stem
-        key = _hash([str(path), number, _stamp(path), fingerprint])
+        key = _hash([str(path), number, stamp_of(path), fingerprint])
         jobs.append(
             Job(path=str(path), hdu=number, name=name, out=str(folder), key=key, settings=settings)
         )
@@ -335,7 +335,7 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
     return chosen
 
 
-def _stamp(path: Path) -> list[int] | None:
+def stamp_of(path: Path) -> list[int] | None:
     """Return size and time of a file; to read and hash it would take as long as the job."""
     try:
         status = path.stat()

@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from threadpoolctl import threadpool_limits
 
-from mlpsf.batch.inputs import Job
+from mlpsf.batch.inputs import Job, stamp_of
 from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError, printable
 from mlpsf.files import file_hash
 from mlpsf.version import __version__
@@ -253,7 +254,7 @@ def _work(job: Job, row: Row, pictures: list[str]) -> None:
     write_stars(stars, job.stars)
     psf = build_psf(frame, stars)
     psf.save(job.psf)
-    pictures[:] = thumbnails(frame, psf)
+    pictures += thumbnails(psf=psf)
     if settings.report:
         _report(job, frame, stars, psf)
     row["fwhm"], row["ellipticity"] = round(psf.fwhm, 4), round(psf.ellipticity, 4)
@@ -276,11 +277,15 @@ def _report(job: Job, frame: Frame, stars: Table, psf: PSFModel | None, error: s
 
 
 def _selector(name: str, model: str | None) -> Any:
-    if model is None:
-        return name
+    return name if model is None else _model(model, tuple(stamp_of(Path(model)) or ()))
+
+
+@lru_cache(maxsize=1)
+def _model(path: str, stamp: tuple[int, ...]) -> Any:  # noqa: ARG001 - tells files apart
+    """Read a model once for all frames."""
     from mlpsf.selectors.loading import load_judge
 
-    return load_judge(model)
+    return load_judge(path)
 
 
 def _fill(row: Row, stars: Table) -> None:

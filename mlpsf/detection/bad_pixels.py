@@ -44,6 +44,8 @@ def fill_lone_pixels(frame: AnyFrame) -> AnyFrame:
     >>> bool(abs(filled.data[4, 4] - 1) < 0.03), bool(filled.mask.any())
     (True, False)
     """
+    if not frame.mask.any():
+        return frame
     unusable = frame.mask | frame.saturated
     bad = (frame.mask & ~frame.saturated)[2:-2, 2:-2]
     # Whole masked regions may be most of a mosaic: they are left out before anything is looked up.

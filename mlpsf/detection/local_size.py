@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsf.frames.near import nearest
 from mlpsf.stacks.values import row_median
 
 __all__ = ["SizeMap", "size_map", "zones"]
@@ -53,11 +54,9 @@ class SizeMap:
 
     def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the size at each position, shape (n,)."""
-        from scipy.spatial import cKDTree
-
         k = min(_MEDIAN_OF, len(self.stars))
-        _, nearest = cKDTree(self.stars[:, :2]).query(np.column_stack([x, y]), k=k)
-        return row_median(self.stars[:, 2][nearest].reshape(len(x), k))
+        _, rows = nearest(self.stars[:, :2], np.column_stack([x, y]), k)
+        return row_median(self.stars[:, 2][rows].reshape(len(x), k))
 
 
 def size_map(
@@ -94,8 +93,6 @@ def size_map(
     >>> found.varies, found(np.array([100.0, 900.0]), np.array([500.0, 500.0])).tolist()
     (True, [3.0, 6.0])
     """
-    from scipy.spatial import cKDTree
-
     place = np.column_stack([x, y])
     log_size = np.log(size)
     off = np.abs(log_size - np.log(common))
@@ -105,7 +102,7 @@ def size_map(
     one_size = alike
     alike = _grown(place, log_size, alike)
     k = int(np.clip(len(x) // 6, *_NEIGHBOURS))
-    _, near = cKDTree(place).query(place, k=k)
+    _, near = nearest(place, place, k)
     found = np.log(mode(size[near], e1[near], e2[near]))
     members = np.abs(log_size - row_median(found[near])) < _MEMBER
     members = _grown(place, log_size, members) if members.sum() >= _MEDIAN_OF else members
@@ -117,7 +114,7 @@ def size_map(
     others = alike & ~one_size
     if high - low > _VARIES and others.sum() >= _MEDIAN_OF:
         k = int(np.clip(alike.sum() // 6, 2, 5)) + 1
-        _, near = cKDTree(place[alike]).query(place[others], k=k)
+        _, near = nearest(place[alike], place[others], k)
         share = one_size[alike][near[:, 1:]].mean(axis=1)
         if np.median(share) < _AMONG * one_size[alike].mean():
             sizes.varies = True
@@ -129,11 +126,9 @@ def _grown(
     place: NDArray[np.float64], log_size: NDArray[np.float64], alike: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Let the stars of one size find those of nearly that size near them, and these the next."""
-    from scipy.spatial import cKDTree
-
     for _ in range(_ROUNDS):
         k = min(_MEDIAN_OF, int(alike.sum()))
-        _, near = cKDTree(place[alike]).query(place, k=k)
+        _, near = nearest(place[alike], place, k)
         local = row_median(log_size[alike][near].reshape(len(place), k))
         now = np.abs(log_size - local) < _MEMBER
         if not now.any() or (now == alike).all():

@@ -10,7 +10,6 @@ import numpy as np
 import sep
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.detection.defects import struck_pixels
 from mlpsf.detection.local_size import zones
@@ -20,6 +19,7 @@ from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.near import nearest
 from mlpsf.stacks.moments import Moments, gaussian_moments
 
 __all__ = ["find_sources", "parts_of"]
@@ -95,7 +95,6 @@ def find_sources(
         raw, segments = _as_detections(catalogue), None
     moments = _moments(frame, raw)
     x, y = _windowed_positions(raw, moments, free=detected)
-    saturated = frame.saturated
     whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
     profile = stellar_profile(frame, x, y, moments, whole)
     table = Table(
@@ -118,7 +117,7 @@ def find_sources(
     table["ellipticity"] = moments.ellipticity
     local = profile.sizes(*frame.place(x, y)) * profile.moment_ratio
     table["local_fwhm"] = local
-    flags = _flags(frame, x, y, raw, segments, saturated, profile.fwhm)
+    flags = _flags(frame, x, y, raw, segments, light.mask, profile.fwhm)
     # Light from the telescope cannot be that much narrower than its stars.
     usual = local if profile.sizes.varies else profile.fwhm
     flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
@@ -186,7 +185,7 @@ def parts_of(
     for k, (rows, _) in enumerate(parts):
         part[rows] = k
     near, far = (np.column_stack([t["x"], t["y"]]).astype(float) for t in (sources, others))
-    part = part[cKDTree(near).query(far)[1]]
+    part = part[nearest(near, far)[1]]
     return [(rows, np.flatnonzero(part == k), fwhm) for k, (rows, fwhm) in enumerate(parts)]
 
 
@@ -201,12 +200,17 @@ class _Light:
     pixels: NDArray[np.float32]
     rms: NDArray[np.float32]
     unit: float
+    # Saturated cores are not masked: otherwise a bright star would become a ring of fragments.
+    mask: NDArray[np.bool_] | None  # None where all are good
 
     @classmethod
     def of(cls, frame: Frame) -> _Light:
-        unit = np.median(frame.background.rms[::4, ::4])  # a scale: a sixteenth will do
-        pixels = (frame.data - frame.background.level) / unit
-        return cls(pixels, frame.background.rms / unit, float(unit))
+        sky = frame.background
+        unit = np.float32(sky.noise)
+        pixels = frame.data - sky.level
+        pixels /= unit
+        bad = frame.mask & ~frame.saturated if frame.mask.any() else frame.mask
+        return cls(pixels, sky.rms / unit, sky.noise, bad if bad.any() else None)
 
 
 def _table_unit(text: str) -> Any:
@@ -228,8 +232,7 @@ def _detect(
     pixels = light.pixels
     options = {
         "err": light.rms,
-        # Saturated cores are not masked: otherwise a bright star would become a ring of fragments.
-        "mask": frame.mask & ~frame.saturated,
+        "mask": light.mask,
         "minarea": minimum_area,
         "segmentation_map": True,
     }
@@ -326,13 +329,14 @@ def _kron_flux(
     b = np.fmax(raw["b"], 0.3)
     a = np.fmax(np.fmax(raw["a"], 0.3), b)
     theta = np.clip(np.nan_to_num(raw["theta"]), -np.pi / 2, np.pi / 2)
-    mask = frame.mask & ~frame.saturated
-    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0, mask=mask)
+    radius, _ = sep.kron_radius(pixels, x, y, a, b, theta, 6.0, mask=light.mask)
     radius = np.where(np.isfinite(radius), radius, 0.0)
     small = (radius * 2.5 * np.sqrt(a * b) < 3.5) | (radius == 0)
     # A variance plane already includes the photon noise of the sources.
-    noise = light.rms * np.float32(frame.background.correlation)
-    options: dict[str, Any] = {"err": noise, "mask": mask, "subpix": 1}
+    noise = light.rms
+    if frame.background.correlation != 1:
+        noise = noise * np.float32(frame.background.correlation)
+    options: dict[str, Any] = {"err": noise, "mask": light.mask, "subpix": 1}
     if frame.variance is None and np.isfinite(frame.known_gain):
         options["gain"] = frame.known_gain * light.unit
     flux, error, _ = sep.sum_ellipse(
@@ -345,8 +349,10 @@ def _kron_flux(
         np.where(small, 0.1, 2.5 * radius),
         **options,
     )
-    round_flux, round_error, _ = sep.sum_circle(pixels, x, y, max(3.5, 1.5 * fwhm), **options)
-    flux, error = np.where(small, round_flux, flux), np.where(small, round_error, error)
+    round_radius = max(3.5, 1.5 * fwhm)
+    flux[small], error[small], _ = sep.sum_circle(
+        pixels, x[small], y[small], round_radius, **options
+    )
     return flux * light.unit, np.where(error > 0, error, np.inf) * light.unit
 
 
@@ -373,9 +379,10 @@ def _flags(
     y: NDArray[np.float64],
     raw: NDArray[Any],
     segments: NDArray[np.int32] | None,
-    saturated: NDArray[np.bool_],
+    bad: NDArray[np.bool_] | None,
     fwhm: float,
 ) -> NDArray[np.int32]:
+    saturated = frame.saturated
     flags = np.zeros(len(x), dtype=np.int32)
     core = max(_CORE_FWHM * fwhm, 1.5)
     hit = any_within(saturated, x, y, core)
@@ -383,7 +390,8 @@ def _flags(
         # The centre of a large saturated star may be further than that from its clipped pixels.
         hit |= np.bincount(segments[saturated], minlength=len(x) + 1)[1:] > 0
     flags[hit] |= Flag.SATURATED
-    flags[any_within(frame.mask & ~saturated, x, y, core)] |= Flag.MASKED
+    if bad is not None:
+        flags[any_within(bad, x, y, core)] |= Flag.MASKED
     flags[(raw["flag"] & sep.OBJ_MERGED) != 0] |= Flag.BLENDED
     ny, nx = frame.data.shape
     edge = _EDGE_FWHM * fwhm

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.ascii import InconsistentTableError
 from astropy.table import QTable, Table
@@ -237,6 +236,8 @@ def as_qtable(stars: Table) -> QTable:
     """
     out = QTable(stars)
     if {"ra", "dec"} <= set(out.colnames):
+        from astropy.coordinates import SkyCoord
+
         at = out.colnames.index("ra")
         ra, dec = (np.asarray(stars[name], dtype=np.float64) for name in ("ra", "dec"))
         out.remove_columns(["ra", "dec"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +38,11 @@ class Background:
     rms: NDArray[np.float32]
     correlation: float = 1.0
 
+    @cached_property
+    def noise(self) -> float:
+        """Median of `rms`, of every sixteenth pixel: a scale, of a map that is smooth."""
+        return float(np.median(self.rms[::4, ::4]))
+
 
 class _Image(Protocol):
     @property
@@ -66,19 +72,23 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     """
     # sep counts in its own fixed steps, so it gets pixels in units of the noise, without the sky.
     zero, unit = _zero_and_unit(frame)
-    pixels = (frame.data - zero) / unit
-    sky = sep.Background(pixels, mask=frame.mask, bw=mesh, bh=mesh)
-    rms = sky.rms() * unit
-    level = sky.back()
+    pixels = frame.data - zero
+    pixels /= unit
+    sky = sep.Background(pixels, mask=frame.mask if frame.mask.any() else None, bw=mesh, bh=mesh)
+    rms, level = sky.rms(), sky.back()
+    rms *= unit
     if frame.variance is not None:
         # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
         good = np.isfinite(frame.variance) & (frame.variance > 0)
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
-    rms = np.hypot(rms, _step(pixels) * unit / np.sqrt(12))
+    if step := _step(pixels):
+        rms = np.hypot(rms, step * unit / np.sqrt(12))
     floor = max(float(sky.globalrms * unit) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
     rms = np.asarray(rms, dtype=np.float32)
-    correlation = noise_correlation(pixels - level, frame.mask)
-    level = level * unit + zero
+    pixels -= level
+    correlation = noise_correlation(pixels, frame.mask)
+    level *= unit
+    level += zero
     return Background(level, np.maximum(rms, np.float32(floor), out=rms), correlation)
 
 

@@ -229,7 +229,8 @@ def psf_size(fwhm: float) -> int:
 def _pixels_of(frame: Frame | ArrayLike) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     if hasattr(frame, "data") and hasattr(frame, "mask") and not isinstance(frame, np.ndarray):
         scene = getattr(frame, "scene", None)
-        return frame.data if scene is None else scene.rest, frame.mask
+        bad = frame.mask if frame.mask.any() else None
+        return frame.data if scene is None else scene.rest, bad
     pixels = np.asarray(frame)
     if pixels.ndim != 2:
         raise InputError(f"A frame must have two axes. Got an array of shape {pixels.shape}.")
@@ -249,6 +250,11 @@ def _gather(
     ny, nx = pixels.shape
     side = 2 * half + 1
     off = (col < half) | (row < half) | (col >= nx - half) | (row >= ny - half)
+    if off.any() and not off.all():
+        mixed = np.empty((len(col), side, side), dtype=np.float32)
+        for part in (off, ~off):
+            mixed[part] = _gather(pixels, bad, col[part], row[part], half, background)
+        return mixed
     if not off.any() and side <= min(ny, nx):  # the rule; whole rows are copied at once
 
         def cut(plane: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsf.stacks.values import row_quantiles
+from mlpsf.stacks.values import row_median, row_quantiles
 
 __all__ = [
     "SkyNoise",
@@ -119,7 +119,7 @@ def measure_sky_noise(data: NDArray[np.float32], mask: NDArray[np.bool_]) -> Sky
     if not len(pixels):
         return None
     flat = pixels.reshape(len(pixels), -1)
-    level = np.nanmedian(flat, axis=1) if bad.any() else np.median(flat, axis=1)
+    level = np.nanmedian(flat, axis=1) if bad.any() else row_median(flat)
     apart = (pixels[:, :, _LAG:] - pixels[:, :, :-_LAG]).reshape(len(pixels), -1)
     fine = _laplacian(pixels).reshape(len(pixels), -1)
     usable = np.isfinite(apart).any(axis=1) & np.isfinite(fine).any(axis=1)
@@ -328,8 +328,8 @@ def noise_correlation(noise: NDArray[np.floating], mask: NDArray[np.bool_]) -> f
     if not len(pixels):
         return 1.0
     flat = pixels.reshape(len(pixels), -1)
-    middle = np.median(flat, axis=1)
-    spread = 1.4826 * np.median(np.abs(flat - middle[:, None]), axis=1)
+    middle = row_median(flat)
+    spread = 1.4826 * row_median(np.abs(flat - middle[:, None]))
     # A source in a block is light and no noise, and crowded frames have no block without one.
     tiny = np.finfo(np.float32).tiny
     height = (flat.max(axis=1) - middle) / np.maximum(spread, tiny)

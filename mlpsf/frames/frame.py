@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
@@ -18,6 +17,9 @@ from mlpsf.frames.background import Background, measure_background
 from mlpsf.frames.geometry import pixel_scale, reaches_over
 from mlpsf.pictures import png, shrunk, sky
 from mlpsf.rich import card
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
 
 __all__ = ["Frame", "PointSources"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.errors import InputError
 from mlpsf.frames.background import Background
@@ -321,6 +320,8 @@ def _resized(stack: NDArray[Any], reach: int, places: NDArray[np.float64]) -> ND
     wide = np.full((n, 2 * reach + 1, 2 * reach + 1), np.nan, dtype=stack.dtype)
     middle = slice(reach - half, reach + half + 1)
     if len(places):
+        from scipy.spatial import cKDTree  # takes half a second, and frames have no places
+
         at = np.rint(places).astype(int)
         for i, j in cKDTree(at).query_pairs(reach + half, p=np.inf):
             for one, other in ((i, j), (j, i)):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.flags import Flag
+from mlpsf.frames.near import pairs_within
 from mlpsf.labelling import FAR, FAR_SHARE, NEAR
 
 __all__ = ["NEVER_SUBTRACTED", "is_crowded", "light_of_neighbours"]
@@ -32,9 +32,9 @@ def light_of_neighbours(
     """
     flux = np.maximum(np.nan_to_num(flux), 0.0)
     total = np.zeros(len(x))
-    tree = cKDTree(np.column_stack([x, y]))
+    place = np.column_stack([x, y])
     for radius, share in ((NEAR, 1.0 - FAR_SHARE), (FAR, FAR_SHARE)):
-        pairs = tree.query_pairs(radius * fwhm, output_type="ndarray")
+        pairs = pairs_within(place, radius * fwhm)
         for own, other in (pairs.T, pairs.T[::-1]):
             total += share * np.bincount(own, flux[other], len(x))
     return total / np.maximum(flux, 1e-30)

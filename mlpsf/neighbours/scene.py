@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.stamps.common_star import FARTHEST, CommonStar
 
@@ -54,7 +54,9 @@ class Scene:
         return half
 
     @cached_property
-    def _tree(self) -> cKDTree:
+    def _tree(self) -> Any:
+        from scipy.spatial import cKDTree  # few frames are crowded
+
         return cKDTree(np.column_stack([self.x, self.y]))
 
     def rows_at(self, x: FloatArray, y: FloatArray) -> NDArray[np.intp]:

@@ -16,7 +16,6 @@ import numpy as np
 import sep
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
@@ -194,6 +193,8 @@ def _hidden(
     frame: Frame, scene: Scene, others: tuple[FloatArray, FloatArray]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Detect what the subtracted sources hid: x, y and flux of each."""
+    from scipy.spatial import cKDTree  # few frames are crowded
+
     sky = frame.background
     unit = np.float32(scene.noise)
     light = np.maximum(frame.data - scene.rest, 0) / unit

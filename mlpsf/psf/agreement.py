@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import Delaunay, QhullError
 
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.solver.stars import Stars
@@ -110,6 +109,8 @@ def _beyond(hand: Stars, place: tuple[float, float]) -> float | None:
     nearest = float(np.hypot(*(at - np.asarray(place)).T).min())
     if nearest < _FAR * float(np.hypot(*hand.frame_shape)):
         return None
+    from scipy.spatial import Delaunay, QhullError  # takes half a second
+
     try:
         inside = len(at) > 3 and bool(Delaunay(at).find_simplex(np.asarray(place)) >= 0)
     except QhullError:  # all on a line

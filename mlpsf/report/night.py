@@ -45,10 +45,12 @@ class _Row(NamedTuple):
     failed: bool
 
 
-def thumbnails(frame: Frame, psf: Any = None) -> list[str]:
+def thumbnails(frame: Frame | None = None, psf: Any = None) -> list[str]:
     """Return small pictures of a frame and its PSF, as addresses that hold them."""
-    small = shrunk(np.where(frame.mask, np.nan, frame.data), _SIDE)
-    pictures = [data_uri(jpeg(sky(small), 60), "image/jpeg")]
+    pictures = []
+    if frame is not None:
+        small = shrunk(np.where(frame.mask, np.nan, frame.data), _SIDE)
+        pictures.append(data_uri(jpeg(sky(small), 60), "image/jpeg"))
     if psf is not None:
         pictures.append(data_uri(png(wings(psf.image(), softening=1e-3)), "image/png"))
     return pictures

@@ -12,12 +12,12 @@ from typing import TypeAlias
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.flags import UNUSABLE, Flag, describe
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import positions_of, read_catalogue, read_table
+from mlpsf.frames.near import nearest
 from mlpsf.selection.choice import Rules
 
 __all__ = [
@@ -48,11 +48,11 @@ def warn_of_origin(listed: Table, found: Table) -> None:
         Sources that were detected.
     """
     place, bright = (np.column_stack([t["x"], t["y"]]).astype(float) for t in (listed, found))
-    distance, nearest = cKDTree(bright).query(place)
+    distance, row = nearest(bright, place)
     near = distance < max(3.0, float(found.meta["fwhm"]))
     if near.sum() < _FEWEST:
         return
-    off = (place - bright[nearest])[near]
+    off = (place - bright[row])[near]
     middle = np.median(off, axis=0)
     spread = 1.4826 * np.median(np.abs(off - middle), axis=0)
     if np.hypot(*middle) < _OFF or not (spread < 0.5 * np.hypot(*middle)).all():
@@ -289,7 +289,7 @@ def _nearest(
     """Return the rows of sources within a FWHM of places, shape (n, 2)."""
     reach = max(float(sources.meta["fwhm"]), 1.0)
     called = list_name(listed)
-    distance, row = cKDTree(near).query(places)
+    distance, row = nearest(near, places)
     found = distance <= reach
     if not found.any():
         raise CatalogueError(

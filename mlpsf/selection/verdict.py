@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.near import pairs_within
 from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.values import row_quantiles
 
@@ -155,14 +156,14 @@ def _said(verdict: str, reason: str) -> dict[str, str]:
 
 def _mosaic(frame: Frame) -> str | None:
     """Compare the four kinds of pixels that a colour mosaic has."""
-    pixels = np.where(frame.mask, np.float32(np.nan), frame.data)
+    pixels = _good_pixels(frame)
     kinds = [pixels[dy::2, dx::2].ravel()[::7] for dy in (0, 1) for dx in (0, 1)]
     least = min(map(len, kinds))
     if least < 500:
         return None
     values = np.stack([kind[:least] for kind in kinds])
     (level,) = row_quantiles(values, 0.5)
-    noise = float(np.median(frame.background.rms))
+    noise = frame.background.noise
     step = float(level.max() - level.min())
     # Sources and gradients are the same for all four, so their medians agree to the noise.
     if step < max(8 * 1.25 * noise / np.sqrt(least), 0.5 * noise):
@@ -175,8 +176,8 @@ def _mosaic(frame: Frame) -> str | None:
 
 def _spectrum(frame: Frame) -> str | None:
     """Look for light that runs along whole rows or columns."""
-    noise = float(np.median(frame.background.rms))
-    pixels = np.where(frame.mask, np.float32(np.nan), frame.data)
+    noise = frame.background.noise
+    pixels = _good_pixels(frame)
     for name, lines in (("rows", pixels), ("columns", pixels.T)):
         if lines.shape[0] < 60 or lines.shape[1] < 60:
             continue
@@ -191,6 +192,13 @@ def _spectrum(frame: Frame) -> str | None:
                 "an image of the same field has the PSF"
             )
     return None
+
+
+def _good_pixels(frame: Frame) -> NDArray[np.float32]:
+    """Return the pixels of a frame, NaN where they are bad."""
+    if not frame.mask.any():
+        return frame.data
+    return np.where(frame.mask, np.float32(np.nan), frame.data)
 
 
 def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | None:
@@ -210,8 +218,6 @@ def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | 
 
 def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | None:
     """Look for one displacement that many pairs of sources share."""
-    from scipy.spatial import cKDTree
-
     rows = np.flatnonzero(snr > 0.5 * _BRIGHT)
     rows = rows[np.argsort(-snr[rows], kind="stable")][:400]
     if len(rows) < 8:
@@ -220,7 +226,7 @@ def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float
     if not np.ptp(place):
         return None  # cutouts without places
     flux = np.asarray(sources["flux"])[rows]
-    pairs = cKDTree(place).query_pairs(12 * fwhm, output_type="ndarray")
+    pairs = pairs_within(place, 12 * fwhm)
     if not len(pairs):
         return None
     # From the brighter to the fainter of a pair, which the second image of all stars is.
@@ -228,8 +234,8 @@ def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float
     pairs[swap] = pairs[swap][:, ::-1]
     gap = place[pairs[:, 1]] - place[pairs[:, 0]]
     ratio = flux[pairs[:, 1]] / flux[pairs[:, 0]]
-    tree = cKDTree(np.column_stack([gap / max(0.25 * fwhm, 0.5), np.log(np.maximum(ratio, 1e-3))]))
-    count = tree.query_ball_point(tree.data, 1.0, return_length=True)
+    kind = np.column_stack([gap / max(0.25 * fwhm, 0.5), np.log(np.maximum(ratio, 1e-3))])
+    count = 1 + np.bincount(pairs_within(kind, 1.0).ravel(), minlength=len(kind))
     best = int(np.argmax(count))
     # Each star that has a second image is a pair; both are sources.
     share = 2 * count[best] / len(rows)

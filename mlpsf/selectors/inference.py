@@ -22,7 +22,9 @@ from mlpsf.errors import ModelFileError
 __all__ = ["ONNX_ENTRY", "KerasNetwork", "OnnxNetwork", "to_onnx"]
 
 BATCH = 256
-"""Number of cutouts per forward pass; they fit in the processor's cache."""
+"""Number of cutouts per forward pass of Keras."""
+
+_IN_CACHE = 32  # per forward pass of ONNX Runtime: what its layers give fits in the cache
 
 ONNX_ENTRY = "network.onnx"
 
@@ -79,10 +81,8 @@ class OnnxNetwork:
         session = self.load()
         name = session.get_inputs()[0].name
         output = [session.get_outputs()[1 if embedding else 0].name]
-        parts = [
-            session.run(output, {name: np.ascontiguousarray(images[i : i + BATCH, :, :, None])})[0]
-            for i in range(0, len(images), BATCH)
-        ]
+        blocks = [images[i : i + _IN_CACHE, :, :, None] for i in range(0, len(images), _IN_CACHE)]
+        parts = [session.run(output, {name: np.ascontiguousarray(b)})[0] for b in blocks]
         return np.concatenate(parts)
 
     @property

@@ -55,13 +55,21 @@ class EffectivePSF:
 
     @cached_property
     def _padded(self) -> NDArray[np.float32]:
-        """Return the grid, its slopes and curvatures per pixel, padded by 0; shape (6, m, m)."""
+        """Return the grid, its slopes and curvatures per pixel, padded by 0.
+
+        Shape (6, 10, 10, m, m): for each tenth of a pixel in y and x its points, a pixel apart, so
+        that the values of a stamp are beside each other.
+        """
         rim = _RIM * OVERSAMPLING
         step = np.float32(1.0 / OVERSAMPLING)
         p = np.pad(self.grid.astype(np.float32), rim)
         py, px = np.gradient(p, step)
         pyy, pyx = np.gradient(py, step)
-        return np.stack([p, px, py, np.gradient(px, step, axis=1), pyx, pyy])
+        fields = np.stack([p, px, py, np.gradient(px, step, axis=1), pyx, pyy])
+        m = fields.shape[-1] // OVERSAMPLING + 1
+        fields = np.pad(fields, ((0, 0), *[(0, OVERSAMPLING - 1)] * 2))
+        fields = fields.reshape(6, m, OVERSAMPLING, m, OVERSAMPLING)
+        return np.ascontiguousarray(fields.transpose(0, 2, 4, 1, 3))
 
     def stamps(
         self, dx: NDArray[np.floating], dy: NDArray[np.floating], size: int
@@ -120,19 +128,33 @@ class EffectivePSF:
         ty = (-dy - ky / OVERSAMPLING).astype(np.float32)[:, None, None]
         fields = self._padded
         centre = (self.half + _RIM) * OVERSAMPLING
-        col = centre + kx.astype(int) - inner * OVERSAMPLING
-        row = centre + ky.astype(int) - inner * OVERSAMPLING
-        span = 2 * inner * OVERSAMPLING + 1
-        windows = sliding_window_view(fields, (span, span), axis=(1, 2))
-        p, px, py, pxx, pxy, pyy = windows[:, row, col, ::OVERSAMPLING, ::OVERSAMPLING]
+        col, x_tenth = np.divmod(centre + kx.astype(int), OVERSAMPLING)
+        row, y_tenth = np.divmod(centre + ky.astype(int), OVERSAMPLING)
+        windows = sliding_window_view(fields, (2 * inner + 1,) * 2, axis=(3, 4))
+        p, px, py, gx, gy, pyy = windows[:, y_tenth, x_tenth, row - inner, col - inner]
         shape = (3 if gradients else 1, len(dx), size, size)
         out = np.zeros(shape, dtype=np.float32) if inner < half else np.empty(shape, np.float32)
         mid = slice(half - inner, half + inner + 1)
-        gx, gy = px + tx * pxx + ty * pxy, py + tx * pxy + ty * pyy
-        out[0, :, mid, mid] = p + np.float32(0.5) * (tx * (px + gx) + ty * (py + gy))
+        # In place: gx and gy are the curvatures xx and xy first, and the slopes there at the end.
+        gx *= tx
+        gx += px
+        gx += ty * gy
+        gy *= tx
+        gy += py
+        pyy *= ty
+        gy += pyy
+        # p + (tx (px + gx) + ty (py + gy)) / 2
+        px += gx
+        px *= tx
+        py += gy
+        py *= ty
+        px += py
+        px *= np.float32(0.5)
+        np.add(p, px, out=out[0, :, mid, mid])
         if gradients:
             # A star moving to the right moves the PSF's argument to the left.
-            out[1, :, mid, mid], out[2, :, mid, mid] = -gx, -gy
+            np.negative(gx, out=out[1, :, mid, mid])
+            np.negative(gy, out=out[2, :, mid, mid])
         return out
 
     def _evaluate_far(

@@ -23,8 +23,8 @@ from conftest import simulate
 
 import mlpsf.batch.run as batch
 from mlpsf.batch.inputs import Job, find_frames, plan_jobs
-from mlpsf.batch.job import run_job
-from mlpsf.batch.pool import _Worker, available_cores, run_on_processes
+from mlpsf.batch.job import _selector, run_job
+from mlpsf.batch.pool import _read_ahead, _Worker, available_cores, run_on_processes
 from mlpsf.batch.run import Settings, run_frames, summarise
 from mlpsf.errors import InputError, MissingPackageError, MlpsfError, OutputError
 from mlpsf.psf import PSFModel
@@ -547,8 +547,8 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
     # This process takes over; its first worker is killed with a frame in hand.
     give, victims = _Worker.give, []
 
-    def deadly_give(worker, job, time_limit):
-        give(worker, job, time_limit)
+    def deadly_give(worker, job, *others):
+        give(worker, job, *others)
         if not victims:
             victims.append(job.name)
             time.sleep(random.uniform(0, 0.1))
@@ -563,3 +563,27 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
 
 def test_cores():
     assert 1 <= available_cores() <= os.cpu_count()
+
+
+def test_a_model_is_read_once_and_again_when_it_is_another(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "mlpsf.selectors.loading.load_judge", lambda path: read.append(path) or path
+    )
+    model = tmp_path / "model.keras"
+    model.write_text("one")
+    for _ in range(3):
+        assert _selector("cnn", str(model)) == str(model)
+    assert len(read) == 1
+    model.write_text("another")
+    _selector("cnn", str(model))
+    assert len(read) == 2
+    assert _selector("residual", None) == "residual"
+
+
+def test_what_cannot_be_read_ahead_is_no_error(tmp_path):
+    _read_ahead(None)
+    _read_ahead(str(tmp_path / "none.fits"))
+    _read_ahead(str(tmp_path))
+    (tmp_path / "there.fits").write_text("there")
+    _read_ahead(str(tmp_path / "there.fits"))

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy import units
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.regions import read_regions
+from mlpsf.frames.near import pairs_within
 from mlpsf.stacks.values import real_array
+
+if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
 
 __all__ = ["positions_of", "read_catalogue", "read_table", "repeated_rows"]
 
@@ -136,8 +138,7 @@ def repeated_rows(x: ArrayLike, y: ArrayLike) -> NDArray[np.intp]:
     >>> repeated_rows([10.0, 30.0, 10.2], [10.0, 5.0, 10.1]).tolist()
     [2]
     """
-    tree = cKDTree(np.column_stack([x, y]))
-    return np.unique(tree.query_pairs(_SAME, output_type="ndarray").max(axis=1))
+    return np.unique(pairs_within(np.column_stack([x, y]), _SAME).max(axis=1))
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
@@ -235,6 +236,8 @@ def positions_of(table: Table, frame: Frame, name: str) -> tuple[Any, Any]:
 
 def _sky(table: Table, columns: dict[str, str], name: str) -> SkyCoord | None:
     """Return the sky positions of a table, if it has any."""
+    from astropy.coordinates import SkyCoord
+
     for column in table.colnames:
         if isinstance(table[column], SkyCoord):
             return table[column]

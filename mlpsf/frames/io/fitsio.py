@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
@@ -26,6 +25,9 @@ from mlpsf.files import input_file
 from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.planes import beside as noise_beside
 from mlpsf.frames.io.planes import mask_bits, named_mask, named_planes
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
 
 __all__ = [
     "HDUSelector",
@@ -312,8 +314,10 @@ def join_headers(headers: tuple[fits.Header, ...]) -> fits.Header:
 
 def celestial(source: fits.Header | WCS | None) -> WCS | None:
     """Return the celestial part of a valid WCS; None otherwise."""
-    if source is None:
+    if source is None or (isinstance(source, fits.Header) and not _may_have_axes(source)):
         return None
+    from astropy.wcs import WCS  # takes a tenth of a second
+
     with quiet():
         try:
             wcs = source if isinstance(source, WCS) else WCS(source)
@@ -324,6 +328,11 @@ def celestial(source: fits.Header | WCS | None) -> WCS | None:
         except Exception:  # wcslib has many error classes; all mean "no coordinates"
             return None
     return wcs if usable else None
+
+
+def _may_have_axes(header: fits.Header) -> bool:
+    """Return whether a header names the kinds of its axes; without them they are no coordinates."""
+    return any(key.startswith("CTYPE") for key in header)
 
 
 def squeeze(data: Any, name: str) -> NDArray[Any]:

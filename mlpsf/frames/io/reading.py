@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import FrameError, InputError
@@ -75,6 +74,8 @@ def _image_of_nddata(source: NDDataLike) -> Image:
             # Skip meta entries that a FITS card cannot hold.
             with quiet(), contextlib.suppress(ValueError, TypeError, AttributeError):
                 header[key] = value
+    from astropy.wcs import WCS
+
     variance = None
     if source.uncertainty is not None:
         from astropy.nddata import VarianceUncertainty

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from astropy.coordinates import Angle
 from astropy.table import Table
 
 from mlpsf.errors import CatalogueError
@@ -89,4 +88,6 @@ def read_regions(path: Path) -> Table:
 
 def _degrees(text: str, hours: bool) -> float:
     """Return an angle in degrees, of degrees (``d`` may follow) or sexagesimal."""
+    from astropy.coordinates import Angle
+
     return float(Angle(text.strip(), unit="hourangle" if hours else "deg").deg)

@@ -108,16 +108,15 @@ def _read_frame(frame: Any) -> tuple[NDArray[Any], NDArray[np.bool_], float, dic
         gain = frame.gain if np.isfinite(frame.gain) and frame.gain > 0 else np.inf
         meta = {"frame": frame.name, "frame_sha256": frame.sha256}
     else:
-        pixels, mask = frame, None
-    # Keep float32, which halves the work on the full frame; convert integers to float64.
-    single = getattr(pixels, "dtype", None) == np.float32
-    pixels = real_array(pixels, "a frame's pixels", np.float32 if single else np.float64)
-    if pixels.ndim != 2 or pixels.size == 0:
-        raise InputError(f"a frame is a 2-D image; got shape {pixels.shape}")
-    mask = ~np.isfinite(pixels) if mask is None else mask | ~np.isfinite(pixels)
+        # Keep float32, which halves the work on the full frame; convert integers to float64.
+        single = getattr(frame, "dtype", None) == np.float32
+        pixels = real_array(frame, "a frame's pixels", np.float32 if single else np.float64)
+        if pixels.ndim != 2 or pixels.size == 0:
+            raise InputError(f"a frame is a 2-D image; got shape {pixels.shape}")
+        mask = ~np.isfinite(pixels)
+        pixels[mask] = 0.0
     if mask.all():
         raise InputError("all pixels of the frame are NaN, infinite or masked")
-    pixels[~np.isfinite(pixels)] = 0.0
     return pixels, mask, gain, meta
 
 
@@ -178,22 +177,37 @@ def _background(pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) 
 
 
 def _cut(
-    pixels: NDArray[Any], stars: _Places, half: int, scene: PointSources | None = None
+    pixels: NDArray[Any], stars: _Places, half: int
 ) -> tuple[NDArray[Any], FloatArray, FloatArray]:
-    """Cut out (n, 2 half + 1, 2 half + 1) around the stars; zero or True off the frame.
+    """Cut out (n, 2 half + 1, 2 half + 1) around the stars; zero or True off the frame."""
+    column, row = (np.floor(v + 0.5).astype(int) for v in (stars.x, stars.y))
+    shape = (len(column), 2 * half + 1, 2 * half + 1)
+    cutouts = np.full(shape, pixels.dtype == bool, dtype=pixels.dtype)
+    for cutout, i, j in zip(cutouts, column - half, row - half, strict=True):
+        part = pixels[max(j, 0) : max(j + shape[1], 0), max(i, 0) : max(i + shape[2], 0)]
+        top, left = max(-j, 0), max(-i, 0)
+        cutout[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return cutouts, stars.x - column + half, stars.y - row + half
+
+
+def _cut_light(
+    pixels: NDArray[Any],
+    mask: NDArray[np.bool_],
+    sky: NDArray[Any],
+    stars: _Places,
+    half: int,
+    scene: PointSources | None,
+) -> tuple[NDArray[Any], FloatArray, FloatArray]:
+    """Cut out as `_cut`, without the sky; bad pixels are zero.
 
     To what is left of a scene, each star is added again.
     """
-    fill = pixels.dtype.type(pixels.dtype == bool)
-    padded = np.pad(pixels, half, constant_values=fill)
-    column, row = (np.floor(v + 0.5).astype(int) for v in (stars.x, stars.y))
-    span = 2 * half + 1
-    cutouts = np.array(
-        [padded[j : j + span, i : i + span] for i, j in zip(column, row, strict=True)]
-    )
+    cutouts, x, y = _cut(pixels, stars, half)
+    cutouts = cutouts - (_cut(sky, stars, half)[0] if sky.ndim else sky)
+    cutouts[_cut(mask, stars, half)[0]] = 0.0
     if scene is not None:
         cutouts += scene.own_light(stars.x, stars.y, half)
-    return cutouts, stars.x - column + half, stars.y - row + half
+    return cutouts, x, y
 
 
 def _guess_fwhm(cutouts: FloatArray) -> float:
@@ -256,8 +270,7 @@ def cut_stars(
             stacklevel=3,
         )
     sky, how = _background(pixels, mask, background)
-    pixels = np.where(mask, 0.0, pixels - sky)
-    fwhm = _guess_fwhm(_cut(pixels, hand, 25, scene)[0])
+    fwhm = _guess_fwhm(_cut_light(pixels, mask, sky, hand, 25, scene)[0])
     if size is None:
         size = psf_size(fwhm) if largest is None else min(psf_size(fwhm), largest)
     half = size // 2 + 3
@@ -271,7 +284,7 @@ def cut_stars(
     square = _square(x, y, 2 * half + 1)
     core = (bad & (square < max(fwhm, 1.5) ** 2)).any(axis=(1, 2))
     hand.keep(~core & (bad.mean(axis=(1, 2)) < 0.5), "masked at the core or over half of the box")
-    cutouts, x, y = _cut(pixels, hand, half, scene)
+    cutouts, x, y = _cut_light(pixels, mask, sky, hand, half, scene)
     bad = _cut(mask, hand, half)[0]
     cutouts = cutouts.astype(np.float64)
     light = np.where(_square(x, y, 2 * half + 1) < (1.5 * fwhm) ** 2, cutouts, 0.0)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import fftconvolve
 
 from mlpsf.errors import InputError, MissingPackageError
 from mlpsf.psf.trippy.tables import centre_on_pixel, line_kernel, profile
@@ -180,6 +179,8 @@ def _model_class() -> Any:
             verbose: bool = False,  # noqa: ARG002
         ) -> None:
             self.rate, self.angle, self.dt, self.pixScale = rate, angle, dt, pixScale
+            from scipy.signal import fftconvolve  # takes a second
+
             length = abs(rate * dt / pixScale)
             self.line2d = line_kernel(length * self.repFact, angle)
             table = self.lookupTable if useLookupTable else np.zeros_like(self.lookupTable)
