@@ -51,17 +51,16 @@ def needed(table: Table, *names: str) -> None:
         raise InputError(f"The table of stars has no column {', '.join(missing)}.")
 
 
-def new_figure(width: float, height: float, *, apart: float = 0.0) -> Any:
+def new_figure(width: float, height: float, *, apart: float = 0.02) -> Any:
     """Create a figure without a window and without pyplot's global state.
 
     `apart` is the space between columns of axes, as a share of their width, beyond their labels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    if apart:
-        figure.get_layout_engine().set(wspace=apart)
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=apart))
     FigureCanvasAgg(figure)
     return figure
 
