@@ -36,7 +36,7 @@ class Display:
 
     def _repr_png_(self) -> bytes | None:
         """Return the figure as a PNG, unless pyplot shows it anyway, or nothing is drawn yet."""
-        figure = getattr(self, "figure_", None)
+        figure: Any = getattr(self, "figure_", None)
         if getattr(figure, "canvas", None) is None or figure.canvas.manager is not None:
             return None
         file = io.BytesIO()
