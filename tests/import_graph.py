@@ -25,6 +25,7 @@ STAGES = (
     "labelling",
     "pictures",
     "rich",
+    "tutorial",
     # What flows: arrays, frames, sources, stamps, PSFs, probabilities, lists.
     "stacks",
     "frames",

@@ -33,6 +33,7 @@ app = typer.Typer(
         "Choose the stars of an astronomical image that make the best point spread function, "
         "and make it.\n\n"
         "    mlpsf simulate --out frame.fits            a frame to try it on\n\n"
+        "    mlpsf tutorial                             a notebook to learn from\n\n"
         "    mlpsf select frame.fits --out stars.ecsv   its PSF stars\n\n"
         "    mlpsf psf frame.fits --out psf.fits        its PSF, through TRIPPy\n\n"
         "    mlpsf report frame.fits --out report.html  a page to look at both\n\n"
@@ -67,6 +68,7 @@ for _command in (
     rendering.render,
     export.export,
     simulation.simulate,
+    simulation.tutorial,
     night.run,
     training.label,
     training.train,

@@ -1,18 +1,21 @@
-"""Command ``simulate``."""
+"""Commands to begin with: ``simulate`` and ``tutorial``."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mlpsf.cli.common.options import OverwriteOption, ProfileName, QuietOption, check_outputs
+from mlpsf.cli.common.groups import General, grouped
+from mlpsf.cli.common.options import OverwriteOption, ProfileName, check_outputs
 from mlpsf.cli.common.progress import Progress
 
-__all__ = ["simulate"]
+__all__ = ["simulate", "tutorial"]
 
 
+@grouped
 def simulate(
     out: Annotated[Path, typer.Option(help="FITS file; the truth goes into its extensions.")] = (
         Path("frame.fits")
@@ -28,7 +31,8 @@ def simulate(
     variation: Annotated[float, typer.Option(help="Change of the PSF over the frame.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same frame.")] = 1,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    *,
+    general: General,
 ) -> None:
     """Draw a frame whose stars, galaxies and PSF are known, with GalSim.
 
@@ -42,8 +46,8 @@ def simulate(
     from mlpsf.simulation import simulate_frame
 
     check_outputs([(out, None)], overwrite=overwrite)
-    with Progress(quiet) as progress:
-        progress("drawing")
+    with Progress(general, ("drawing", "writing")) as progress:
+        progress(f"drawing {stars} stars and {galaxies} galaxies")
         drawn = simulate_frame(
             shape=(ny, nx),
             fwhm=fwhm,
@@ -55,8 +59,38 @@ def simulate(
             psf_variation=variation,
             seed=seed,
         )
+        progress("writing")
         drawn.write(out)
         progress.note(
             f"{nx} x {ny} pixels with {stars} stars and {galaxies} galaxies of FWHM {fwhm:g} "
             f"in {out}."
         )
+        progress.result(frame=out, nx=nx, ny=ny, stars=stars, galaxies=galaxies, fwhm=fwhm)
+
+
+@grouped
+def tutorial(
+    out: Annotated[Path, typer.Option(help="The notebook (.ipynb).")] = Path(
+        "mlpsf_tutorial.ipynb"
+    ),
+    overwrite: OverwriteOption = False,
+    *,
+    general: General,
+) -> None:
+    """Copy out a notebook to learn from.
+
+    From a frame to its PSF and the photometry of a moving target, a PSF that varies, and a selector
+    of your own. Open it with Jupyter (pip install jupyterlab); it draws its frames itself, which
+    needs the extra: pip install 'mlpsf[simulation]'.
+
+    Example:
+
+        mlpsf tutorial --out tutorial.ipynb
+    """
+    from mlpsf.tutorial import copy_tutorial
+
+    check_outputs([(out, None)], overwrite=overwrite)
+    with Progress(general) as progress:
+        copy_tutorial(out, overwrite=overwrite)
+        progress.note(f"Notebook in {out}. To open it: jupyter lab {shlex.quote(str(out))}")
+        progress.result(notebook=out)

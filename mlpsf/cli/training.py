@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli.common.options import (
-    HduOption,
-    OverwriteOption,
-    QuietOption,
-    check_outputs,
-    hdu_number,
-)
+from mlpsf.cli.common.groups import General, grouped
+from mlpsf.cli.common.options import HduOption, OverwriteOption, check_outputs, hdu_number
+from mlpsf.cli.common.progress import Progress
 from mlpsf.errors import InputError
 
 __all__ = ["EXIT_SOME_FAILED", "label", "train"]
@@ -46,6 +43,7 @@ class Balance(StrEnum):
     none = "none"
 
 
+@grouped
 def label(
     frames: Annotated[
         list[Path],
@@ -88,7 +86,8 @@ def label(
     ] = 25,
     hdu: HduOption = None,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    *,
+    general: General,
 ) -> None:
     """Cut out and label the sources of FRAMEs, as a set to train on.
 
@@ -105,32 +104,39 @@ def label(
     if good and rule is not Rule.residual:
         raise InputError("Give either --good or --rule truth, not both.")
     check_outputs([(out, None)], [*frames, *(good or [])], overwrite=overwrite)
-    report = label_frames(
-        frames,
-        out,
-        rule="list" if good else rule.value,
-        good=good,
-        size=size,
-        native=native,
-        snr_min=snr_min,
-        n_best=n_best,
-        hdu=hdu_number(hdu),
-        progress=not quiet,
-    )
-    used = report[report["error"] == ""]
-    if not quiet:
+    with Progress(general) as progress:
+        progress("labelling")
+        report = label_frames(
+            frames,
+            out,
+            rule="list" if good else rule.value,
+            good=good,
+            size=size,
+            native=native,
+            snr_min=snr_min,
+            n_best=n_best,
+            hdu=hdu_number(hdu),
+            progress=not general.quiet,
+        )
+        used = report[report["error"] == ""]
+        if general.verbose:
+            for row in used:
+                counts = ", ".join(f"{row[key]} {key}" for key in ("good", "other", "ambiguous"))
+                progress.note(f"{row['frame']}: {counts}")
+        for row in report:
+            progress.result(**{name: row[name] for name in report.colnames})
         n, n_good, n_other, n_ambiguous = (
             int(used[key].sum()) for key in ("n", "good", "other", "ambiguous")
         )
-        typer.echo(
+        progress.note(
             f"{n} cutouts of {len(used)} of {len(report)} frames: {n_good} good, {n_other} other, "
-            f"{n_ambiguous} ambiguous; set in {out}.",
-            err=True,
+            f"{n_ambiguous} ambiguous; set in {out}."
         )
     if len(used) < len(report):
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
+@grouped
 def train(
     cutouts: Annotated[
         Path, typer.Argument(metavar="SET", help="Labelled cutouts, as mlpsf label wrote them.")
@@ -178,7 +184,8 @@ def train(
     ] = Balance.weights,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 1,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    *,
+    general: General,
 ) -> None:
     """Train a network on SET, and write it as a model for --model of select and psf.
 
@@ -201,32 +208,57 @@ def train(
     check_outputs([(out, None)], [cutouts, begun], overwrite=overwrite)
     if start is not None and architecture is not None:
         raise InputError("A model that --from gives has its --architecture already.")
-    with CutoutSet(cutouts) as data:
-        if start is None:
-            selector = PSFStarSelector(architecture=(architecture or Architecture.compact).value)
-        elif start == "pretrained":
-            selector = PSFStarSelector.from_pretrained()
-        else:
-            selector = PSFStarSelector.load(start)
-        selector.set_params(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate or (1e-3 if start is None else _FINE_TUNING_RATE),
-            validation_fraction=validation,
-            early_stopping=patience > 0 and validation > 0,
-            patience=patience,
-            class_weight="balanced" if balance is Balance.weights else None,
-            random_state=seed,
-            verbose=0,
-        )
-        trained = train_on_set(
-            data, selector, undersample=balance is Balance.undersample, progress=not quiet
-        )
-        n_frames = len(set(data.frame[trained.held_out_].tolist()))
-    trained.save(out)
-    if not quiet:
+    with Progress(general, ("reading", "training", "writing")) as progress:
+        progress("reading")
+        with CutoutSet(cutouts) as data:
+            if start is None:
+                name = (architecture or Architecture.compact).value
+                selector = PSFStarSelector(architecture=name)
+            elif start == "pretrained":
+                selector = PSFStarSelector.from_pretrained()
+            else:
+                selector = PSFStarSelector.load(start)
+            selector.set_params(
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate or (1e-3 if start is None else _FINE_TUNING_RATE),
+                validation_fraction=validation,
+                early_stopping=patience > 0 and validation > 0,
+                patience=patience,
+                class_weight="balanced" if balance is Balance.weights else None,
+                random_state=seed,
+                verbose=0,
+            )
+            progress("training")
+            trained = train_on_set(
+                data,
+                selector,
+                undersample=balance is Balance.undersample,
+                progress=not general.quiet,
+            )
+            n_frames = len(set(data.frame[trained.held_out_].tolist()))
+        progress("writing")
+        trained.save(out)
+        if general.verbose:
+            for line in _epochs(trained.history_):
+                progress.note(line)
         for line in _figures(trained, n_frames, out):
-            typer.echo(line, err=True)
+            progress.note(line)
+        progress.result(
+            model=out,
+            epochs=len(trained.history_["loss"]),
+            n_frames_held_out=n_frames,
+            **{name: asdict(s) for name, s in trained.scores_.items()},
+        )
+
+
+def _epochs(history: dict[str, list[float]]) -> list[str]:
+    """Return a line an epoch: what was measured in it."""
+    lines = []
+    for k in range(len(history["loss"])):
+        measured = (f"{name} {v[k]:.4g}" for name, v in history.items() if k < len(v))
+        lines.append(f"epoch {k + 1}: {', '.join(measured)}")
+    return lines
 
 
 def _figures(trained: Any, n_frames: int, out: Path) -> list[str]:

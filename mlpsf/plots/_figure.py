@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,21 @@ RESERVED = Style("reserved", "#d55e00", "s", 30, False)
 OTHER = Style("not taken", "#8a8a8a", ".", 8, True)
 
 
+class Display:
+    """What is drawn shows itself in a notebook."""
+
+    figure_: Any
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the figure as a PNG, unless pyplot shows it anyway, or nothing is drawn yet."""
+        figure: Any = getattr(self, "figure_", None)
+        if getattr(figure, "canvas", None) is None or figure.canvas.manager is not None:
+            return None
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+        return file.getvalue()
+
+
 def needed(table: Table, *names: str) -> None:
     """Raise `InputError` if a star table lacks a column."""
     missing = [name for name in names if name not in table.colnames]
@@ -35,12 +51,16 @@ def needed(table: Table, *names: str) -> None:
         raise InputError(f"The table of stars has no column {', '.join(missing)}.")
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Create a figure without a window and without pyplot's global state."""
+def new_figure(width: float, height: float, *, apart: float = 0.02) -> Any:
+    """Create a figure without a window and without pyplot's global state.
+
+    `apart` is the space between columns of axes, as a share of their width, beyond their labels.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=apart))
     FigureCanvasAgg(figure)
     return figure
 

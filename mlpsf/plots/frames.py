@@ -12,14 +12,28 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.plots._figure import as_numbers, check_count, check_softening, needed, new_figure
+from mlpsf.plots._figure import (
+    Display,
+    as_numbers,
+    check_count,
+    check_softening,
+    legend_above,
+    needed,
+    new_figure,
+)
 
 __all__ = ["CutoutSheetDisplay", "StarMapDisplay"]
 
 Stretch = Literal["arcsinh", "linear", "zscale"]
 
+_STRETCHES = {
+    "arcsinh": "arcsinh stretch, to each peak: shows the wings",
+    "linear": "linear stretch, to each peak; light blue: saturated",
+    "zscale": "linear stretch near each sky",
+}
 
-class StarMapDisplay:
+
+class StarMapDisplay(Display):
     """The frame with its sources: selected, reserved and not selected.
 
     Parameters
@@ -81,31 +95,33 @@ class StarMapDisplay:
         selected, reserved = (np.asarray(t[name], bool) for name in ("selected", "reserved"))
         kinds = [
             (selected, "#56b4e9", 90, "o", "selected"),
-            (reserved, "#f0a030", 90, "s", "reserved"),
+            (reserved, "#e69f00", 90, "s", "reserved"),
         ]
         if others:
             kinds.insert(0, (~(selected | reserved), "#e08ab4", 14, "D", "not taken"))
-        for rows, colour, size, marker, label in kinds:
-            if rows.any():
-                ax.scatter(
-                    t["x"][rows],
-                    t["y"][rows],
-                    s=size,
-                    marker=marker,
-                    facecolors="none",
-                    edgecolors=colour,
-                    linewidths=1.2 if size > 20 else 0.6,
-                    label=f"{label} ({int(rows.sum())})",
-                )
+        handles = [
+            ax.scatter(
+                t["x"][rows],
+                t["y"][rows],
+                s=size,
+                marker=marker,
+                facecolors="none",
+                edgecolors=colour,
+                linewidths=1.2 if size > 20 else 0.6,
+                label=f"{label} ({int(rows.sum())})",
+            )
+            for rows, colour, size, marker, label in kinds
+            if rows.any()
+        ]
         ax.set(xlabel="x (pixels)", ylabel="y (pixels)", xlim=(-0.5, nx - 0.5))
         ax.set_ylim(-0.5, ny - 0.5)
-        if any(rows.any() for rows, *_ in kinds):
-            ax.legend(loc="upper right", fontsize="small")
+        if handles:
+            legend_above(ax, handles)
         self.axes_, self.figure_ = ax, ax.figure
         return self
 
 
-class CutoutSheetDisplay:
+class CutoutSheetDisplay(Display):
     """A sheet of cutouts, stretched to show both faint neighbours and saturated cores.
 
     Parameters
@@ -185,7 +201,7 @@ class CutoutSheetDisplay:
         size = 2 * int(np.ceil(half_width_fwhm * table.meta["fwhm"])) + 1
         sky = frame.background.level
         cut = extract_cutouts(frame, stars["x"], stars["y"], size, background=sky)
-        titles = [f"{s['id']}: {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
+        titles = [f"{s['id']}: P {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
         full = extract_cutouts(frame.saturated.astype(np.float32), stars["x"], stars["y"], size)
         return cls(cutouts=cut.data, titles=titles, saturated=full.data > 0).plot(**kwargs)
 
@@ -226,7 +242,7 @@ class CutoutSheetDisplay:
             raise InputError(f'stretch must be "arcsinh", "linear" or "zscale". Got {stretch!r}.')
         n = max(len(self.cutouts), 1)
         rows = -(-n // columns)
-        figure = figure or new_figure(1.6 * columns, 1.75 * rows)
+        figure = figure or new_figure(1.6 * columns, 1.8 * rows + 0.3)
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for ax in axes:
             ax.set_axis_off()
@@ -244,7 +260,9 @@ class CutoutSheetDisplay:
                 blue = np.zeros((*over.shape, 4))
                 blue[over] = (0.35, 0.78, 0.98, 1.0)
                 ax.imshow(blue, origin="lower")
-            ax.set_title(title, fontsize=6)
+            ax.set_title(title, fontsize=7)
+        side = self.cutouts.shape[-1]
+        figure.supxlabel(f"{side} x {side} pixels each; {_STRETCHES[stretch]}", fontsize="small")
         self.axes_, self.figure_ = axes, figure
         return self
 

@@ -62,7 +62,7 @@ def draw(
     >>> import numpy as np
     >>> from mlpsf import PSFModel
     >>> draw("psf", psf=PSFModel(np.zeros((210, 210)), 3.0, 3.0)).figure_
-    <Figure size 700x320 with 2 Axes>
+    <Figure size 740x340 with 2 Axes>
     """
     if what not in NEEDS:
         raise InputError(f"Plots are {', '.join(NEEDS)}. Got {what!r}.")

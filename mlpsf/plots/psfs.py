@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import as_numbers, check_softening, new_figure
+from mlpsf.plots._figure import (
+    CHOSEN,
+    OTHER,
+    Display,
+    as_numbers,
+    check_softening,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from mlpsf.psf import PSFModel
@@ -19,7 +26,7 @@ __all__ = ["PSFComparisonDisplay", "PSFDisplay"]
 Kind = Literal["stamp", "lookup_table"]
 
 
-class PSFDisplay:
+class PSFDisplay(Display):
     """A PSF: its image and its profile along both axes.
 
     Parameters
@@ -28,6 +35,8 @@ class PSFDisplay:
         Image of a star at the centre.
     fwhm, ellipticity : float
         FWHM in pixels; 1 - b/a.
+    mean : bool
+        Whether this is the mean of a PSF that varies over the frame.
 
     Attributes
     ----------
@@ -48,19 +57,24 @@ class PSFDisplay:
     (21, 21)
     """
 
-    def __init__(self, *, stamp: ArrayLike, fwhm: float, ellipticity: float) -> None:
+    def __init__(
+        self, *, stamp: ArrayLike, fwhm: float, ellipticity: float, mean: bool = False
+    ) -> None:
         self.stamp = as_numbers("A stamp", stamp, 2, square=True)
         if self.stamp.max() <= 0:
             raise InputError("A stamp must hold light. Got nothing above 0.")
         self.fwhm = fwhm
         self.ellipticity = ellipticity
+        self.mean = mean
 
     @classmethod
     def from_model(cls, model: PSFModel, **kwargs: Any) -> Self:
         """Create and plot the display; keyword arguments go to `plot`."""
         centre = model.size // 2
         stamp = model.render(centre, centre, shape=(model.size, model.size))
-        return cls(stamp=stamp, fwhm=model.fwhm, ellipticity=model.ellipticity).plot(**kwargs)
+        return cls(
+            stamp=stamp, fwhm=model.fwhm, ellipticity=model.ellipticity, mean=model.varies
+        ).plot(**kwargs)
 
     def plot(self, *, axes: Any = None) -> Self:
         """Draw image and profile.
@@ -74,26 +88,43 @@ class PSFDisplay:
         self
         """
         if axes is None:
-            axes = new_figure(7, 3.2).subplots(1, 2)
+            axes = new_figure(7.4, 3.4, apart=0.06).subplots(1, 2)
         left, right = axes
         top = self.stamp.max()
-        left.imshow(np.arcsinh(self.stamp / (top * 1e-3)), origin="lower", cmap="magma")
-        left.set_title(
-            f"FWHM {self.fwhm:.2f} px, ellipticity {self.ellipticity:.3f}", fontsize="small"
+        half = len(self.stamp) / 2
+        left.imshow(
+            np.arcsinh(self.stamp / (top * 1e-3)),
+            origin="lower",
+            cmap="magma",
+            extent=(-half, half, -half, half),
         )
-        left.set_axis_off()
+        left.set(xlabel="x (pixels)", ylabel="y (pixels)")
+        left.set_title(
+            f"FWHM {self.fwhm:.2f} pixels, ellipticity {self.ellipticity:.3f}"
+            + ("\nmean of a PSF that varies over the frame" if self.mean else ""),
+            fontsize="small",
+        )
         c = len(self.stamp) // 2
         u = np.arange(len(self.stamp)) - c
         radius = np.hypot(u, u[:, None]).ravel()
-        right.semilogy(radius, np.maximum(self.stamp.ravel() / top, 1e-6), ".", ms=2)
-        right.axvline(self.fwhm / 2, color="0.6", lw=0.8)
-        right.axhline(0.5, color="0.6", lw=0.8)
-        right.set(xlabel="radius (pixels)", ylabel="of the peak", ylim=(1e-5, 1.5), xlim=(0, c))
+        share = np.maximum(self.stamp.ravel() / top, 1e-6)
+        right.semilogy(radius, share, ".", ms=3, color=CHOSEN.colour)
+        right.axvline(self.fwhm / 2, color=OTHER.colour, lw=0.8)
+        right.axhline(0.5, color=OTHER.colour, lw=0.8)
+        right.annotate(
+            "half the FWHM, half the peak",
+            (self.fwhm / 2, 0.5),
+            xytext=(6, 3),
+            textcoords="offset points",
+            fontsize="x-small",
+        )
+        right.set(xlabel="radius (pixels)", ylabel="share of the peak")
+        right.set(xlim=(-0.02 * c, c), ylim=(1e-5, 2))
         self.axes_, self.figure_ = axes, left.figure
         return self
 
 
-class PSFComparisonDisplay:
+class PSFComparisonDisplay(Display):
     """Two or more PSFs side by side in the same stretch, and their differences from the first.
 
     Parameters

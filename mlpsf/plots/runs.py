@@ -9,14 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import legend_above, new_figure
+from mlpsf.plots._figure import (
+    Display,
+    legend_above,
+    new_figure,
+)
 
 __all__ = ["TimesDisplay", "TrainingHistoryDisplay"]
 
 _COLOURS = ("#2f7fb8", "#e39b3b", "#5b9c5b", "#8a6fb0", "#c4ccd4")
 
 
-class TrainingHistoryDisplay:
+class TrainingHistoryDisplay(Display):
     """Loss and accuracy of a network by epoch, in training and validation.
 
     Parameters
@@ -129,7 +133,7 @@ class TrainingHistoryDisplay:
         return self
 
 
-class TimesDisplay:
+class TimesDisplay(Display):
     """Bars of the seconds per frame, by method and stage, on a logarithmic axis.
 
     Parameters

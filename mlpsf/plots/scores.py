@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import check_count, legend_above, new_figure
+from mlpsf.plots._figure import (
+    Display,
+    check_count,
+    legend_above,
+    new_figure,
+)
 from mlpsf.selection.choice import THRESHOLD
 
 __all__ = ["ConfidenceDisplay", "SizeHistogramDisplay"]
@@ -16,7 +21,7 @@ __all__ = ["ConfidenceDisplay", "SizeHistogramDisplay"]
 _GOOD, _OTHER, _WRONG, _LINE = "#2f7fb8", "#c4ccd4", "#d1495b", "#222222"
 
 
-class SizeHistogramDisplay:
+class SizeHistogramDisplay(Display):
     """FWHM histograms of all and of misclassified sources, and the misclassified fraction per bin.
 
     Parameters
@@ -150,7 +155,7 @@ class SizeHistogramDisplay:
         return self
 
 
-class ConfidenceDisplay:
+class ConfidenceDisplay(Display):
     """Precision of the sources at or above each probability, and a histogram of probability.
 
     Parameters

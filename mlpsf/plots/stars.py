@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
 from mlpsf.frames.frame import Frame
-from mlpsf.plots._figure import CHOSEN, OTHER, RESERVED, legend_above, needed, new_figure
+from mlpsf.plots._figure import (
+    CHOSEN,
+    OTHER,
+    RESERVED,
+    Display,
+    legend_above,
+    needed,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from mlpsf.psf import PSFQuality
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ProfilesDisplay", "ResidualsDisplay", "SizeMagnitudeDisplay"]
 
 
-class SizeMagnitudeDisplay:
+class SizeMagnitudeDisplay(Display):
     """FWHM of the sources against their magnitude, with the selection marked.
 
     Parameters
@@ -96,8 +104,11 @@ class SizeMagnitudeDisplay:
                         rasterized=int(rows.sum()) > 1000,
                     )
                 )
-        if "fwhm" in t.meta:
-            ax.axhline(t.meta["fwhm"], lw=0.8, ls="--", color=OTHER.colour)
+        if "fwhm" in t.meta and drawn:
+            label = f"the frame's FWHM, {t.meta['fwhm']:.2f}"
+            drawn.append(
+                ax.axhline(t.meta["fwhm"], lw=0.8, ls="--", color=OTHER.colour, label=label)
+            )
         ok = np.isfinite(fwhm)
         if ok.any():
             middle = float(t.meta.get("fwhm", np.median(fwhm[ok])))
@@ -109,7 +120,7 @@ class SizeMagnitudeDisplay:
         return self
 
 
-class ProfilesDisplay:
+class ProfilesDisplay(Display):
     """Radial profile of each star on that of the PSF, and their differences.
 
     Parameters
@@ -206,7 +217,7 @@ class ProfilesDisplay:
         return self
 
 
-class ResidualsDisplay:
+class ResidualsDisplay(Display):
     """What the PSF leaves of the stars: the stacked residual, and the light within radii.
 
     Parameters
@@ -251,7 +262,7 @@ class ResidualsDisplay:
         self
         """
         if axes is None:
-            axes = new_figure(8, 3.6).subplots(1, 2)
+            axes = new_figure(8.4, 3.6, apart=0.06).subplots(1, 2)
         elif len(axes) != 2:
             raise InputError(f"Residuals need 2 axes. Got {len(axes)}.")
         left, right = axes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -9,7 +10,11 @@ from astropy.table import Table
 from numpy.typing import ArrayLike
 
 from mlpsf.errors import InputError
-from mlpsf.plots._figure import as_numbers, new_figure
+from mlpsf.plots._figure import (
+    Display,
+    as_numbers,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from mlpsf.psf import PSFModel
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["VariationDisplay"]
 
 
-class VariationDisplay:
+class VariationDisplay(Display):
     """FWHM and ellipticity of the PSF over the frame, with those of its stars.
 
     Parameters
@@ -31,7 +36,10 @@ class VariationDisplay:
     frame_shape : (int, int)
         Rows and columns of the frame.
     stars : Table, optional
-        Stars with ``x``, ``y`` and ``fwhm``, drawn in the colours of the map.
+        Stars with ``x`` and ``y``; with ``fwhm``, too, they are drawn in the colours of the map.
+    reach : array_like, shape (m, k), optional
+        How uncertain the PSF is there, over what one star by itself tells: above 1 the place is
+        hatched, for the PSF is extrapolated.
 
     Attributes
     ----------
@@ -62,13 +70,15 @@ class VariationDisplay:
         e2: ArrayLike,
         frame_shape: tuple[int, int],
         stars: Table | None = None,
+        reach: ArrayLike | None = None,
     ) -> None:
         self.x, self.y = (np.asarray(v, dtype=np.float64) for v in (x, y))
         self.fwhm, self.e1, self.e2 = (
             as_numbers(name, v, 2) for name, v in (("fwhm", fwhm), ("e1", e1), ("e2", e2))
         )
         shape = (len(self.y), len(self.x))
-        if any(v.shape != shape for v in (self.fwhm, self.e1, self.e2)):
+        self.reach = np.zeros(shape) if reach is None else as_numbers("reach", reach, 2)
+        if any(v.shape != shape for v in (self.fwhm, self.e1, self.e2, self.reach)):
             raise InputError(f"The maps must have the shape of y and x, {shape}.")
         self.frame_shape = frame_shape
         self.stars = stars
@@ -91,7 +101,8 @@ class VariationDisplay:
         frame_shape : (int, int)
             Rows and columns of the frame.
         stars : Table, optional
-            Star table; its selected stars are drawn, or all without such a column.
+            Star table; its selected stars are drawn, or all without such a column. By default
+            those that the PSF lists.
         grid : int
             Places along each axis.
         **kwargs
@@ -101,9 +112,21 @@ class VariationDisplay:
         x, y = np.linspace(0, nx - 1, grid), np.linspace(0, ny - 1, grid)
         at_x, at_y = (v.ravel() for v in np.meshgrid(x, y))
         places = zip(at_x, at_y, strict=True)
-        here = [psf.at(*place) for place in places] if psf.varies else [psf] * len(at_x)
+        here = [psf] * len(at_x)
+        reach = np.zeros(len(at_x))
+        if psf.varies:
+            with warnings.catch_warnings():  # the plot shows it
+                warnings.filterwarnings("ignore", r"the PSF at .* is extrapolated")
+                here = [psf.at(*place) for place in places]
+            if psf.terms is not None and len(psf.stars):
+                known = psf.stars[:, :2]
+                reach[:] = [
+                    psf.terms.reach(px, py, known) for px, py in zip(at_x, at_y, strict=True)
+                ]
         fwhm, e1, e2 = np.array([(p.fwhm, p.e1, p.e2) for p in here]).T
-        if stars is not None and "selected" in stars.colnames:
+        if stars is None and len(psf.stars):
+            stars = Table({"x": psf.stars[:, 0], "y": psf.stars[:, 1]})
+        elif stars is not None and "selected" in stars.colnames:
             stars = stars[np.asarray(stars["selected"], dtype=bool)]
         shape = (grid, grid)
         return cls(
@@ -114,6 +137,7 @@ class VariationDisplay:
             e2=e2.reshape(shape),
             frame_shape=frame_shape,
             stars=stars,
+            reach=reach.reshape(shape),
         ).plot(**kwargs)
 
     def plot(self, *, axes: Any = None) -> Self:
@@ -130,7 +154,7 @@ class VariationDisplay:
         ny, nx = self.frame_shape
         if axes is None:
             tall = 3.4 * min(max(ny / nx, 0.5), 2.0) + 0.9
-            axes = new_figure(8, tall).subplots(1, 2)
+            axes = new_figure(8.4, tall, apart=0.06).subplots(1, 2)
         elif len(axes) != 2:
             raise InputError(f"The variation needs 2 axes. Got {len(axes)}.")
         left, right = axes
@@ -139,7 +163,14 @@ class VariationDisplay:
         if high - low < 2 * least:
             middle = (low + high) / 2
             low, high = middle - least, middle + least
-        extent = (-0.5, nx - 0.5, -0.5, ny - 0.5)
+        # The map's outer places lie on the frame's border, in the middle of their cells.
+        step_x, step_y = (np.ptp(v) / max(len(v) - 1, 1) / 2 for v in (self.x, self.y))
+        extent = (
+            self.x.min() - step_x,
+            self.x.max() + step_x,
+            self.y.min() - step_y,
+            self.y.max() + step_y,
+        )
         mapped = left.imshow(
             self.fwhm,
             origin="lower",
@@ -149,21 +180,31 @@ class VariationDisplay:
             vmax=high,
             interpolation="bilinear",
         )
-        if self.stars is not None and {"x", "y", "fwhm"} <= set(self.stars.colnames):
+        told = ["FWHM"]
+        if self.reach.max() > 1 and min(self.reach.shape) > 1:
+            far = left.contourf(
+                self.x, self.y, self.reach, levels=[1, np.inf], colors="none", hatches=["///"]
+            )
+            far.set(edgecolor="white", linewidth=0)
+            told.append("hatched: far from the stars")
+        if self.stars is not None and len(self.stars):
             s = self.stars
+            measured = "fwhm" in s.colnames
             left.scatter(
                 s["x"],
                 s["y"],
-                c=np.asarray(s["fwhm"], dtype=np.float64),
-                cmap="viridis",
-                vmin=low,
-                vmax=high,
+                c=np.asarray(s["fwhm"], dtype=np.float64) if measured else "none",
+                cmap="viridis" if measured else None,
+                vmin=low if measured else None,
+                vmax=high if measured else None,
                 s=28,
                 edgecolors="white",
                 linewidths=0.8,
             )
+            told.insert(1, "dots: the stars")
+        left.set(xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5), aspect="equal")
         left.figure.colorbar(mapped, ax=left, shrink=0.85, label="FWHM (pixels)")
-        left.set_title("FWHM; dots: the stars", fontsize="medium")
+        left.set_title("; ".join(told), fontsize="small")
         # 1 - b/a along the long axis, from the distortion.
         length = np.minimum(np.hypot(self.e1, self.e2), 0.999)
         ellipticity = 1 - np.sqrt((1 - length) / (1 + length))
@@ -189,6 +230,6 @@ class VariationDisplay:
         right.set(xlim=(-0.04 * nx, 1.04 * nx), ylim=(-0.04 * ny, 1.04 * ny), aspect="equal")
         for ax in axes:
             ax.set(xlabel="x (pixels)", ylabel="y (pixels)")
-        right.set_title("ellipticity", fontsize="medium", loc="left")
+        right.set_title("ellipticity", fontsize="small", loc="left")
         self.axes_, self.figure_ = axes, left.figure
         return self

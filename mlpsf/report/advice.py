@@ -83,7 +83,10 @@ def advice_on(
         said += _on_psf(stars, command, psf, quality)
     guessed = [g for g in str(meta.get("guessed", "")).split(", ") if g in ("gain", "saturation")]
     if guessed:
-        values = ", ".join(f"{g} {meta[g]:.5g} ({meta[f'{g}_from']})" for g in guessed)
+        values = ", ".join(
+            f"{g} {f'{meta[g]:.5g}' if np.isfinite(meta[g]) else 'not known'} ({meta[f'{g}_from']})"
+            for g in guessed
+        )
         options = [word for g in guessed for word in (f"--{g}", "NUMBER")]
         said.append(Advice(f"Guessed, for the header does not say: {values}.", command(*options)))
     return said

@@ -359,8 +359,9 @@ def _too_few(
             "enough; relax (--relax) takes the best there are"
         )
     else:
+        judged = f"only {len(ranked)}" if len(ranked) else "none"
         hint = (
-            f"only {len(ranked)} of {len(table)} sources could be judged at all (of the others, "
+            f"{judged} of {len(table)} sources could be judged at all (of the others, "
             f"some for more than one reason: {_commonest(table)}). A lower n_min, or relax "
             "(--relax), takes what there is"
         )

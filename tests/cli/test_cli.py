@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import warnings
@@ -184,7 +186,12 @@ def test_simulate(run):
     code, out, err = run("simulate", "--out", "a.fits", *words)
     assert (code, out) == (0, "")
     assert err == "80 x 64 pixels with 5 stars and 2 galaxies of FWHM 4 in a.fits.\n"
-    run("simulate", "--out", "b.fits", *words, "-q")
+    code, out, err = run("simulate", "--out", "b.fits", *words, "-q", "--json")
+    assert (code, err) == (0, "")
+    drawn = {"frame": "b.fits", "nx": 80, "ny": 64, "stars": 5, "galaxies": 2, "fwhm": 4.0}
+    assert json.loads(out) == drawn
+    err = run("simulate", "--out", "c.fits", *words, "-v")[2]
+    assert re.search(r"^\[ +\d+\.\d\d s\] drawing 5 stars and 2 galaxies: \d+\.\d\d s$", err, re.M)
     assert read_frame("a.fits").shape == (64, 80)
     assert read_frame("a.fits").sha256 == read_frame("b.fits").sha256
     assert any("seed" in line for line in fits.getheader("a.fits")["HISTORY"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -27,8 +29,8 @@ def run(monkeypatch, capsys, *arguments):
     with pytest.raises(SystemExit) as done:
         main()
     captured = capsys.readouterr()
-    assert captured.out == ""
-    return done.value.code or 0, captured.err
+    assert captured.out == "" or "--json" in arguments
+    return done.value.code or 0, captured.out if "--json" in arguments else captured.err
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,19 @@ def test_parameters_that_make_no_sense_are_refused(simulated, tmp_path, n, optio
         label_frames([next(iter(simulated))] * n, tmp_path / "set.h5", **options)
 
 
+def test_label_for_scripts_and_with_a_line_a_frame(monkeypatch, capsys, simulated, tmp_path):
+    words = ("label", *list(simulated)[:2], "--out", tmp_path / "set.h5", "--rule", "truth")
+    code, said = run(monkeypatch, capsys, *words, "--json")
+    rows = [json.loads(line) for line in said.splitlines()]
+    assert code == 0
+    assert [row["frame"] for row in rows] == [str(path) for path in list(simulated)[:2]]
+    assert all(row["n"] == row["good"] + row["other"] + row["ambiguous"] for row in rows)
+    code, said = run(monkeypatch, capsys, *words, "--overwrite", "--verbose")
+    counts = [f"{row[key]} {key}" for row in rows for key in ("good", "other", "ambiguous")]
+    assert all(text in said for text in counts)
+    assert re.search(r"^\[ +\d+\.\d\d s\] labelling: \d+\.\d\d s$", said, re.M)
+
+
 def test_trains_from_nothing(monkeypatch, capsys, truth_set, tmp_path):
     out = tmp_path / "own.keras"
     code, said = run(
@@ -213,8 +228,10 @@ def test_trains_from_nothing(monkeypatch, capsys, truth_set, tmp_path):
     more = tmp_path / "more.keras"
     code, said = run(
         monkeypatch, capsys, "train", truth_set, "--from", out, "--out", more, "--epochs", 1,
-        "--balance", "undersample",
+        "--balance", "undersample", "--verbose",
     )  # fmt: skip
+    assert re.search(r"^epoch 1: .*loss \d", said, re.M)
+    assert re.search(r"^\[ +\d+\.\d\d s\] training: \d+\.\d\d s$", said, re.M)
     assert code == 0
     words = [line.split()[0] for line in said.splitlines()]
     assert [word for word in words if word in ("before", "after")] == ["before", "after"]

@@ -649,6 +649,7 @@ def test_sizes_against_magnitudes(scene, ax):
         f"not taken ({others})",
         f"selected ({taken.sum()})",
         f"reserved ({stars['reserved'].sum()})",
+        f"the frame's FWHM, {stars.meta['fwhm']:.2f}",
     ]
     with pytest.raises(InputError, match="no column flux"):
         SizeMagnitudeDisplay(table=Table({"fwhm": [1.0]}))
@@ -708,3 +709,48 @@ def test_residuals_of_reserve_stars(scene):
     c, half = len(q.residual_image) // 2, len(shown) // 2
     inner = q.residual_image[c - half : c + half + 1, c - half : c + half + 1]
     np.testing.assert_allclose(shown, -100 * inner)
+
+
+def test_variation_far_from_the_stars_is_hatched(recwarn):
+    """Stars in the left half alone: what the plot shows needs no warning a place."""
+    terms = PSFTerms(
+        tables=np.full((1, 210, 210), 1e-4), weights=np.full((2, 1), 0.5), frame_shape=(300, 400)
+    )
+    stars = np.array([(x, y, 1e4) for x in (20, 90, 150) for y in (10, 150, 290)], float)
+    psf = replace(model(), terms=terms, stars=stars)
+    display = VariationDisplay.from_model(psf, (300, 400))
+    assert not recwarn.list
+    left, _ = display.axes_
+    assert left.get_title() == "FWHM; dots: the stars; hatched: far from the stars"
+    assert display.reach[:, 0].max() < 1 < display.reach[:, -1].min()
+    dots = next(c for c in left.collections if len(c.get_offsets()) == len(stars))
+    np.testing.assert_allclose(dots.get_offsets(), stars[:, :2])
+    # Each outer place of the map is on the frame's border.
+    x0, x1, y0, y1 = left.images[0].get_extent()
+    assert ((x0 + (x1 - x0) / 12), (x1 - (x1 - x0) / 12)) == pytest.approx((0, 399))
+    assert ((y0 + (y1 - y0) / 12), (y1 - (y1 - y0) / 12)) == pytest.approx((0, 299))
+    assert left.get_xlim() == (-0.5, 399.5)
+    draw(display)
+
+
+def test_the_mean_of_a_psf_that_varies_is_called_so():
+    terms = PSFTerms(
+        tables=np.full((1, 210, 210), 1e-4), weights=np.full((2, 1), 0.5), frame_shape=(300, 400)
+    )
+    varying = PSFDisplay.from_model(replace(model(), terms=terms))
+    assert "mean of a PSF that varies" in varying.axes_[0].get_title()
+    assert "mean" not in PSFDisplay.from_model(model()).axes_[0].get_title()
+
+
+def test_displays_show_themselves_in_a_notebook():
+    assert PSFDisplay.from_model(model())._repr_png_().startswith(b"\x89PNG")
+    table = Table({"flux": [1e4], "fwhm": [4.0], "selected": [True], "reserved": [False]})
+    assert SizeMagnitudeDisplay(table=table)._repr_png_() is None  # not drawn yet
+
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    try:  # pyplot shows its figures itself
+        assert SizeMagnitudeDisplay.from_stars(table, ax=axes)._repr_png_() is None
+    finally:
+        pyplot.close(figure)

@@ -145,3 +145,13 @@ def test_a_moving_source_is_recovered(observed, seed, kind, angle):
         moving.trippy, cut[near][None], [x - 20], [y - 20], [FLUX], fit_width=14, use_trail=True
     )[2]
     assert flux[0] == pytest.approx(FLUX * in_box, rel=0.01)
+
+
+def test_trippys_pill_measures():
+    """Released, it asks NumPy for a number of places that is no integer."""
+    pill = border.load_trippy().pill
+    image = np.zeros((41, 41))
+    image[20, 16:25] = 100.0
+    photometry = pill.pillPhot(image)
+    photometry(21.0, 21.0, radius=3.0, l=9.0, a=0.01, skyRadius=None, width=18)
+    assert photometry.sourceFlux == pytest.approx(900, rel=0.01)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
+import numpy as np
 import pytest
 from astropy.table import Table
+from conftest import HOSTILE
 
 from mlpsf.pipeline import select_stars
+from mlpsf.report.night import thumbnails, write_night
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +26,9 @@ def browser():
         found.close()
 
 
-@pytest.fixture(params=[("light", 1280), ("dark", 390)], ids=["light wide", "dark narrow"])
-def opened(browser, page, request):
-    scheme, width = request.param
+@contextlib.contextmanager
+def shown(browser, path, scheme, width):
+    """Open a page; nothing on it may complain, act by itself, or ask for anything."""
     context = browser.new_context(
         viewport={"width": width, "height": 800}, color_scheme=scheme, accept_downloads=True
     )
@@ -33,12 +37,49 @@ def opened(browser, page, request):
     opened.on("console", lambda message: opened.said.append(message.text))
     opened.on("pageerror", lambda error: opened.said.append(str(error)))
     opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.goto(page.as_uri())
+    opened.goto(path.as_uri())
     yield opened
     assert opened.said == []
     assert opened.evaluate("window.hurt") is None
     assert [url for url in opened.asked if not url.startswith(("file:", "data:", "blob:"))] == []
     context.close()
+
+
+LOOKS = pytest.mark.parametrize(
+    "look", [("light", 1280), ("dark", 390)], ids=["light wide", "dark narrow"]
+)
+
+
+@pytest.fixture
+def opened(browser, page, look):
+    with shown(browser, page, *look) as found:
+        yield found
+
+
+@pytest.fixture
+def opened_night(browser, scene, look, tmp_path):
+    """A night of six frames; one is far from the others, one failed, two wish ill."""
+    sim, _, psf = scene
+    n = 6
+    table = Table(
+        {
+            "name": ["c", HOSTILE, "a", "b", "far", "failed"],
+            "done": [True] * 5 + [False],
+            "error": [""] * 5 + ["<img src=x onerror='window.hurt=1'> no stars"],
+            "warnings": ["", "</script><script>window.hurt=1</script>", "", "", "", ""],
+            "fwhm": [4.0, 4.1, 3.9, 4.05, 9.0, np.nan],
+            "ellipticity": np.full(n, 0.05),
+            "n_found": [500, 400, 300, 200, 100, -1],
+            "n_chosen": np.full(n, 25),
+            "quality": np.full(n, 0.01),
+            "seconds": np.full(n, 3.0),
+        }
+    )
+    pictures = {k: thumbnails(sim.frame, psf) for k in range(2)}
+    links = [None, f"{HOSTILE}_report.html", None, None, None, None]
+    path = write_night(tmp_path / "night.html", table, pages=links, pictures=pictures)
+    with shown(browser, path, *look) as found:
+        yield found
 
 
 def saved(opened, tmp_path):
@@ -49,6 +90,7 @@ def saved(opened, tmp_path):
     return path
 
 
+@LOOKS
 def test_veto_by_mouse_and_the_list_is_used(opened, hostile, tmp_path):
     frame, stars, _ = hostile
     chosen = stars["id"][stars["selected"] & ~stars["reserved"]].tolist()
@@ -70,6 +112,7 @@ def test_veto_by_mouse_and_the_list_is_used(opened, hostile, tmp_path):
     assert sorted(Table.read(saved(opened, tmp_path))["id"]) == sorted(chosen)
 
 
+@LOOKS
 def test_veto_by_keyboard(opened, hostile):
     _, stars, _ = hostile
     first = opened.locator(".card.chosen").first
@@ -96,7 +139,8 @@ def test_veto_by_keyboard(opened, hostile):
     assert f"Source {at}," in opened.inner_text("#now")
 
 
-def test_page_fits_and_is_accessible(opened):
+def check_page(opened):
+    """It is no wider than the screen, and axe finds nothing serious."""
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     opened.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
@@ -110,6 +154,40 @@ def test_page_fits_and_is_accessible(opened):
     opened.said.clear()
 
 
+@LOOKS
+def test_page_fits_and_is_accessible(opened):
+    check_page(opened)
+
+
+@LOOKS
+def test_night_fits_and_is_accessible(opened_night):
+    check_page(opened_night)
+
+
+@LOOKS
+def test_night_is_sorted_and_filtered(opened_night):
+    def names():
+        return [
+            row.inner_text()
+            for row in opened_night.locator("#night tbody tr td:first-child").all()
+            if row.is_visible()
+        ]
+
+    assert names()[:2] == ["failed", "far"]
+    heading = opened_night.locator("#night th button", has_text="FWHM")
+    heading.click()
+    assert [name[0] for name in names()] == ["a", "c", "b", HOSTILE[0], "f", "f"]
+    assert names()[-1] == "failed"  # its FWHM is not known
+    heading.focus()
+    opened_night.keyboard.press("Enter")
+    assert names()[0] == "far"
+    assert names()[-1] == "failed"
+    opened_night.fill("#filter", "no stars")
+    assert names() == ["failed"]
+    assert opened_night.inner_text("#shown") == "1 of 6"
+
+
+@LOOKS
 def test_a_click_among_many_sources_is_quick(opened):
     """The page's own work for a click, most of which is to find what shows the source."""
     taken = opened.evaluate(

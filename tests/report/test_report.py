@@ -150,7 +150,7 @@ def test_too_few_stars_are_shown_all_the_same(hostile):
         select_stars(frame, n_min=2000, n_max=2000)
     read = Reader(render_report(frame, caught.value.table, error=str(caught.value)))
     said = " ".join(read.text)
-    assert "No psf." in said
+    assert "No PSF." in said
     assert "2000 wanted" in said
     assert len(read.of("img")) == 2
 

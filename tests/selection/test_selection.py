@@ -343,7 +343,7 @@ def test_one_probability_a_source():
 
 
 def test_no_sources_at_all():
-    with pytest.raises(TooFewStarsError, match="only 0 of 0 sources"):
+    with pytest.raises(TooFewStarsError, match="none of 0 sources"):
         choose(stars(0), [], n_min=1)
     assert len(choose(stars(0), [], n_min=0)) == 0
 

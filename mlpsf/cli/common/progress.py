@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -49,6 +50,7 @@ class Progress:
         self.step: str | None = None
         self.step_start = self.start
         self.seconds: dict[str, float] = {}
+        _warn_in_one_voice()
 
     def __enter__(self) -> Progress:
         return self
@@ -107,6 +109,16 @@ class Progress:
     def _clear(self) -> None:
         if self.live:
             typer.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _warn_in_one_voice() -> None:
+    """Let astropy's warnings be said as all others are; its own logger would add where from."""
+    from astropy import log
+    from astropy.logger import LoggingError
+
+    if log.warnings_logging_enabled():
+        with suppress(LoggingError):  # someone else shows warnings already
+            log.disable_warnings_logging()
 
 
 def plain(value: Any) -> Any:

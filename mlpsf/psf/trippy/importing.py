@@ -41,6 +41,17 @@ class _LazyPylab(ModuleType):
         return getattr(importlib.import_module("matplotlib.pylab"), name)
 
 
+class _OlderNumpy:
+    """NumPy with a linspace that takes a number of places that is no integer, as it once did."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def linspace(start: Any, stop: Any, num: float = 50) -> FloatArray:
+        return np.linspace(start, stop, int(num))
+
+
 def _stand_in_imp() -> ModuleType:
     """Return a replacement of module imp (removed in Python 3.12) with the function TRIPPy uses."""
     module = ModuleType("imp")
@@ -80,7 +91,8 @@ def load_trippy() -> Any:
 
     During the import, the modules ``imp`` (removed in Python 3.12) and ``pylab`` are replaced by
     stand-ins. The second loads the real pylab if TRIPPy draws. A user's matplotlib backend is not
-    changed. Then ``trippy.psf.downSample2d`` is replaced by the same sum as one reshape.
+    changed. Then ``trippy.psf.downSample2d`` is replaced by the same sum as one reshape, and
+    ``trippy.pill``, whose apertures NumPy has refused since 1.18, is given what it expects.
 
     Returns
     -------
@@ -114,6 +126,7 @@ def load_trippy() -> Any:
         if not hasattr(psf, "_release_downSample2d"):
             psf._release_downSample2d = psf.downSample2d
             psf.downSample2d = downsample
+            package.pill.np = _OlderNumpy()
         return package
 
 
