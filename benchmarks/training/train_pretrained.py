@@ -41,6 +41,7 @@ from mlpsf.files import whole_file
 from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.selectors.storage import file_hash
+from mlpsf.stamps.homogenizer import PSFHomogenizer
 from mlpsf.stamps.standard import STAMP_SIZE
 
 SPECIAL = {
@@ -98,6 +99,7 @@ def main() -> None:
     )
     seconds += time.monotonic() - start
     arguments.out.mkdir(parents=True, exist_ok=True)
+    selector.homogenizer_ = PSFHomogenizer(size=STAMP_SIZE)  # what ships takes raw cutouts, too
     path = selector.save(arguments.out / f"{arguments.name}.keras")
     card: dict[str, Any] = {
         "name": arguments.name,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlpsf.flags import NEVER_A_PSF_STAR
+from mlpsf.frames.cutouts import Cutouts
 from mlpsf.selectors import PSFStarSelector
 
 REFERENCE_SNR = 200.0
@@ -162,13 +163,14 @@ def calibrated(selector: PSFStarSelector, held: dict[str, np.ndarray]) -> PSFSta
     """Calibrate on what, in use, will be asked: no source that is flagged in any case."""
     held = judged(held, REFERENCE_SNR / 2)
     selector.calibration_ = (1.0, 0.0)
-    return selector.calibrate(held["stamps"], held["label"])
+    return selector.calibrate(Cutouts.of(held["stamps"], homogenized=True), held["label"])
 
 
 def probabilities(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.ndarray:
-    """Probability of good of stamps."""
+    """Probability of good of stamps, which are homogenized already."""
+    stamps = data["stamps"].astype(np.float32)
     parts = [
-        selector.predict_proba(data["stamps"][i : i + 8192].astype(np.float32))[:, 1]
+        selector.predict_proba(Cutouts.of(stamps[i : i + 8192], homogenized=True))[:, 1]
         for i in range(0, len(data["label"]), 8192)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
