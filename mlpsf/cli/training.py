@@ -16,7 +16,9 @@ from mlpsf.cli.common.options import (
     check_outputs,
     hdu_number,
 )
+from mlpsf.cli.common.telling import tell
 from mlpsf.errors import InputError
+from mlpsf.files import check_replaceable
 
 __all__ = ["EXIT_SOME_FAILED", "label", "train"]
 
@@ -122,10 +124,9 @@ def label(
         n, n_good, n_other, n_ambiguous = (
             int(used[key].sum()) for key in ("n", "good", "other", "ambiguous")
         )
-        typer.echo(
+        tell(
             f"{n} cutouts of {len(used)} of {len(report)} frames: {n_good} good, {n_other} other, "
-            f"{n_ambiguous} ambiguous; set in {out}.",
-            err=True,
+            f"{n_ambiguous} ambiguous; set in {out}."
         )
     if len(used) < len(report):
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -177,13 +178,22 @@ def train(
         ),
     ] = Balance.weights,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on after the last epoch of a training that was stopped, if there is one; "
+            "the model is that of a training without the stop.",
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network on SET, and write it as a model for --model of select and psf.
 
     The set is read from disk as it is needed and may be larger than memory. Figures on frames
-    held out are printed at the end.
+    held out are printed at the end. Stopped, or killed, after an epoch or more: give the same
+    command with --resume. NAME.checkpoint.npz beside the model holds what it needs until then.
 
     Examples:
 
@@ -198,7 +208,10 @@ def train(
     if out.suffix != ".keras":
         raise InputError(f"A model file ends in .keras. Got {out.name!r}.")
     begun = None if start in (None, "pretrained") else Path(start)
+    checkpoint = out.with_suffix(".checkpoint.npz")
     check_outputs([(out, None)], [cutouts, begun], overwrite=overwrite)
+    if not resume:
+        check_replaceable(checkpoint, None, overwrite, how="--resume goes on from it; --overwrite")
     if start is not None and architecture is not None:
         raise InputError("A model that --from gives has its --architecture already.")
     with CutoutSet(cutouts) as data:
@@ -219,14 +232,24 @@ def train(
             random_state=seed,
             verbose=0,
         )
-        trained = train_on_set(
-            data, selector, undersample=balance is Balance.undersample, progress=not quiet
-        )
+        try:
+            trained = train_on_set(
+                data,
+                selector,
+                undersample=balance is Balance.undersample,
+                progress=not quiet,
+                checkpoint=checkpoint,
+                resume=resume,
+            )
+        except KeyboardInterrupt:
+            if not checkpoint.exists():
+                raise
+            raise KeyboardInterrupt("--resume goes on after the last whole epoch") from None
         n_frames = len(set(data.frame[trained.held_out_].tolist()))
     trained.save(out)
+    checkpoint.unlink(missing_ok=True)
     if not quiet:
-        for line in _figures(trained, n_frames, out):
-            typer.echo(line, err=True)
+        tell(*_figures(trained, n_frames, out))
 
 
 def _figures(trained: Any, n_frames: int, out: Path) -> list[str]:
