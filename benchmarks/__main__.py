@@ -17,6 +17,8 @@ COMMANDS = {
     "selection_defaults": ("selection.selection_defaults", "how many stars, how bright, how sure"),
     "contaminants": ("selection.contaminants", "what a contaminant does to the PSF"),
     "any_frame": ("selection.any_frame", "what is said of frames of every kind"),
+    "any_input": ("robust.any_input", "frames of any kind: an error in words, or a valid PSF"),
+    "flips": ("robust.flips", "damaged files: an error in words, or a valid result"),
     "special_frames": ("selection.special_frames", "stars and PSFs of space, drizzled, varying"),
     "real_frames": ("selection.real_frames", "sheets of what is chosen on your own frames"),
     "picture": ("selection.picture", "the picture at the top of the README"),

@@ -2,8 +2,8 @@
 
 Each `Bad` is a kind of input, how it is made, the entrances that it is tried at, the error that it
 gets there and a word of its message. `rows` gives one `Row` for each pair of input and entrance.
-`test_bad_inputs.py` runs them all; ``python tests/bad_inputs.py`` writes them as a page, with the
-time and the memory that each takes.
+`test_bad_inputs.py` runs them, and ends one that hangs or takes a gigabyte; ``python
+tests/bad_inputs.py > mlpsf/BAD_INPUTS.md`` makes the page of them.
 
 A command gets an exit code: 1 for every error of mlpsf but 3 for too few stars, 2 where the command
 line itself is mistyped.
@@ -262,6 +262,9 @@ ENTRANCES: dict[str, Callable[[Lab, Any], Any]] = {
     ),
     # sets of cutouts
     "CutoutSet": _read_set,
+    "mlpsf train --resume": lambda lab, thing: command(
+        "train", lab / "set.h5", "--out", lab / "new.keras", "--resume", "--quiet"
+    ),
     "mlpsf train": lambda lab, thing: command(
         "train", thing, "--out", lab / "new.keras", "--epochs", 1, "--quiet"
     ),
@@ -377,16 +380,9 @@ def put(file: Any, name: str, values: Any = None, **how: Any) -> None:
 
 
 def bomb(n: int) -> bytes:
-    """Return a gzip file of many zero bytes, small itself."""
-    from io import BytesIO
-
-    stream = BytesIO()
-    with gzip.GzipFile(fileobj=stream, mode="wb", compresslevel=9) as file:
-        file.write(header_only(NAXIS=2, NAXIS1=40000, NAXIS2=n // 80000))
-        block = bytes(2**20)
-        for _ in range(n // 2**20):
-            file.write(block)
-    return stream.getvalue()
+    """Return a gzip file of many zero bytes, small itself: one packed megabyte again and again."""
+    head = header_only(NAXIS=2, NAXIS1=40000, NAXIS2=n // 80000)
+    return gzip.compress(head) + gzip.compress(bytes(2**20)) * (n // 2**20)
 
 
 def fifo(lab: Lab) -> Path:
@@ -664,10 +660,10 @@ BAD: list[Bad] = [
     Bad("model", "a pipe", fifo, "ModelFileError", "", MODELS),
     Bad("model", "a description of 10^5 nested lists", lambda lab: archive(
         lab, **{"mlpsf.json": deep(10**5)}), "ModelFileError", "", MODELS),
-    Bad("model", "a description that unpacks to 200 MB", lambda lab: archive(
-        lab, **{"mlpsf.json": " " * 2 * 10**8 + "{}"}), "ModelFileError", "", MODELS),
-    Bad("model", "a network that unpacks to 600 MB", lambda lab: archive(
-        lab, **{"network.onnx": bytes(6 * 10**8)}), "ModelFileError", "", MODELS),
+    Bad("model", "a description that unpacks to 5 MB", lambda lab: archive(
+        lab, **{"mlpsf.json": " " * 5 * 10**6 + "{}"}), "ModelFileError", "", MODELS),
+    Bad("model", "a network that unpacks to 100 MB", lambda lab: archive(
+        lab, **{"network.onnx": bytes(10**8)}), "ModelFileError", "", MODELS),
     Bad("model", "a network of nonsense", lambda lab: archive(lab, **{"network.onnx": b"x" * 99}),
         "ModelFileError", "", ("load_judge", "mlpsf select --model")),
     *(
@@ -730,10 +726,29 @@ BAD: list[Bad] = [
         "InputError", "", SETS),
     Bad("set", "one class only", hdf5(lambda f: put(f, "label", np.zeros(24, "i1"))),
         "InputError", "class", ("mlpsf train",)),
+    # --- what an interrupted training left
+    *(
+        Bad("checkpoint", made, frame_file("new.checkpoint.npz")(content), "InputError",
+            "new.checkpoint.npz is no checkpoint", ("mlpsf train --resume",))
+        for made, content in (
+            ("text", lambda lab: b"text" * 99),
+            ("another archive", lambda lab: (lab / "cutouts.npz").read_bytes()),
+            ("an archive that unpacks to 300 MB", lambda lab: npz_bomb(lab).read_bytes()),
+            ("a header that promises 10^12 numbers", lambda lab: npz_promise(lab).read_bytes()),
+            ("a pickled description", lambda lab: npz(
+                lab, description=np.array([{}], dtype=object)).read_bytes()),
+            ("a description of 10^5 nested lists", lambda lab: described_as(lab, deep(10**5))),
+            ("a description of no epochs", lambda lab: described_as(lab, "{}")),
+        )
+    ),
+    Bad("checkpoint", "that of another training", frame_file("new.checkpoint.npz")(
+        lambda lab: described_as(lab, json.dumps({
+            "made_of": {}, "epoch": 1, "stopped": False, "history": {}, "best": None}))),
+        "InputError", "another set", ("mlpsf train --resume",)),
     # --- cutouts
     Bad("cutouts", "no such file", lambda lab: lab / "none.npz", "CatalogueError", "", CUTOUTS),
     Bad("cutouts", "a pickled array", lambda lab: pickled(lab), "CatalogueError", "", CUTOUTS),
-    Bad("cutouts", "an archive that unpacks to 4 GB", lambda lab: npz_bomb(lab), "CatalogueError",
+    Bad("cutouts", "an archive that unpacks to 300 MB", lambda lab: npz_bomb(lab), "CatalogueError",
         "", CUTOUTS),
     Bad("cutouts", "a header that promises 10^12 cutouts", lambda lab: npz_promise(lab),
         "CatalogueError", "", CUTOUTS),
@@ -844,20 +859,24 @@ def npz(lab: Lab, **arrays: Any) -> Path:
     return lab / "bad.npz"
 
 
+def described_as(lab: Lab, text: str) -> bytes:
+    return npz(lab, description=np.frombuffer(text.encode(), np.uint8)).read_bytes()
+
+
 def pickled(lab: Lab) -> Path:
     return npz(lab, cutouts=np.array([{"a": 1}], dtype=object))
 
 
 def npz_bomb(lab: Lab) -> Path:
-    """Four gigabytes of zeros in some megabytes."""
-    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1048576, 31, 31), }"
+    """Three hundred megabytes of zeros in one or two."""
+    head = b"{'descr': '<f4', 'fortran_order': False, 'shape': (78125, 31, 31), }"
     head = head.ljust(117) + b"\n"
     with (
-        zipfile.ZipFile(lab / "bad.npz", "w", zipfile.ZIP_DEFLATED) as new,
+        zipfile.ZipFile(lab / "bad.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
         new.open("cutouts.npy", "w", force_zip64=True) as file,
     ):
         file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
-        for _ in range(3844):
+        for _ in range(300):
             file.write(bytes(2**20))
     return lab / "bad.npz"
 
@@ -877,3 +896,44 @@ def rows() -> Iterator[Row]:
     for bad in BAD:
         for entrance in bad.entrances:
             yield Row(bad, entrance)
+
+
+HEAD = """# Bad inputs, and what each gets
+
+Made of the table by which it is tested: `python tests/bad_inputs.py > mlpsf/BAD_INPUTS.md`.
+
+In Python a bad input gets the error that is named here, a `mlpsf.MlpsfError` and a built-in error as
+well, or it is taken, perhaps with a warning. A command gets one line on stderr and an exit code, and
+leaves nothing half-written; a frame of a night (`mlpsf run`) gets a row with the reason. What estimators
+are given (wrong dimensions, infinities, a `predict` before `fit`) gets the errors of scikit-learn's own
+contract, and an unknown keyword Python's TypeError.
+"""
+
+
+def page() -> str:
+    """Return the table as a page in Markdown."""
+    lines = [HEAD]
+    for kind in dict.fromkeys(bad.kind for bad in BAD):
+        head = ("given", "in Python", "gets", "on the command line", "exit code")
+        lines += [f"## {kind}", "", f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
+        for bad in BAD:
+            if bad.kind == kind:
+                commands = [name for name in bad.entrances if name.startswith("mlpsf")]
+                functions = [name for name in bad.entrances if name not in commands]
+                code = Row(bad, commands[0]).gets.removeprefix("exit code ") if commands else ""
+                cells = (
+                    bad.made,
+                    ", ".join(f"`{name}`" for name in functions),
+                    bad.gets if functions else "",
+                    ", ".join(f"`{name}`" for name in commands),
+                    code.replace(FINE, "0"),
+                )
+                lines.append(
+                    f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 # Tests run side by side, and the threads of each process's BLAS would wait for one another. NumPy
@@ -29,6 +30,25 @@ Where log-odds change by x, a probability changes by x times itself at most.
 # The same examples in every run.
 settings.register_profile("seeded", derandomize=True, deadline=None)
 settings.load_profile("seeded")
+
+
+@contextmanager
+def run_eagerly():
+    """Let TensorFlow compile no graph: for a tiny fit, that takes longer than the fit."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eager():
+    """Run a test without graphs."""
+    with run_eagerly():
+        yield
 
 
 def simulate(**parameters):

@@ -14,9 +14,10 @@ import signal
 import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from bad_inputs import ENTRANCES, FINE, Lab, RowError, rows
+from bad_inputs import ENTRANCES, FINE, Lab, RowError, page, rows
 
 from mlpsf import errors
 
@@ -115,6 +116,11 @@ def test_the_table_is_large_and_its_rows_differ():
     names = [row.name for row in rows()]
     assert len(set(names)) == len(names)
     assert len(names) >= 150
+
+
+def test_the_page_is_that_of_the_table():
+    written = Path(__file__).resolve().parents[1] / "mlpsf" / "BAD_INPUTS.md"
+    assert written.read_text() == page(), "python tests/bad_inputs.py > mlpsf/BAD_INPUTS.md"
 
 
 def test_no_undocumented_word_is_printed():

@@ -179,7 +179,7 @@ def on_dask(frames: Path, out: Path, settings: Settings, n_workers: int) -> Any:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+        n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         return run_frames(
             [frames / "*.fits"], out, settings=settings, scheduler=cluster.scheduler_address

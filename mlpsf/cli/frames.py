@@ -81,7 +81,7 @@ def select(
         with Progress(general) as progress:
             options = set_options(choosing, reading) | lists.arguments()
             _, table = cutouts.choose_from_set(frame, out, options, progress)
-            progress.note(summary(table, out))
+            progress.note(*summary(table, out))
             progress.result(**figures(table, out))
         return
     from mlpsf.export import check_star_path
@@ -94,7 +94,7 @@ def select(
         progress("reading")
         image = reading.frame(frame, hdu)
         table = choose(image, options, out, progress)
-        progress.note(summary(table, out))
+        progress.note(*summary(table, out))
         if save_cutouts is not None:
             cutouts.save_chosen(image, table, save_cutouts)
             progress.note(f"{table.meta['n_selected']} cutouts in {save_cutouts}.")
@@ -181,7 +181,7 @@ def psf(
         progress("making the PSF")
         made = build_psf(image, chosen, at=at)
         made.save(out, overwrite=True)
-        progress.note(summary(chosen, table_path))
+        progress.note(*summary(chosen, table_path))
         place = "" if at is None else f" at ({at[0]:g}, {at[1]:g})"
         progress.note(
             f"PSF{place} of FWHM {made.fwhm:.2f} pixels and ellipticity {made.ellipticity:.3f} "

@@ -18,7 +18,7 @@ from mlpsf.cli.common.options import (
 )
 from mlpsf.cli.common.progress import Progress, plain
 from mlpsf.cli.common.steps import STEPS
-from mlpsf.errors import InputError, OutputError
+from mlpsf.errors import InputError, OutputError, printable
 
 __all__ = ["info", "plot"]
 
@@ -213,4 +213,4 @@ def info(
     if general.as_json:
         progress.result(**{name: plain(value) for name, value in look.items()})
     else:
-        typer.echo(as_text(look))
+        typer.echo(printable(as_text(look)))

@@ -11,7 +11,8 @@ import typer
 
 from mlpsf.cli import export, frames, looking, night, rendering, reporting, simulation, training
 from mlpsf.cli.common.configuration import configured
-from mlpsf.errors import MlpsfError, TooFewStarsError, printable
+from mlpsf.cli.common.telling import tell
+from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.version import __version__
 
 __all__ = ["app", "console", "main"]
@@ -89,8 +90,8 @@ def main() -> None:
         _fail(
             MlpsfError(f"There is not enough memory: {error}. Try a part of the frame."), EXIT_ERROR
         )
-    except KeyboardInterrupt:
-        print("mlpsf: stopped", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt as stop:
+        tell(f"mlpsf: stopped{f': {stop}' if str(stop) else ''}")
         sys.exit(130)
 
 
@@ -109,7 +110,7 @@ def console() -> None:
 
 
 def _fail(error: MlpsfError, code: int) -> None:
-    typer.echo(f"mlpsf: {printable(' '.join(str(error).split()))}", err=True)
+    tell(f"mlpsf: {' '.join(str(error).split())}")
     sys.exit(code)
 
 
@@ -121,4 +122,4 @@ def _one_line(
     file: Any = None,  # noqa: ARG001
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    typer.echo(f"mlpsf: warning: {printable(' '.join(str(message).split()))}", err=True)
+    tell(f"mlpsf: warning: {' '.join(str(message).split())}")

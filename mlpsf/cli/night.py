@@ -12,6 +12,7 @@ from mlpsf.batch.pool import TIME_LIMIT
 from mlpsf.cli.common.groups import Choosing, General, Reading, grouped
 from mlpsf.cli.common.options import OverwriteOption
 from mlpsf.cli.common.progress import plain
+from mlpsf.cli.common.telling import tell
 from mlpsf.cli.training import EXIT_SOME_FAILED
 from mlpsf.errors import MlpsfError
 
@@ -145,7 +146,7 @@ def run(
         )
     except KeyboardInterrupt as stop:
         how_far = f": {stop}" if str(stop) else ""
-        typer.echo(f"mlpsf: stopped{how_far}. The same command goes on from there.", err=True)
+        tell(f"mlpsf: stopped{how_far}. The same command goes on from there.")
         raise typer.Exit(EXIT_STOPPED) from None
     table = night.table
     if general.as_json:
@@ -160,17 +161,16 @@ def run(
         )
     if not general.quiet:
         for row in bad[:_MOST_REASONS]:
-            typer.echo(f"{row['name']}: {row['error']}", err=True)
+            tell(f"{row['name']}: {row['error']}")
         if len(bad) > _MOST_REASONS:
-            typer.echo(f"... and {len(bad) - _MOST_REASONS} more failed.", err=True)
+            tell(f"... and {len(bad) - _MOST_REASONS} more failed.")
         kept = f" ({night.n_kept} known from before)" if night.n_kept else ""
         failures = f", {len(bad)} failed" if len(bad) else ""
         n_warned = int((table["warnings"] != "").sum())
         warned = f", {n_warned} with warnings" if n_warned else ""
-        typer.echo(
+        tell(
             f"{len(table) - len(bad)} of {len(table)} frames done{failures}{warned}{kept}; "
-            f"summary in {where}.",
-            err=True,
+            f"summary in {where}."
         )
     if len(bad):
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -14,6 +14,7 @@ from mlpsf.cli.common.groups import General, grouped
 from mlpsf.cli.common.options import HduOption, OverwriteOption, check_outputs, hdu_number
 from mlpsf.cli.common.progress import Progress
 from mlpsf.errors import InputError
+from mlpsf.files import check_replaceable
 
 __all__ = ["EXIT_SOME_FAILED", "label", "train"]
 
@@ -183,6 +184,14 @@ def train(
         ),
     ] = Balance.weights,
     seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on after the last epoch of a training that was stopped, if there is one; "
+            "the model is that of a training without the stop.",
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     *,
     general: General,
@@ -190,7 +199,8 @@ def train(
     """Train a network on SET, and write it as a model for --model of select and psf.
 
     The set is read from disk as it is needed and may be larger than memory. Figures on frames
-    held out are printed at the end.
+    held out are printed at the end. Stopped, or killed, after an epoch or more: give the same
+    command with --resume. NAME.checkpoint.npz beside the model holds what it needs until then.
 
     Examples:
 
@@ -205,7 +215,10 @@ def train(
     if out.suffix != ".keras":
         raise InputError(f"A model file ends in .keras. Got {out.name!r}.")
     begun = None if start in (None, "pretrained") else Path(start)
+    checkpoint = out.with_suffix(".checkpoint.npz")
     check_outputs([(out, None)], [cutouts, begun], overwrite=overwrite)
+    if not resume:
+        check_replaceable(checkpoint, None, overwrite, how="--resume goes on from it; --overwrite")
     if start is not None and architecture is not None:
         raise InputError("A model that --from gives has its --architecture already.")
     with Progress(general, ("reading", "training", "writing")) as progress:
@@ -230,15 +243,23 @@ def train(
                 verbose=0,
             )
             progress("training")
-            trained = train_on_set(
-                data,
-                selector,
-                undersample=balance is Balance.undersample,
-                progress=not general.quiet,
-            )
+            try:
+                trained = train_on_set(
+                    data,
+                    selector,
+                    undersample=balance is Balance.undersample,
+                    progress=not general.quiet,
+                    checkpoint=checkpoint,
+                    resume=resume,
+                )
+            except KeyboardInterrupt:
+                if not checkpoint.exists():
+                    raise
+                raise KeyboardInterrupt("--resume goes on after the last whole epoch") from None
             n_frames = len(set(data.frame[trained.held_out_].tolist()))
         progress("writing")
         trained.save(out)
+        checkpoint.unlink(missing_ok=True)
         if general.verbose:
             for line in _epochs(trained.history_):
                 progress.note(line)

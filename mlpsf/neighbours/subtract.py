@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
-from mlpsf.detection.sources import DETECTION_SIGMA, MINIMUM_AREA, find_sources
+from mlpsf.detection.sources import MINIMUM_AREA, find_sources
 from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
@@ -38,6 +38,7 @@ ROUNDS = 3
 _REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
 _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
 _CHANCE = 4.0  # standard deviations of the light that noise leaves
+_HIDDEN_SIGMA = 2.2  # a source of 2 per cent of a star of S/N 300 is no brighter in a pixel
 _SHADOW = 0.05  # error of the common star in the search for what is hidden
 _APART = 0.75  # FWHM: a detection nearer to a source is part of it
 _NEW = 0.05  # share of new sources below which another round changes little
@@ -202,7 +203,7 @@ def _hidden(
     variance = (sky.rms / unit) ** 2 + per_light * light + (_SHADOW * light) ** 2
     found = sep.extract(
         (scene.rest - sky.level) / unit,
-        DETECTION_SIGMA,
+        _HIDDEN_SIGMA,
         err=np.sqrt(variance),
         mask=frame.mask | frame.saturated,
         minarea=MINIMUM_AREA,

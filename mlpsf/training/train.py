@@ -25,6 +25,7 @@ from mlpsf.selectors.cnn import PSFStarSelector
 from mlpsf.selectors.inference import KerasNetwork
 from mlpsf.stamps.homogenizer import PSFHomogenizer
 from mlpsf.stamps.scaling import CutoutScaler
+from mlpsf.training.checkpoint import Checkpoint, training_made_of
 from mlpsf.training.sets import CutoutSet
 
 __all__ = ["HeldOutScores", "train_on_set"]
@@ -77,6 +78,8 @@ def train_on_set(
     *,
     undersample: bool = False,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> PSFStarSelector:
     """Train a selector on a set of labelled cutouts, read from disk batch by batch.
 
@@ -99,6 +102,11 @@ def train_on_set(
         the same weight.
     progress : bool
         Whether to show a progress bar on stderr, if that is a terminal.
+    checkpoint : path-like, optional
+        File, ending in ``.npz``, that is given the state of the training after each epoch.
+    resume : bool
+        Whether to go on from `checkpoint`, if that file exists, after the last epoch in it. The
+        result is that of a training without interruption, to the rounding of float32.
 
     Returns
     -------
@@ -111,7 +119,8 @@ def train_on_set(
     Raises
     ------
     InputError
-        The set has too few frames or classes, or its cutouts do not match a fitted selector.
+        The set has too few frames or classes, or its cutouts do not match a fitted selector. The
+        checkpoint is damaged, or of a training of other data or parameters.
 
     Examples
     --------
@@ -149,6 +158,10 @@ def train_on_set(
                 f"The frames of {data.path.name} to train on hold one class only: give more."
             )
         seed = int(random.randint(2**31 - 1))
+        kept = None
+        if checkpoint is not None:
+            made_of = training_made_of(data, made, start, seed=seed, undersample=undersample)
+            kept = Checkpoint(checkpoint, made_of, resume=resume)
         _prepare(made, data, train, start)
         judged = _judged(data, held)
         good = data.label[judged] == 1
@@ -156,7 +169,7 @@ def train_on_set(
         for name, other in (_yardstick(data, start) if judged.size else {}).items():
             log_odds = _log_odds(other, data, judged)
             made.scores_[name] = HeldOutScores.of(good, expit(log_odds))
-        _fit(made, data, train, held, seed, start, progress)
+        _fit(made, data, train, held, seed, start, progress, kept)
         if 0 < good.sum() < len(good):
             made.calibration_ = _platt(_log_odds(made, data, judged), good)
         elif start is not None:
@@ -257,6 +270,7 @@ def _fit(
     seed: int,
     start: PSFStarSelector | None,
     progress: bool,
+    kept: Checkpoint | None,
 ) -> None:
     """Build or copy the network, and train it."""
     estimator = made._make_estimator(data.size, seed)
@@ -267,21 +281,35 @@ def _fit(
     weights = compute_class_weight(
         made.class_weight, classes=made.classes_, y=made.classes_[data.label[train]]
     ).astype(np.float32)
-    steps, held_steps = (-(-len(rows) // made.batch_size) for rows in (train, held))
+    steps = -(-len(train) // made.batch_size)
+    done_before = kept.epoch if kept else 0
     bar = tqdm(
-        total=made.epochs * steps, unit="batch", disable=None if progress else True, leave=False
+        total=made.epochs * steps,
+        initial=done_before * steps,
+        unit="batch",
+        leave=False,
+        disable=None if progress else True,
     )
 
     def advance(_: int, logs: Any = None) -> None:  # noqa: ARG001 - named by Keras
         bar.update()
 
+    given = list(estimator.callbacks or [])
+    stopper = next((c for c in given if isinstance(c, keras.callbacks.EarlyStopping)), None)
+
+    def train_begin(_: Any = None) -> None:
+        if kept:
+            kept.restore(estimator.model_, stopper)
+
     def epoch_end(epoch: int, logs: Any = None) -> None:
         bar.set_postfix_str(_line(epoch, made.epochs, logs))
+        if kept:
+            kept.keep(estimator.model_, stopper, logs)
 
-    callbacks = [
-        *(estimator.callbacks or []),
-        keras.callbacks.LambdaCallback(on_train_batch_end=advance, on_epoch_end=epoch_end),
-    ]
+    # Last, so that those before it have begun, or ended their epoch.
+    ours = keras.callbacks.LambdaCallback(
+        on_train_begin=train_begin, on_train_batch_end=advance, on_epoch_end=epoch_end
+    )
     done = threading.Event()
     extra: dict[str, Any] = {}
     with bar, tensorflow_random_state(seed):
@@ -295,14 +323,14 @@ def _fit(
             metrics=estimator.metrics,
         )
         if held.size:
-            extra["validation_data"] = _stream(made, data, held, np.ones(2, np.float32), done)
-            extra["validation_steps"] = held_steps
+            extra["validation_data"] = _held_batches(made, data, held)
         try:
             history = model.fit(
-                _stream(made, data, train, weights, done, check_random_state(seed)),
+                _stream(made, data, train, weights, done, seed, done_before),
                 steps_per_epoch=steps,
+                initial_epoch=made.epochs if kept and kept.stopped else done_before,
                 epochs=made.epochs,
-                callbacks=callbacks,
+                callbacks=[*given, ours],
                 shuffle=False,  # the stream shuffles
                 verbose=made.verbose,
                 **extra,
@@ -311,7 +339,8 @@ def _fit(
             done.set()
     made.estimator_ = estimator
     made.network_ = KerasNetwork(model)
-    made.history_ = {key: list(map(float, values)) for key, values in history.history.items()}
+    losses = kept.history if kept else history.history
+    made.history_ = {key: list(map(float, values)) for key, values in losses.items()}
 
 
 def _copy(model: Any) -> Any:
@@ -329,16 +358,18 @@ def _stream(
     rows: NDArray[np.intp],
     weights: NDArray[np.float32],
     done: threading.Event,
-    random: Any = None,
+    seed: int,
+    epoch: int,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.float32]]]:
-    """Yield images, labels and weights in batches, epoch after epoch; shuffled by `random`.
+    """Yield images, labels and weights in shuffled batches, epoch after epoch.
 
     Keras reads ahead in another thread. `done` ends the stream.
     """
     while not done.is_set():
-        batches = data.batches(
-            made.batch_size, rows=rows, shuffle=random is not None, random_state=random
-        )
+        # An order of its own for each epoch, so that a training may begin with any of them.
+        random = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+        epoch += 1
+        batches = data.batches(made.batch_size, rows=rows, shuffle=True, random_state=random)
         try:
             for batch in batches:
                 label = data.label[batch.rows]
@@ -349,6 +380,23 @@ def _stream(
             if done.is_set():  # closed while reading ahead
                 return
             raise
+
+
+def _held_batches(made: PSFStarSelector, data: CutoutSet, rows: NDArray[np.intp]) -> Any:
+    """Return batches by number, for Keras repeats the first of a generator after each epoch."""
+    import keras
+
+    size = made.batch_size
+
+    class Held(keras.utils.PyDataset):  # type: ignore[misc]
+        def __len__(self) -> int:
+            return -(-len(rows) // size)
+
+        def __getitem__(self, number: int) -> tuple[Any, Any]:
+            some = rows[number * size : (number + 1) * size]
+            return made._scale(data[some])[..., None], data.label[some]
+
+    return Held()
 
 
 def _log_odds(

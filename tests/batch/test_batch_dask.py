@@ -52,7 +52,7 @@ def cluster_of(n_workers, space):
         n_workers=n_workers,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=":0",
+        dashboard_address=None,
         local_directory=str(space),
         silence_logs=logging.CRITICAL,
     )

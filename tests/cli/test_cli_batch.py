@@ -78,6 +78,11 @@ def test_some(run, frames):
     assert [job.name for job in run.jobs] == ["b"]
 
 
+def test_what_a_reason_holds_is_not_printed_raw(run, frames):
+    _, err = run(*frames, reasons={"b": "no \x1b[2J\nstars"})
+    assert err.startswith(r"b: no \x1b[2J\nstars" + "\n2 of 3 frames done")
+
+
 def test_none(run, frames):
     code, err = run(*frames, "--quiet", reasons=dict.fromkeys("abc", "no stars"))
     assert code == 1

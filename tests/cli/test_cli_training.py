@@ -18,6 +18,7 @@ from mlpsf.cli.training import _figures
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.selectors.networks import ARCHITECTURES
+from mlpsf.training.checkpoint import Checkpoint
 from mlpsf.training.train import HeldOutScores
 
 TINY = {"filters": (4, 4), "batch_size": 32, "random_state": 1}
@@ -210,10 +211,31 @@ def test_label_for_scripts_and_with_a_line_a_frame(monkeypatch, capsys, simulate
 
 def test_trains_from_nothing(monkeypatch, capsys, truth_set, tmp_path):
     out = tmp_path / "own.keras"
-    code, said = run(
-        monkeypatch, capsys, "train", truth_set, "--out", out, "--epochs", 2, "--validation", 0.25
+    words = ("train", truth_set, "--out", out, "--epochs", 2, "--validation", 0.25)
+    # Ctrl-C in the second epoch; the same command goes on from there.
+    keep = Checkpoint.keep
+
+    def interrupted(self, *arguments):
+        keep(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "keep", interrupted)
+        code, said = run(patch, capsys, *words)
+    assert code == 130
+    assert said.endswith("mlpsf: stopped: --resume goes on after the last whole epoch\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["own.checkpoint.npz"]
+    code, said = run(monkeypatch, capsys, *words)
+    assert code == 1
+    assert said.endswith(
+        "own.checkpoint.npz exists. --resume goes on from it; --overwrite replaces it.\n"
     )
+    code, said = run(monkeypatch, capsys, *words, "--resume", "--seed", 7)
+    assert code == 1
+    assert "is of a training with another seed" in said
+    code, said = run(monkeypatch, capsys, *words, "--resume")
     assert code == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["own.keras"]
     lines = [line for line in said.splitlines() if not line.startswith(("I0", "WARNING: All"))]
     assert lines[0] == f"2 epochs; model in {out}. On 1 frames held out:"
     assert "after" in [line.split()[0] for line in lines[2:]]  # a line on dashes may follow
@@ -242,6 +264,7 @@ def test_trains_from_nothing(monkeypatch, capsys, truth_set, tmp_path):
         assert 0 < np.abs(np.array(old) - np.array(new)).max() < 0.05
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_same_seed_gives_the_same_model(truth_set):
     first, again, other = (
         train_on_set(
@@ -260,6 +283,7 @@ def test_the_same_seed_gives_the_same_model(truth_set):
     assert first.calibration_ == again.calibration_
 
 
+@pytest.mark.usefixtures("eager")
 def test_held_out_frames_calibrate_and_judge(truth_set):
     selector = PSFStarSelector(
         epochs=3, learning_rate=3e-3, validation_fraction=0.25, class_weight="balanced",
@@ -280,6 +304,7 @@ def test_held_out_frames_calibrate_and_judge(truth_set):
         assert mean == pytest.approx((data.label[judged] == 1).mean(), abs=0.02)
 
 
+@pytest.mark.usefixtures("eager")
 def test_standard_scaling_is_that_of_all_pixels_at_once(truth_set):
     selector = PSFStarSelector(architecture="published", epochs=1, **TINY)
     trained = train_on_set(truth_set, selector)
@@ -293,6 +318,7 @@ def test_standard_scaling_is_that_of_all_pixels_at_once(truth_set):
     assert trained.calibration_ == (1.0, 0.0)
 
 
+@pytest.mark.usefixtures("eager")
 def test_training_further_keeps_scaling_and_classes_and_leaves_the_start(truth_set):
     with CutoutSet(truth_set) as data:
         rows = np.flatnonzero(data.label >= 0)[:150]
@@ -308,6 +334,7 @@ def test_training_further_keeps_scaling_and_classes_and_leaves_the_start(truth_s
         np.testing.assert_array_equal(start.predict_proba(X), before)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("network", ["today's", "an older one"])
 def test_training_further_without_held_out_frames_keeps_the_calibration(
     truth_set, monkeypatch, network
@@ -352,6 +379,7 @@ def test_every_dash_is_explained(good, probability, said):
         assert lines[3].startswith(said)
 
 
+@pytest.mark.usefixtures("eager")
 def test_sets_that_do_not_fit_are_refused(monkeypatch, capsys, simulated, truth_set, tmp_path):
     other = tmp_path / "other.h5"
     label_frames(list(simulated)[:1], other, rule="truth", size=31)

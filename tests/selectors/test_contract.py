@@ -14,7 +14,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import sklearn
-from conftest import FLOAT32
+from conftest import FLOAT32, run_eagerly
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import VotingClassifier
@@ -35,19 +35,13 @@ from mlpsf.errors import InputError
 from mlpsf.selectors import PSFStarSelector, ResidualSelector
 from mlpsf.stamps.scaling import CutoutScaler
 
-# Compiling a graph for every one of a hundred tiny fits would take minutes.
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
-
 TINY = {"filters": (4,), "dropout": 0.0, "batch_size": 20, "learning_rate": 0.02}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def eager():
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with run_eagerly():
+        yield
 
 
 @pytest.fixture
@@ -471,7 +465,6 @@ def test_grid_search_finds_the_better_network(frames):
         {"cnn__architecture": ["published", "compact"], "cnn__filters": [(4, 4)]},
         cv=GroupKFold(2),
         scoring="roc_auc",
-        n_jobs=2,
     ).fit(X, y, groups=groups)
     assert search.best_params_["cnn__architecture"] == "compact"
     published, compact = search.cv_results_["mean_test_score"]
@@ -499,9 +492,7 @@ def test_frames_are_routed_to_the_residual_rule(frames):
     X, y, groups = frames
     selector = MAKE["residual"]().set_fit_request(groups=True).set_score_request(groups=True)
     selector.set_predict_proba_request(groups=True).set_predict_request(groups=True)
-    result = cross_validate(
-        selector, X, y, cv=GroupKFold(2), params={"groups": groups}, return_estimator=True
-    )
+    result = cross_validate(selector, X, y, cv=GroupKFold(2), params={"groups": groups}, n_jobs=2)
     assert result["test_score"].min() > 0.8
     pipe = Pipeline([("rule", selector)]).fit(X, y, groups=groups)
     direct = selector.fit(X, y, groups=groups)

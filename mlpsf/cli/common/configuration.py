@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
-import typer
 from typer.core import TyperCommand
 
+from mlpsf.cli.common.telling import tell
 from mlpsf.errors import InputError
 
 __all__ = ["CONFIG", "configured"]
@@ -50,7 +50,7 @@ class _Configured(TyperCommand):
         """Run the command, and say which settings are from a file."""
         if "mlpsf.config" in ctx.meta and not ctx.params.get("quiet"):
             path, keys = ctx.meta["mlpsf.config"]
-            typer.echo(f"Settings from {path}: {', '.join(keys)}.", err=True)
+            tell(f"Settings from {path}: {', '.join(keys)}.")
         return super().invoke(ctx)
 
     def _first_file(self, given: dict[str, Any]) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any
 import typer
 
 from mlpsf.cli.common.groups import General
-from mlpsf.errors import MlpsfError, printable
+from mlpsf.cli.common.telling import tell
+from mlpsf.errors import MlpsfError
 
 __all__ = ["Progress", "plain"]
 
@@ -70,12 +71,12 @@ class Progress:
             text = f"[{self.step_start - self.start:4.1f} s] {step} ...{self._left(step)}"
             typer.echo(text, err=True, nl=False)
 
-    def note(self, text: str) -> None:
+    def note(self, *lines: str) -> None:
         """Print a result on stderr."""
         self._end_step()
         if not self.quiet:
             self._clear()
-            typer.echo(printable(text), err=True)
+            tell(*lines)
 
     def result(self, **values: Any) -> None:
         """Print a result as a line of JSON on stdout, if that was asked for."""

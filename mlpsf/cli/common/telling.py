@@ -5,7 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["figures", "judgement", "order_of", "summary"]
+import typer
+
+from mlpsf.errors import printable
+
+__all__ = ["figures", "judgement", "order_of", "summary", "tell"]
+
+
+def tell(*lines: str) -> None:
+    """Print lines on stderr.
+
+    Names in them are others' text: what would act on a terminal, or end a line, is escaped.
+    """
+    for line in lines:
+        typer.echo(printable(line).replace("\n", "\\n"), err=True)
 
 
 def order_of(psf: Any) -> str:
@@ -26,24 +39,25 @@ def judgement(quality: Any) -> str:
     )
 
 
-def summary(table: Any, path: Path) -> str:
-    """Return what was chosen, in a line, and the verdict in another."""
+def summary(table: Any, path: Path) -> list[str]:
+    """Return what was chosen, in a line, and the verdict in others."""
     meta = table.meta
     relaxed = ""
     if meta["relaxed"]:
         least = min(table["probability"][table["selected"]], default=float("nan"))
         relaxed = f" (relaxed: the least probable is one by {least:.2g})"
     reserved = f", {meta['n_reserved']} reserved" if meta["n_reserved"] else ""
-    verdict = (
-        f"\nVerdict: {meta['verdict']}: {meta['verdict_reason']}." if "verdict" in meta else ""
-    )
+    verdicts = []
+    if "verdict" in meta:
+        verdicts = [f"Verdict: {meta['verdict']}: {meta['verdict_reason']}."]
     for name, said in meta.get("verdicts", {}).items():
-        verdict += f"\nVerdict on frame {name}: {said.rstrip('.')}."
-    return (
+        verdicts.append(f"Verdict on frame {name}: {said.rstrip('.')}.")
+    return [
         f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
         f"selected{relaxed}{reserved}; "
-        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}{verdict}"
-    )
+        f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}",
+        *verdicts,
+    ]
 
 
 def _guesses(meta: Any) -> str:

@@ -1,0 +1,1 @@
+"""What mlpsf does with whatever it is given."""
