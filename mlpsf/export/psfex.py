@@ -23,7 +23,7 @@ from mlpsf.export.places import (
 __all__ = ["psfex_psf", "sampling_step"]
 
 _SHARPEST = 1.6  # pixels, FWHM below which samples are not nearer to each other
-_SAMPLES = 44.0  # per FWHM, of a reader that interpolates with Lanczos-3
+_SAMPLES = 48.0  # per FWHM, of a reader that interpolates with Lanczos-3
 
 
 def sampling_step(psf: Any, samples: float = 16.0) -> float:
@@ -45,8 +45,8 @@ def psfex_psf(psf: Any, *, frame_shape: tuple[int, int] | None = None) -> bytes:
     """Return the content of a ``.psf`` file in PSFEx's layout.
 
     Lanczos-3, as in GalSim's ``DES_PSFEx``, misplaces light by up to a fiftieth of a step, along x
-    and along y, however smooth it is. With 44 samples per FWHM that is 0.1 % of the peak at most.
-    (PSFEx itself takes about 4.7, which makes its files smaller by a factor of 90.)
+    and along y, however smooth it is. With 48 samples per FWHM that is 0.1 % of the peak at most.
+    (PSFEx itself takes about 4.7, which makes its files smaller by a factor of 100.)
 
     Parameters
     ----------

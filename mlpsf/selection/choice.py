@@ -361,8 +361,8 @@ def _too_few(
     else:
         hint = (
             f"only {len(ranked)} of {len(table)} sources could be judged at all (of the others, "
-            f"some for more than one reason: {_commonest(table)}). A lower n_min, or relax "
-            "(--relax), takes what there is"
+            f"some for more than one reason: {_commonest(table)}). A lower n_min (--n-min), "
+            "or relax (--relax), takes what there is"
         )
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
