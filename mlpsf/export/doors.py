@@ -93,7 +93,8 @@ def export_psf(
     for name, value in given.items():
         # The shape of the frame is at hand or not; who gives it does not ask for anything.
         if name not in write.options and name != "frame_shape" and value != unused[name]:
-            raise InputError(f"The format {to!r} does not take '{name}'. Got {value!r}.")
+            option = "--place" if name == "at" else f"--{name}"
+            raise InputError(f"The format {to!r} does not take '{name}' ({option}). Got {value!r}.")
     target = check_folder(path)
     check_replaceable(target, None, overwrite or None, how=how)
     content = write.make(psf, **options)
@@ -154,11 +155,16 @@ def export_stars(
     """
     write = _door(to, STAR_FORMATS, "star lists")
     if write.needs_frame and frame is None:
-        raise InputError(f"The format {to!r} takes the stars' pixels or sky from 'frame': give it.")
+        raise InputError(
+            f"The format {to!r} takes the stars' pixels or sky from 'frame' (--frame): give it."
+        )
     target = check_folder(path)
     paths = [target, *star_companion(target, to)]
     if len(set(paths)) < len(paths):
-        raise InputError(f"The format {to!r} writes a second file of the name {paths[1].name!r}.")
+        raise InputError(
+            f"The format {to!r} writes a second file beside the first, and its name would be "
+            f"{target.name!r} too. Give a name that ends otherwise than in {target.suffix}."
+        )
     for each in paths:
         check_replaceable(each, None, overwrite or None, how=how)
     image = None

@@ -113,7 +113,7 @@ def effective(psf: Any, step: float, half: int | None = None) -> FloatArray:
     ----------
     psf : PSFModel
     step : float
-        Distance of the samples in pixels.
+        Distance of the samples in pixels, a whole part of one.
     half : int, optional
         Samples on each side of the middle; by default as many as hold all the light.
 
@@ -131,10 +131,15 @@ def effective(psf: Any, step: float, half: int | None = None) -> FloatArray:
     ((45, 45), 1.0)
     """
     half = half_cells(psf, step) if half is None else half
-    offset = np.arange(-half, half + 1) * step
-    y, x = np.meshgrid(offset, offset, indexing="ij")
-    # A pixel at +x from the star sees it at -x.
-    return np.asarray(psf.stamps(-x.ravel(), -y.ravel(), 1).reshape(x.shape))
+    cells = round(1 / step)
+    # A star at each cell of a pixel: pixel a of its stamp is at a minus the star's offset.
+    reach = -(-half // cells)
+    side = 2 * reach + 1
+    y, x = np.mgrid[cells - 1 : -1 : -1, cells - 1 : -1 : -1] / cells
+    stamps = psf.stamps(x.ravel(), y.ravel(), side).reshape(cells, cells, side, side)
+    fine = stamps.transpose(2, 0, 3, 1).reshape(side * cells, side * cells)
+    first = (reach + 1) * cells - 1 - half
+    return np.asarray(fine[first : first + 2 * half + 1, first : first + 2 * half + 1])
 
 
 def centred(x: FloatArray, y: FloatArray, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:

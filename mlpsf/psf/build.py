@@ -17,10 +17,10 @@ from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.solver.field import solve_field
 from mlpsf.psf.solver.fit import Fit
-from mlpsf.psf.solver.polynomial import polynomial
+from mlpsf.psf.solver.polynomial import order_for, polynomial
 from mlpsf.psf.solver.solve import MISFIT, ROUNDS, Solution, solution_of, solve
 from mlpsf.psf.solver.stars import Stars, cut_stars, say_left_out
-from mlpsf.psf.solver.variation import PSFVariation, order_for, variation_of
+from mlpsf.psf.solver.variation import PSFVariation, variation_of
 from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy import border as border
 from mlpsf.psf.trippy.inputs import check_place

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
@@ -221,6 +222,12 @@ def read_psf(
                 terms, numbers = _terms_from_hdus(hdus) if varies else (None, [])
     except ModelFileError:
         raise
+    except AstropyUserWarning as error:  # that of a checksum, made an error above
+        raise ModelFileError(
+            f"{path} is not what was written ({str(error).strip()}): it is damaged, "
+            "or a header was changed and its CHECKSUM left. For a change that was "
+            "meant, `fitscheck --write` makes it anew."
+        ) from error
     except Exception as error:  # a damaged file can make astropy raise anything
         raise ModelFileError(f"cannot read a PSF from {path}: {error}") from error
     try:

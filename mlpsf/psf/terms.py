@@ -11,7 +11,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError, PSFError
-from mlpsf.psf.solver.polynomial import polynomial
+from mlpsf.psf.solver.polynomial import order_for, polynomial
 
 __all__ = ["PSFTerms", "warn_of_extrapolation"]
 
@@ -115,8 +115,10 @@ class PSFTerms:
             Positions of the stars that the polynomial was fitted to.
         """
         at, (x0, y0) = np.asarray(stars, dtype=np.float64), self.first
-        known = polynomial(at[:, 0] - x0, at[:, 1] - y0, self.frame_shape, self.order)
-        here = polynomial(x - x0, y - y0, self.frame_shape, self.order)[0]
+        # What few stars do not tell, the prior of the fit holds.
+        order = min(self.order, order_for(len(at)))
+        known = polynomial(at[:, 0] - x0, at[:, 1] - y0, self.frame_shape, order)
+        here = polynomial(x - x0, y - y0, self.frame_shape, order)[0]
         # A trace of a prior, for stars that do not tell all terms.
         normal = known.T @ known + 1e-3 * np.eye(len(here))
         return float(np.sqrt(here @ np.linalg.solve(normal, here)))

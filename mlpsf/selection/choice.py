@@ -362,8 +362,8 @@ def _too_few(
         judged = f"only {len(ranked)}" if len(ranked) else "none"
         hint = (
             f"{judged} of {len(table)} sources could be judged at all (of the others, "
-            f"some for more than one reason: {_commonest(table)}). A lower n_min, or relax "
-            "(--relax), takes what there is"
+            f"some for more than one reason: {_commonest(table)}). A lower n_min (--n-min), "
+            "or relax (--relax), takes what there is"
         )
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(

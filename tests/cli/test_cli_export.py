@@ -70,7 +70,10 @@ def test_options_of_a_psf(run, folder):
     header = fits.getheader("b.fits")
     assert header["NXPSFS"] == 3
     assert header["IPSFX03"] == 520
-    fails(run("export", psf, "--to", "psfex", "--place", 1, 2, "--out", "c"), "does not take 'at'")
+    fails(
+        run("export", psf, "--to", "psfex", "--place", 1, 2, "--out", "c"),
+        "does not take 'at' (--place)",
+    )
 
 
 def test_what_cannot_be_exported(run, folder, tmp_path):

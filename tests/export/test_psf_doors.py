@@ -58,18 +58,18 @@ def bright_stars(sim, x, y):
 
 
 def test_galsim_draws_the_psfex_file(psf, tmp_path):
-    """Within 0.1 % of the peak at five places, on pixels' centres; 0.25 % between them."""
+    """Within 0.1 % of the peak at five places, on pixels' centres and between them."""
     galsim = pytest.importorskip("galsim")
     des = pytest.importorskip("galsim.des")
     path = export_psf(psf, tmp_path / "frame.psf", "psfex", frame_shape=(600, 640))
     theirs = des.DES_PSFEx(str(path))
     for x, y in PLACES:
         mine = here(psf, x, y)
-        for dx, dy, most in ((0.0, 0.0, 0.001), (0.3, -0.27, 0.0025)):
+        for dx, dy in ((0.0, 0.0), (0.3, -0.27), (-0.07, 0.16)):
             drawn = theirs.getPSF(galsim.PositionD(x + 1, y + 1)).drawImage(
                 nx=mine.size, ny=mine.size, scale=1.0, method="no_pixel", offset=(dx, dy)
             )
-            assert difference(drawn.array, mine.stamps(dx, dy, mine.size)[0]) < most
+            assert difference(drawn.array, mine.stamps(dx, dy, mine.size)[0]) < 0.001
 
 
 def test_sextractor_fits_the_psfex_file(scene, program, tmp_path):

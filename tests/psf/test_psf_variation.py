@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from mlpsf.errors import InputError
 from mlpsf.psf import PSFModel, build_psf, measure_variation
-from mlpsf.psf.solver.variation import fit_variation, polynomial
+from mlpsf.psf.solver.polynomial import polynomial
+from mlpsf.psf.solver.variation import fit_variation
 
 SIZE = 31
 

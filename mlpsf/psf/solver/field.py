@@ -5,6 +5,10 @@ the PSF changes in few ways. The first are known: wider, and longer along x or t
 beyond them is found as the principal components of the PSF's change in a polynomial fit of all
 coefficients. Then only the amount of each is a polynomial of the position. Its order, and how many
 components there are, is that which predicts best the stars that are left out of the fit.
+
+Fewer than 16 stars cannot choose: a line through them that is wrong by the bend it leaves out is
+wrong by most in the corners, beyond the stars, where none is left out. They get a quadratic of size
+and shape, each term held by a prior as wide as the variation that the stars show, or a constant.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ __all__ = ["Choice", "choose_order", "most_order", "size_and_shape", "solve_fiel
 
 FloatArray = NDArray[np.float64]
 
-_STARS = (0, 5, 12, 20)  # stars that each order needs: two for a term
+_STARS = (0, 5, 5, 20)  # stars that each order needs: a cubic two for a term
+_FEW = 16  # stars that choose more than whether the PSF varies
+_HELD = 2.0  # times the prior of size and shape of many, because of few the rms is larger by noise
 _FOLDS = 20  # groups of stars that are left out in turn; up to so many, each star by itself
 _COMPONENTS = 4  # most ways in which the PSF changes besides size and shape
 _LEAST, _WIDE = 0.005, 1.0  # rms of size and shape, at least; width of their prior in rms
@@ -40,8 +46,8 @@ def most_order(n_stars: int) -> int:
 
     Examples
     --------
-    >>> [most_order(n) for n in (4, 5, 12, 20)]
-    [0, 1, 2, 3]
+    >>> [most_order(n) for n in (4, 5, 19, 20)]
+    [0, 2, 2, 3]
     """
     return int(np.searchsorted(_STARS, n_stars, side="right")) - 1
 
@@ -72,6 +78,11 @@ class Choice:
         if self.order == 0:
             return f"no polynomial predicts the {self.n_stars} stars better, left out in turn"
         best = self.gain[self.order, self.n_components - 1]
+        if self.n_stars < _FEW:
+            return (
+                f"{self.n_stars} stars left out in turn: chi-square lower by {best:.0f} +- "
+                f"{self.error:.0f} than of a constant PSF; size and shape only, with so few"
+            )
         below = self.gain[self.order - 1].max() if self.order > 1 else 0.0
         return (
             f"{self.n_stars} stars left out in turn: chi-square lower by {best:.0f} +- "
@@ -107,7 +118,7 @@ def solve_field(
     with threadpool_limits(1):
         # A change of the size by some per cent is one of the light by twice that, and more outside.
         # Few stars measure it badly, and leave more to the prior.
-        widest = _WIDTHS[1] if most > 1 else _WIDTHS[0]
+        widest = _WIDTHS[0 if len(x) < _FEW else 1]
         width = float(np.clip(_WIDTH * found.rms.max(), _WIDTHS[0], widest))
         frame_shape = found.frame_shape
         free = fit.go_on(polynomial(x, y, frame_shape, min(most, 2)), varies=width)
@@ -115,6 +126,8 @@ def solve_field(
             free.rebase()
             free.round(first=False)
         span, prior = components(free, found.rms)
+        if len(x) < _FEW:
+            span, prior = span[:, :3], _HELD * prior[:3, :3]
         terms = [polynomial(x, y, frame_shape, order) for order in range(most + 1)]
         choice = choose_order(free, span, prior, terms)
         if choice.order == 0:
@@ -249,8 +262,8 @@ def choose_order(fit: Fit, span: FloatArray, prior: FloatArray, terms: list[Floa
     -------
     Choice
         The lowest order whose gain is within 0.3 standard errors of the largest (a cubic must be
-        better by a tenth), and the most components whose gain is within half of one; order 0 if the
-        largest gain is not above its error.
+        better by a tenth), and the most components whose gain is within half of one; of fewer than
+        16 stars the highest order and all components. Order 0 if its gain is not above its error.
     """
     matrix, vector = _equations(fit, span)
     n, rank = vector.shape
@@ -265,10 +278,14 @@ def choose_order(fit: Fit, span: FloatArray, prior: FloatArray, terms: list[Floa
     def error(a: FloatArray, b: FloatArray) -> float:
         return float(np.sqrt(n) * np.std(a - b, ddof=1)) if n > 1 else np.inf
 
-    at = np.unravel_index(gain[1:].argmax(), gain[1:].shape) if len(terms) > 1 else (0, 0)
-    best = (int(at[0]) + 1, int(at[1])) if len(terms) > 1 else (0, 0)
+    best = (len(terms) - 1, rank - 1)
+    if n >= _FEW and len(terms) > 1:
+        at = np.unravel_index(gain[1:].argmax(), gain[1:].shape)
+        best = (int(at[0]) + 1, int(at[1]))
     if len(terms) == 1 or gain[best] < _SURE * error(base, chi[best]):
         return Choice(0, 0, gain, 0.0, n)
+    if n < _FEW:
+        return Choice(best[0], rank, gain, error(base, chi[best]), n)
     if best[0] == 3 and gain[best] < _CUBIC * gain[2].max():
         best = (2, int(gain[2].argmax()))
     for order in range(1, best[0]):

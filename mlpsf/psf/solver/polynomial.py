@@ -1,4 +1,4 @@
-"""The polynomial over the frame by which the PSF changes."""
+"""The polynomial over the frame by which the PSF changes, and what stars tell of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import InputError
 
-__all__ = ["polynomial"]
+__all__ = ["order_for", "polynomial"]
 
 FloatArray = NDArray[np.float64]
 
@@ -41,3 +41,14 @@ def polynomial(x: ArrayLike, y: ArrayLike, frame_shape: tuple[int, int], order: 
     # The cubic ones are Legendre's, as the rest are but for a factor.
     cubic = [(u2 - 4 / 15) * u, u2 * v, u * v2, (v2 - 4 / 15) * v]
     return np.column_stack([one, u, v, u2, u * v, v2, *cubic][: (1, 3, 6, 10)[order]])
+
+
+def order_for(n_stars: int) -> int:
+    """Return the order of the polynomial over the frame that a number of stars can constrain.
+
+    Examples
+    --------
+    >>> [order_for(n) for n in (3, 5, 12)]
+    [0, 1, 2]
+    """
+    return 2 if n_stars >= 12 else 1 if n_stars >= 5 else 0

@@ -11,11 +11,11 @@ from scipy.ndimage import map_coordinates, spline_filter
 from scipy.special import fdtrc
 
 from mlpsf.errors import PSFError
-from mlpsf.psf.solver.polynomial import polynomial
+from mlpsf.psf.solver.polynomial import order_for, polynomial
 from mlpsf.psf.solver.solve import Solution, StarPixels, solve
 from mlpsf.psf.solver.stars import cut_stars, say_left_out
 
-__all__ = ["PSFVariation", "fit_variation", "measure_variation", "order_for", "polynomial"]
+__all__ = ["PSFVariation", "fit_variation", "measure_variation"]
 
 FloatArray = NDArray[np.float64]
 
@@ -24,17 +24,6 @@ _CHANCE = 1e-3  # probability that a constant PSF is called varying
 _MATTERS = (0.01, 0.005, 0.005)  # rms of dT/T, e1, e2: three times the error of a good PSF
 _SEEN = 0.75  # of the rms from noise alone; less may be noise of few stars
 _CLIP = 5.0  # robust standard deviations from the map; stars further off are not used
-
-
-def order_for(n_stars: int) -> int:
-    """Return the order of the polynomial over the frame that a number of stars can constrain.
-
-    Examples
-    --------
-    >>> [order_for(n) for n in (3, 5, 12)]
-    [0, 1, 2]
-    """
-    return 2 if n_stars >= 12 else 1 if n_stars >= 5 else 0
 
 
 @dataclass(frozen=True, eq=False)
