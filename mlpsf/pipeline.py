@@ -392,7 +392,9 @@ def _select_found(frame: Frame, sources: Table, alike: Table, wishes: _Wishes) -
             from mlpsf.selection.best_there_are import say_what_the_best_give
 
             wishes.say("trying the best there are")
-            error.args = (f"{error}{say_what_the_best_give(frame, error.table)}",)
+            found = error.table.copy()  # on the frame's pixels, which of cutouts are tiles
+            found["x"], found["y"] = sources["x"], sources["y"]
+            error.args = (f"{error}{say_what_the_best_give(frame, found)}",)
         raise
 
 

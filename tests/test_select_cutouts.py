@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -118,8 +120,13 @@ def test_too_few_keep_the_table(sky):
     _, cutouts, x, y = sky
     with pytest.raises(TooFewStarsError) as caught:
         select_cutouts(cutouts, x, y, n_min=100, n_max=100)
-    assert len(caught.value.table) == len(cutouts)
-    assert caught.value.table.colnames == COLUMNS
+    table = caught.value.table
+    assert len(table) == len(cutouts)
+    assert table.colnames == COLUMNS
+    np.testing.assert_array_equal(table["x"], x)  # of the frame; the PSF is made of tiles
+    said = re.search(r"make a PSF of FWHM ([\d.]+) pixels", str(caught.value))
+    assert said
+    assert float(said[1]) == pytest.approx(table.meta["fwhm"], rel=0.05)
 
 
 def test_what_cannot_be_judged_is_an_error(sky):

@@ -110,7 +110,7 @@ def run_on_processes(
                     workers.append(_Worker())
             for worker in workers:
                 if worker.ready and worker.job is None and waiting:
-                    worker.give(waiting.popleft(), time_limit, waiting[0] if waiting else None)
+                    worker.give(waiting.popleft(), time_limit)
             left = min(w.deadline for w in workers) - time.monotonic()
             talking = wait([w.pipe for w in workers], min(max(left, 0.0), _LONGEST_WAIT))
             for worker in [w for w in workers if w.pipe in talking]:
@@ -192,12 +192,12 @@ class _Worker:
         self.deadline = math.inf
         self.ready = False
 
-    def give(self, job: Job, time_limit: float, following: Job | None) -> None:
+    def give(self, job: Job, time_limit: float) -> None:
         self.job, self.deadline = job, time.monotonic() + time_limit
         # If the worker died while idle, reading the pipe shows it. This rare death is counted
         # against the job.
         with suppress(OSError):
-            self.pipe.send((job, None if following is None else following.path))
+            self.pipe.send(job)
 
     def reap(self) -> str:
         """Return as text how the worker ended, after its pipe has closed."""
@@ -234,18 +234,10 @@ def _serve(pipe: Connection) -> None:
         try:
             # The parent may end between a job and its answer: that is no error here.
             pipe.send(answer)
-            job, following = pipe.recv()
+            job = pipe.recv()
         except (EOFError, OSError):
             return
-        _read_ahead(following)
         answer = run_job(job)
-
-
-def _read_ahead(path: str | None) -> None:
-    """Let the system read the frame after this one, while this one keeps the processor busy."""
-    if path is not None and hasattr(os, "posix_fadvise"):
-        with suppress(OSError, ValueError), Path(path).open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _follow_parent() -> None:

@@ -13,6 +13,7 @@ import typer
 from mlpsf.cli.common.groups import General, grouped
 from mlpsf.cli.common.options import HduOption, OverwriteOption, check_outputs, hdu_number
 from mlpsf.cli.common.progress import Progress
+from mlpsf.cli.common.telling import tell
 from mlpsf.errors import InputError
 from mlpsf.files import check_replaceable
 
@@ -252,10 +253,10 @@ def train(
                     checkpoint=checkpoint,
                     resume=resume,
                 )
-            except KeyboardInterrupt:
-                if not checkpoint.exists():
-                    raise
-                raise KeyboardInterrupt("--resume goes on after the last whole epoch") from None
+            except KeyboardInterrupt as stop:
+                done = ": --resume goes on after the last whole epoch" * checkpoint.exists()
+                tell(f"mlpsf: stopped{done}")
+                raise typer.Exit(130) from stop
             n_frames = len(set(data.frame[trained.held_out_].tolist()))
         progress("writing")
         trained.save(out)

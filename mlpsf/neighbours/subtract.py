@@ -44,7 +44,8 @@ _APART = 0.75  # FWHM: a detection nearer to a source is part of it
 _NEW = 0.05  # share of new sources below which another round changes little
 
 
-_FOUND: WeakKeyDictionary[Frame, Frame] = WeakKeyDictionary()
+# None where nothing was taken away: a frame that is kept by itself would be kept for ever.
+_FOUND: WeakKeyDictionary[Frame, Frame | None] = WeakKeyDictionary()
 
 
 def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -> Frame:
@@ -117,12 +118,13 @@ def without_neighbours(frame: Frame) -> Frame:
     if frame not in _FOUND:
         whole = fill_lone_pixels(frame)
         remember(frame, subtract_neighbours(whole, find_sources(whole)))
-    return _FOUND[frame]
+    found = _FOUND[frame]
+    return frame if found is None else found
 
 
 def remember(frame: Frame, without: Frame) -> None:
     """Keep what a frame is without its neighbours, as long as the frame is kept."""
-    _FOUND[frame] = without
+    _FOUND[frame] = None if without is frame else without
 
 
 def measure_again(frame: Frame, sources: Table) -> Table:

@@ -99,7 +99,7 @@ def _on_stars(stars: Table, cards: Sequence[Any]) -> list[Advice]:
     if kept.any():
         names = _names(np.asarray(stars["id"])[kept].tolist())
         said.append(
-            Advice(f"Unlike the frame's PSF, kept for want of others: {names}. Veto them by hand.")
+            Advice(f"Unlike the frame's PSF, kept for want of others: {names}. Veto by hand.")
         )
     chi = np.array([card.chi_square for card in cards if card.kind == "chosen"])
     ids = [card.id for card in cards if card.kind == "chosen"]

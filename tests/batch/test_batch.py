@@ -24,7 +24,7 @@ from conftest import simulate
 import mlpsf.batch.run as batch
 from mlpsf.batch.inputs import Job, find_frames, plan_jobs
 from mlpsf.batch.job import _selector, run_job
-from mlpsf.batch.pool import _read_ahead, _Worker, available_cores, run_on_processes
+from mlpsf.batch.pool import _Worker, available_cores, run_on_processes
 from mlpsf.batch.run import Settings, run_frames, summarise
 from mlpsf.errors import InputError, MissingPackageError, MlpsfError, OutputError
 from mlpsf.psf import PSFModel
@@ -579,11 +579,3 @@ def test_a_model_is_read_once_and_again_when_it_is_another(tmp_path, monkeypatch
     _selector("cnn", str(model))
     assert len(read) == 2
     assert _selector("residual", None) == "residual"
-
-
-def test_what_cannot_be_read_ahead_is_no_error(tmp_path):
-    _read_ahead(None)
-    _read_ahead(str(tmp_path / "none.fits"))
-    _read_ahead(str(tmp_path))
-    (tmp_path / "there.fits").write_text("there")
-    _read_ahead(str(tmp_path / "there.fits"))

@@ -250,7 +250,7 @@ def test_what_is_no_star_table(tmp_path):
 def test_what_a_format_needs(scene, tmp_path):
     sim, stars, _ = scene
     for to in ("ldac", "piff"):
-        with pytest.raises(InputError, match="from 'frame': give it"):
+        with pytest.raises(InputError, match=r"from 'frame' \(--frame\): give it"):
             export_stars(stars, tmp_path / "s", to)
     with pytest.raises(InputError, match="give 'frame' as a path"):
         export_stars(stars, tmp_path / "s.yaml", "piff", frame=sim.frame)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -167,6 +169,17 @@ class TestSelection:
         first = build_psf(crowd.frame, stars)
         pair = [psf.stamps([0.0], [0.0], 31)[0] for psf in (first, again)]
         np.testing.assert_allclose(*pair, atol=1e-6)
+
+
+class TestMemory:
+    def test_a_frame_is_kept_no_longer_than_it_is_used(self) -> None:
+        sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=5, fwhm=4.0, seed=1)
+        frame = replace(sim.frame)
+        kept = ref(frame)
+        assert without_neighbours(frame) is without_neighbours(frame)
+        del frame
+        gc.collect()
+        assert kept() is None
 
 
 class TestTruth:
