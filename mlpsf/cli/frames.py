@@ -21,7 +21,7 @@ from mlpsf.cli.common.progress import Progress
 from mlpsf.cli.common.steps import STEPS, choose, inputs, set_options
 from mlpsf.cli.common.telling import figures, judgement, order_of, summary
 from mlpsf.cli.reporting import ReportOption, spoken_warnings, words_of, write_page
-from mlpsf.errors import OutputError
+from mlpsf.errors import OutputError, TooFewStarsError
 
 __all__ = ["psf", "select"]
 
@@ -177,7 +177,13 @@ def psf(
             image = reading.frame(frame, hdu)
             if at is not None:
                 check_place(at, image.shape)
-            chosen = choose(image, options, table_path, progress, psf=out)
+            try:
+                chosen = choose(image, options, table_path, progress, psf=out)
+            except TooFewStarsError as error:
+                if report is not None and error.table is not None:
+                    words = words_of(frame, hdu, reading)
+                    write_page(report, words, image, error.table, None, warned, progress, error)
+                raise
         progress("making the PSF")
         made = build_psf(image, chosen, at=at)
         made.save(out, overwrite=True)

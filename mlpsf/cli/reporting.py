@@ -82,7 +82,7 @@ def report(
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.pipeline import select_stars
     from mlpsf.psf import build_psf
-    from mlpsf.report.page import check_page_path, write_report
+    from mlpsf.report.page import check_page_path
 
     check_page_path(out)
     check_outputs([(out, "report")], inputs(frame, choosing, lists, reading), overwrite=overwrite)
@@ -100,18 +100,7 @@ def report(
             if error.table is None:
                 raise
             stars, failure = error.table, error
-        progress("drawing")
-        write_report(
-            out,
-            image,
-            stars,
-            psf,
-            words=words,
-            warnings=warned,
-            error="" if failure is None else str(failure),
-            overwrite=True,
-        )
-        progress.note(f"Report of {stars.meta['frame']} in {out}.")
+        write_page(out, words, image, stars, psf, warned, progress, failure)
         if failure is not None:
             raise failure
         found = figures(stars, out, psf)
@@ -127,13 +116,23 @@ def write_page(
     psf: Any,
     warned: list[str],
     progress: Progress,
+    failure: MlpsfError | None = None,
 ) -> None:
-    """Write the page of a frame whose stars and PSF are known."""
+    """Write the page of a frame whose stars and PSF are known, or why there is no PSF."""
     from mlpsf.report.page import write_report
 
     progress("drawing")
     try:
-        write_report(path, image, stars, psf, words=words, warnings=warned, overwrite=True)
+        write_report(
+            path,
+            image,
+            stars,
+            psf,
+            words=words,
+            warnings=warned,
+            error="" if failure is None else str(failure),
+            overwrite=True,
+        )
     except MlpsfError as error:
         raise type(error)(f"The report was not written: {error}") from error
     progress.note(f"Report in {path}.")

@@ -16,7 +16,7 @@ from mlpsf.errors import InputError
 from mlpsf.frames.background import Background, measure_background
 from mlpsf.frames.geometry import pixel_scale, reaches_over
 from mlpsf.pictures import png, shrunk, sky
-from mlpsf.rich import card
+from mlpsf.rich import card, known
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -213,10 +213,13 @@ class Frame:
         rows = [
             ("size", f"{ny} rows x {nx} columns"),
             ("scale", "unknown" if scale is None else f"{scale:.4g} arcsec a pixel"),
-            ("gain", f"{self.gain:.4g} e/{self.unit_name} ({self.origin.get('gain', 'given')})"),
+            (
+                "gain",
+                f"{known(self.gain, f'e/{self.unit_name}')} ({self.origin.get('gain', 'given')})",
+            ),
             (
                 "saturation",
-                f"{self.saturation:.6g} {self.unit_name} "
+                f"{known(self.saturation, self.unit_name, 6)} "
                 f"({self.origin.get('saturation', 'given')})",
             ),
             ("masked", f"{self.mask.mean():.2%}"),

@@ -65,6 +65,8 @@ def advice_on(
     """Return what is to be said of a frame, the gravest first."""
     meta = stars.meta
     said = []
+    if meta.get("relaxed"):  # without it there would be no PSF
+        command = Command([*command.words, "--relax"])
     if error:
         said.append(Advice(error, command("--relax") if "relax" in error else ""))
     verdict = str(meta.get("verdict", "good"))

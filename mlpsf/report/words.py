@@ -10,6 +10,7 @@ from astropy.table import Table
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.geometry import pixel_scale
 from mlpsf.psf.quality.figures import ELLIPTICITY_LIMIT, SIZE_LIMIT, PSFQuality
+from mlpsf.rich import known
 
 __all__ = ["Fact", "Verdict", "facts", "meanings", "verdict_of"]
 
@@ -85,8 +86,7 @@ def facts(frame: Frame, stars: Table, psf: Any) -> list[Fact]:
     ):
         source = frame.origin.get(name, "")
         guessed = "a guess; " if name in frame.guessed else ""
-        shown = f"{value:.5g} {of}" if np.isfinite(value) else "not known"
-        said.append(Fact(name.capitalize(), shown, f"{guessed}{source}".strip("; ")))
+        said.append(Fact(name.capitalize(), known(value, of), f"{guessed}{source}".strip("; ")))
     return said
 
 

@@ -17,6 +17,7 @@ from mlpsf.selection.choice import candidates
 __all__ = ["say_what_the_best_give"]
 
 _FEWEST = 3  # stars, so that two are left when one is taken out
+_ENOUGH = 25  # stars of a PSF, as n_max: more change little, and cost
 _MOST = 8  # stars that are left out in turn; each costs a PSF
 
 
@@ -35,7 +36,7 @@ def say_what_the_best_give(frame: Frame, table: Table) -> str:
         Sentences for the message, with the error to expect; empty where no PSF can be made.
     """
     probability = np.asarray(table["probability"], dtype=np.float64)
-    best = candidates(table, probability)[: int(table.meta["n_min"])]
+    best = candidates(table, probability)[: min(int(table.meta["n_min"]), _ENOUGH)]
     if len(best) < _FEWEST:
         return ""
     stars = np.column_stack([table["x"][best], table["y"][best]])
@@ -55,6 +56,6 @@ def say_what_the_best_give(frame: Frame, table: Table) -> str:
                 f" The best {len(best)}, of probability {low:.2g} to {high:.2g}, make a PSF of "
                 f"FWHM {psf.fwhm:.3g} pixels. On a star left out of it, noise included, it is off "
                 f"by {100 * np.median(residual):.2g} % of the peak and {100 * np.median(size):.2g} "
-                "% in FWHM. If that is good enough, relax (--relax) takes them."
+                "% in FWHM."
             )
     return ""

@@ -61,6 +61,9 @@ def test_too_few_stars(run, frame, tmp_path):
     assert isinstance(done.exception, TooFewStarsError)
     assert "900 wanted" in json.loads(done.stdout)["error"]
     assert "900 wanted" in (tmp_path / "report.html").read_text()
+    done = run("psf", frame, "--n-min", "900", "--n-max", "900", "--report", "why.html")
+    assert isinstance(done.exception, TooFewStarsError)
+    assert "900 wanted" in (tmp_path / "why.html").read_text()
 
 
 def test_nothing_but_a_report_is_replaced(run, frame, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from mlpsf.errors import printable
+from mlpsf.rich import known
 
 __all__ = ["figures", "judgement", "order_of", "summary", "tell"]
 
@@ -64,8 +65,9 @@ def _guesses(meta: Any) -> str:
     """Say where gain, saturation and unit are from if neither header nor user gave them."""
     unit = meta["unit"] or "ADU"
     texts = {
-        "gain": f"gain {meta['gain']:.3g} e/{unit} ({meta['gain_from']})",
-        "saturation": f"saturation {meta['saturation']:.6g} {unit} ({meta['saturation_from']})",
+        "gain": f"gain {known(meta['gain'], f'e/{unit}', 3)} ({meta['gain_from']})",
+        "saturation": f"saturation {known(meta['saturation'], unit, 6)} "
+        f"({meta['saturation_from']})",
         "unit": "unit ADU",
     }
     guessed = [text for key, text in texts.items() if key in meta["guessed"].split(", ")]
