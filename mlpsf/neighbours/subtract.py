@@ -35,6 +35,7 @@ FloatArray = NDArray[np.float64]
 ROUNDS = 3
 """Largest number of rounds of finding what is hidden and making the common star again."""
 
+_FEWEST = 10  # stars of a crowd
 _REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
 _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
 _CHANCE = 4.0  # standard deviations of the light that noise leaves
@@ -81,6 +82,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     star = _star(frame, sources, half)
     if star is None:
         return frame
+    given = frame
     flags = np.asarray(sources["flags"])
     point = flags & NEVER_SUBTRACTED == 0
     x, y = (np.asarray(sources[c], dtype=np.float64) for c in "xy")
@@ -98,7 +100,9 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    return _showing(frame, _stars_only(frame, _fit(frame, scene, 3)))
+    scene = _stars_only(frame, _fit(frame, scene, 3))
+    # Where the common star describes so few, it is none, and the sources are cosmic rays.
+    return _showing(frame, scene) if (scene.flux > 0).sum() >= _FEWEST else given
 
 
 def without_neighbours(frame: Frame) -> Frame:

@@ -171,6 +171,15 @@ class TestSelection:
         np.testing.assert_allclose(*pair, atol=1e-6)
 
 
+class TestCosmicRays:
+    def test_they_are_no_crowd(self) -> None:
+        sim = simulate_frame(shape=(300, 300), n_stars=25, n_galaxies=0, fwhm=3, seed=2)
+        found = find_sources(sim.frame)
+        alone = subtract_neighbours(sim.frame, found)
+        assert alone is sim.frame
+        assert measure_again(alone, found).meta["fwhm"] == pytest.approx(3, rel=0.15)
+
+
 class TestMemory:
     def test_a_frame_is_kept_no_longer_than_it_is_used(self) -> None:
         sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=5, fwhm=4.0, seed=1)
