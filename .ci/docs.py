@@ -79,6 +79,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     names = list(load("mlpsf"))
     warnings.simplefilter("error")
+    # In a clone the folder of the source has the package's name; the installed one is meant.
+    warnings.filterwarnings("ignore", "'mlpsf' may refer to", RuntimeWarning)
     pdoc.render.configure(docformat="numpy", footer_text=f"mlpsf {mlpsf.__version__}")
     # By name: of a package with __all__ pdoc would show those names, and no module below it.
     asked: list[str] = []
