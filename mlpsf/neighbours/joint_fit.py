@@ -78,25 +78,28 @@ def fit_scene(
             sky_variance + per_unit * np.maximum(light, 0) + (MODEL_ERROR * light) ** 2
         )
         left = (scene.rest - level) / unit
-        x, y, flux, error = (v.copy() for v in (scene.x, scene.y, scene.flux, scene.error))
+        x, y, flux = (v.copy() for v in (scene.x, scene.y, scene.flux))
         for part in parts:
-            df, dx, dy, sigma = _corrections(scene, part, left, weight)
+            df, dx, dy = _corrections(scene, part, left, weight)
             flux[part] = np.maximum(flux[part] + df * scene.noise, 0.0)
             x[part] = np.clip(x[part] + dx, *reach_x[:, part])
             y[part] = np.clip(y[part] + dy, *reach_y[:, part])
-            error[part] = sigma * scene.noise
-        scene = replace(scene, x=x, y=y, flux=flux, error=error).without(data)
-    return scene
+        scene = replace(scene, x=x, y=y, flux=flux).without(data)
+    # The error of the common star is none of a source's noise.
+    light = np.maximum((data - scene.rest) / unit, 0)
+    weight = good / np.sqrt(sky_variance + per_unit * light)
+    error = np.empty_like(scene.flux)
+    for part in parts:
+        point = _images(scene, part, weight)[1]
+        error[part] = scene.noise / np.sqrt(np.maximum((point**2).sum(axis=1), 1e-30))
+    return replace(scene, error=error)
 
 
-def _corrections(
-    scene: Scene, rows: NDArray[np.intp], left: NDArray[np.float32], weight: NDArray[np.float32]
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Solve for corrections of flux, x and y of some sources, and the errors of their fluxes.
-
-    Pixels and fluxes are in units of the noise.
-    """
-    ny, nx = left.shape
+def _images(
+    scene: Scene, rows: NDArray[np.intp], weight: NDArray[np.float32]
+) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return the pixels of some sources, and there star and gradients times the weights."""
+    ny, nx = weight.shape
     radius = FITTED * scene.star.fwhm
     half = int(np.ceil(radius))
     u = np.arange(-half, half + 1)
@@ -110,15 +113,24 @@ def _corrections(
     point, gx, gy = scene.star.psf.stamps_and_gradients(
         scene.x[rows] - column, scene.y[rows] - row, 2 * half + 1
     )[:, :, j, i]
-    point, gx, gy = point * w, gx * w, gy * w
+    return at_j * nx + at_i, point * w, gx * w, gy * w
+
+
+def _corrections(
+    scene: Scene, rows: NDArray[np.intp], left: NDArray[np.float32], weight: NDArray[np.float32]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Solve for corrections of flux, x and y of some sources.
+
+    Pixels and fluxes are in units of the noise.
+    """
+    pixel, point, gx, gy = _images(scene, rows, weight)
     size = np.sqrt(np.maximum((point**2).sum(axis=1, dtype=np.float64), 1e-30))
     flux = scene.flux[rows] / scene.noise
     prior = np.empty((3, len(rows)))
     prior[0] = _FLUX * np.maximum(flux, 1.0 / size)
     prior[1:] = _PLACE * flux
     values = np.stack([point, gx, gy]) * prior[:, :, None].astype(np.float32)
-    pixel = at_j * nx + at_i
-    used = np.zeros(ny * nx, dtype=bool)
+    used = np.zeros(left.size, dtype=bool)
     used[pixel.ravel()] = True
     number = np.cumsum(used, dtype=np.int32) - 1
     m = pixel.shape[1]
@@ -150,4 +162,4 @@ def _corrections(
     # A faint source stays where it was found: it could only walk into a brighter one.
     step *= (flux * size > 10.0) & (now > 0)
     dx, dy = np.clip(step, -_STEP, _STEP)
-    return df, dx, dy, 1.0 / size
+    return df, dx, dy

@@ -154,10 +154,8 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     star = np.flatnonzero(rows < len(scene.x))
     star = star[scene.flux[rows[star]] > 0]
     own = rows[star]
-    flux, error = scene.flux[own], scene.error[own]
-    again["flux"][star] = flux
-    gain = frame.known_gain
-    again["snr"][star] = flux / np.sqrt(error**2 + flux / gain)
+    again["flux"][star] = scene.flux[own]
+    again["snr"][star] = scene.flux[own] / scene.error[own]
     kept = np.full(len(again), int(Flag.SATURATED | Flag.MASKED | Flag.BLENDED))
     kept[star] &= ~int(Flag.BLENDED)
     flags = np.array(again["flags"])
