@@ -14,13 +14,13 @@ from html import escape
 __all__ = ["card", "known"]
 
 
-def known(value: float, unit: str, digits: int = 5) -> str:
+def known(value: float, unit: str = "", digits: int = 5) -> str:
     """Return a value with its unit; an infinite one, which no one knows, in words.
 
     >>> known(2.5, "e/ADU"), known(float("inf"), "ADU")
     ('2.5 e/ADU', 'not known')
     """
-    return f"{value:.{digits}g} {unit}" if math.isfinite(value) else "not known"
+    return f"{value:.{digits}g} {unit}".rstrip() if math.isfinite(value) else "not known"
 
 
 def card(title: str, rows: Iterable[tuple[str, str]], picture: bytes | None = None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Table
 
 from mlpsf.flags import Flag
+from mlpsf.rich import known
 
 __all__ = ["Advice", "Command", "advice_on"]
 
@@ -85,10 +86,7 @@ def advice_on(
         said += _on_psf(stars, command, psf, quality)
     guessed = [g for g in str(meta.get("guessed", "")).split(", ") if g in ("gain", "saturation")]
     if guessed:
-        values = ", ".join(
-            f"{g} {f'{meta[g]:.5g}' if np.isfinite(meta[g]) else 'not known'} ({meta[f'{g}_from']})"
-            for g in guessed
-        )
+        values = ", ".join(f"{g} {known(meta[g])} ({meta[f'{g}_from']})" for g in guessed)
         options = [word for g in guessed for word in (f"--{g}", "NUMBER")]
         said.append(Advice(f"Guessed, for the header does not say: {values}.", command(*options)))
     return said

@@ -547,8 +547,8 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
     # This process takes over; its first worker is killed with a frame in hand.
     give, victims = _Worker.give, []
 
-    def deadly_give(worker, job, *others):
-        give(worker, job, *others)
+    def deadly_give(worker, job, time_limit):
+        give(worker, job, time_limit)
         if not victims:
             victims.append(job.name)
             time.sleep(random.uniform(0, 0.1))
