@@ -329,7 +329,7 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
     import numpy as np
 
     from mlpsf.frames.cutouts import extract_cutouts
-    from mlpsf.neighbours.subtract import without_neighbours
+    from mlpsf.neighbours.subtract import as_judged
     from mlpsf.selection.choice import FEWEST_RESERVED
     from mlpsf.stacks.values import sky_and_noise
 
@@ -338,8 +338,7 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
     judges = stars[reserved if by == "reserved" else np.asarray(stars["selected"], dtype=bool)]
     if len(judges) == 0:
         return None, ""
-    if stars.meta.get("n_subtracted"):
-        frame = without_neighbours(frame)
+    frame = as_judged(frame, stars)
     cut = extract_cutouts(frame, judges["x"], judges["y"], psf.size)
     use = ~cut.near_edge
     data = cut.data[use].astype(np.float64)

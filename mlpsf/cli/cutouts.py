@@ -83,14 +83,15 @@ def one_frame(found: Any) -> Any:
 
 
 def save_chosen(frame: Any, table: Any, path: Path) -> None:
-    """Write the cutouts of the chosen stars of a frame."""
+    """Write the cutouts of the chosen stars of a frame, as they were judged."""
     from mlpsf.frames.cutouts import extract_cutouts
     from mlpsf.frames.io.cutout_files import write_cutouts
+    from mlpsf.neighbours.subtract import as_judged
     from mlpsf.selection.judging import own_cutout_size
 
     stars = table[table["selected"]]
     size = own_cutout_size(table.meta["fwhm"])
-    cut = extract_cutouts(frame, stars["x"], stars["y"], size)
+    cut = extract_cutouts(as_judged(frame, table), stars["x"], stars["y"], size)
     write_cutouts(path, cut.data, cut.x, cut.y)
 
 

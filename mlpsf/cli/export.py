@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from mlpsf.cli.common.options import HduOption, QuietOption, check_outputs, hdu_number
+from mlpsf.cli.common.groups import General, grouped
+from mlpsf.cli.common.options import HduOption, OverwriteOption, check_outputs, hdu_number
 from mlpsf.cli.common.progress import Progress
 from mlpsf.errors import InputError
 
 __all__ = ["export"]
 
 
+@grouped
 def export(
     source: Annotated[
         Path,
@@ -64,10 +66,9 @@ def export(
     oversampling: Annotated[
         int, typer.Option(min=1, help="Pixels of an image per pixel of the frame.")
     ] = 1,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist.")
-    ] = False,
-    quiet: QuietOption = False,
+    overwrite: OverwriteOption = False,
+    *,
+    general: General,
 ) -> None:
     """Write a PSF or a star table in the format of another tool.
 
@@ -95,13 +96,14 @@ def export(
         what = "a PSF" if kind == "psf" else "star tables"
         raise InputError(f"{source} holds {what}, of formats {', '.join(formats)}. Got {to!r}.")
     check_outputs([(out, None)], [source, frame], overwrite=overwrite)
-    with Progress(quiet) as progress:
+    with Progress(general) as progress:
         progress("writing")
         if kind == "psf":
             paths = [_psf(source, out, to, frame, hdu, place, grid, oversampling, overwrite)]
         else:
             paths = _stars(source, out, to, frame, hdu, place, grid, oversampling, overwrite)
         progress.note(f"{source} for {to} in {', '.join(map(str, paths))}.")
+        progress.result(source=source, to=to, files=paths)
 
 
 def _psf(

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from mlpsf.cli.common.options import OverwriteOption, QuietOption, check_outputs
+from mlpsf.cli.common.groups import General, grouped
+from mlpsf.cli.common.options import OverwriteOption, check_outputs
 from mlpsf.cli.common.progress import Progress
 from mlpsf.errors import OutputError
 
 __all__ = ["render"]
 
 
+@grouped
 def render(
     psf: Annotated[
         Path, typer.Argument(metavar="PSF", help="PSF of mlpsf or TRIPPy.", show_default=False)
@@ -31,7 +33,8 @@ def render(
         ),
     ] = None,
     overwrite: OverwriteOption = False,
-    quiet: QuietOption = False,
+    *,
+    general: General,
 ) -> None:
     """Draw the PSF of a place on the frame, in the middle of a FITS image.
 
@@ -69,9 +72,10 @@ def render(
     hdu.header.update(cards)
     with whole_file(out) as temporary, temporary.open("wb") as stream:
         hdu.writeto(stream)
-    with Progress(quiet) as progress:
+    with Progress(general) as progress:
         n = hdu.data.shape[0]
         mean = "" if model.varies else ", the same everywhere"
         progress.note(
             f"PSF at ({x:g}, {y:g}) of FWHM {here.fwhm:.2f} pixels{mean}: {n} x {n} cells in {out}."
         )
+        progress.result(stamp=out, x=x, y=y, fwhm=here.fwhm, ellipticity=here.ellipticity, size=n)

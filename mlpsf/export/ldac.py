@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import sep
 from astropy.io import fits
@@ -13,6 +15,7 @@ from mlpsf.export.places import hdu_bytes, sign
 from mlpsf.export.tables import psf_rows
 from mlpsf.frames.cutouts import PSF_MARGIN, extract_cutouts, psf_size
 from mlpsf.frames.frame import Frame
+from mlpsf.neighbours.subtract import as_judged
 
 __all__ = ["ldac_catalogue"]
 
@@ -30,7 +33,8 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     Parameters
     ----------
     frame : Frame
-        Where the stars' pixels are taken from, with its sky subtracted.
+        Where the stars' pixels are taken from, with its sky subtracted; and without their
+        neighbours, where those were subtracted to judge the stars.
     stars : Table
         Star table; its selected rows that are not reserved are written.
     size : int, optional
@@ -56,16 +60,25 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     x, y = (np.asarray(chosen[name], dtype=np.float64) for name in "xy")
     fwhm = float(stars.meta.get("fwhm", 4.0))
     side = psf_size(fwhm) + 2 * PSF_MARGIN if size is None else size
+    frame = as_judged(frame, stars)
     sky = frame.background
-    bad = frame.mask | frame.saturated
-    pixels = np.where(bad, 0, frame.data - sky.level).astype(np.float32)
-    stamps = extract_cutouts(frame, x, y, side, background=sky.level).data
-    usable = np.isfinite(stamps) & ~_of_others(frame, pixels, x, y, side)
-    stamps = np.where(usable, stamps, _MASKED).astype(np.float32)
     radius = _APERTURE * fwhm
-    flux, error, _ = sep.sum_circle(pixels, x, y, radius, err=sky.rms, mask=bad, gain=frame.gain)
+    # The apertures lie within these, so that one star's light is not measured in another's stamp.
+    wide = max(side, 2 * int(np.ceil(2 * radius)) + 3)
+    cut = extract_cutouts(frame, x, y, wide, background=sky.level)
+    full = extract_cutouts(frame.saturated.astype(np.float32), x, y, wide).data > 0
+    noise = extract_cutouts(sky.rms, x, y, wide).data
+    bad = ~np.isfinite(cut.data) | ~np.isfinite(noise) | full
+    pixels = np.where(bad, 0, cut.data)
+    usable = _middle(~bad, side) & ~_of_others(frame, x, y, side)
+    stamps = np.where(usable, _middle(pixels, side), _MASKED).astype(np.float32)
+    # The stamps below one another are the image of which sep measures.
+    image, mask, rms = (a.reshape(-1, wide) for a in (pixels, bad, np.where(bad, 1, noise)))
+    half = wide // 2
+    across, up = cut.x - cut.x0 + half, cut.y - cut.y0 + half + wide * np.arange(len(x))
+    flux, error, _ = sep.sum_circle(image, across, up, radius, err=rms, mask=mask, gain=frame.gain)
     half_light, _ = sep.flux_radius(
-        pixels, x, y, np.full(len(x), 2 * radius), 0.5, normflux=flux, mask=bad, subpix=5
+        image, across, up, np.full(len(x), 2 * radius), 0.5, normflux=flux, mask=mask, subpix=5
     )
     ones = np.ones(len(x), dtype=np.float32)
     given = {name: chosen[name] if name in chosen.colnames else None for name in _DEFAULTS}
@@ -85,7 +98,7 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
         "FLUX_APER": (flux, "count"),
         "FLUXERR_APER": (error, "count"),
         "FLUX_AUTO": (flux if given["flux"] is None else read["flux"], "count"),
-        "FLUX_MAX": (pixels[np.rint(y).astype(int), np.rint(x).astype(int)], "count"),
+        "FLUX_MAX": (pixels[:, half, half], "count"),
         "ELONGATION": (1 / (1 - np.clip(read["ellipticity"], 0, 0.9)), None),
         # A star's neighbours and flags were looked at when it was chosen.
         "FLAGS": (np.zeros(len(x), dtype=np.int16), None),
@@ -109,10 +122,17 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     return content.replace(b"END" + 77 * b"\0", b"END" + 77 * b" ", 1)
 
 
-def _of_others(
-    frame: Frame, pixels: NDArray[np.float32], x: FloatArray, y: FloatArray, side: int
-) -> NDArray[np.bool_]:
+def _middle(stamps: NDArray[Any], side: int) -> NDArray[Any]:
+    """Return the middle of stamps."""
+    cut = slice((stamps.shape[-1] - side) // 2, (stamps.shape[-1] + side) // 2)
+    return stamps[:, cut, cut]
+
+
+def _of_others(frame: Frame, x: FloatArray, y: FloatArray, side: int) -> NDArray[np.bool_]:
     """Return which pixels of the stamps belong to other sources, with a margin."""
+    light = frame.data if frame.scene is None else frame.scene.rest
+    bad = frame.mask | frame.saturated
+    pixels = np.where(bad, 0, light - frame.background.level).astype(np.float32)
     sep.set_sub_object_limit(16384)
     sep.set_extract_pixstack(max(300_000, pixels.size // 2))
     _, segments = sep.extract(

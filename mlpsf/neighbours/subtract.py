@@ -10,6 +10,7 @@ their light stays in the cutouts, as before.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,7 +29,7 @@ from mlpsf.neighbours.crowding import NEVER_SUBTRACTED, is_crowded
 from mlpsf.neighbours.scene import Scene
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
 
-__all__ = ["measure_again", "remember", "subtract_neighbours", "without_neighbours"]
+__all__ = ["as_judged", "measure_again", "remember", "subtract_neighbours", "without_neighbours"]
 
 FloatArray = NDArray[np.float64]
 
@@ -124,6 +125,31 @@ def without_neighbours(frame: Frame) -> Frame:
         remember(frame, subtract_neighbours(whole, find_sources(whole)))
     found = _FOUND[frame]
     return frame if found is None else found
+
+
+def as_judged(frame: Frame, stars: Any) -> Frame:
+    """Return a frame as the stars of a list were judged on it.
+
+    Parameters
+    ----------
+    frame : Frame
+    stars : Table or other
+        A star table whose metadata has ``n_subtracted`` was made where neighbours were subtracted.
+
+    Returns
+    -------
+    Frame
+        As from `without_neighbours` for such a table, and the frame itself for any other list.
+
+    Examples
+    --------
+    >>> from mlpsf import simulate_frame
+    >>> frame = simulate_frame(shape=(120, 120), n_stars=5, n_galaxies=0, seed=1).frame
+    >>> as_judged(frame, [[40.0, 40.0]]) is frame
+    True
+    """
+    subtracted = (getattr(stars, "meta", None) or {}).get("n_subtracted")
+    return without_neighbours(frame) if subtracted else frame
 
 
 def remember(frame: Frame, without: Frame) -> None:

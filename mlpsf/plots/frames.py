@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.neighbours.subtract import as_judged
 from mlpsf.plots._figure import (
     Display,
     as_numbers,
@@ -132,6 +133,8 @@ class CutoutSheetDisplay(Display):
         Title of each cutout.
     saturated : ndarray of bool, shape (n, size, size), optional
         Pixels that the linear stretch marks.
+    note : str
+        Said at the foot of the sheet.
 
     Attributes
     ----------
@@ -159,6 +162,7 @@ class CutoutSheetDisplay(Display):
         cutouts: ArrayLike,
         titles: list[str] | None = None,
         saturated: ArrayLike | None = None,
+        note: str = "",
     ) -> None:
         cutouts = as_numbers("Cutouts", cutouts, 3)
         if titles is not None and len(titles) != len(cutouts):
@@ -170,6 +174,7 @@ class CutoutSheetDisplay(Display):
                 f"Saturated pixels must have the shape of the cutouts, {cutouts.shape}. Got "
                 f"{self.saturated.shape}."
             )
+        self.note = note
         self.titles = titles or [""] * len(cutouts)
 
     @classmethod
@@ -177,6 +182,9 @@ class CutoutSheetDisplay(Display):
         cls, frame: Frame, table: Table, *, half_width_fwhm: float = 5.0, **kwargs: Any
     ) -> Self:
         """Cut out the selected stars of a table and plot them, best first.
+
+        Where neighbours were subtracted, each star is shown as it was judged, without them, and the
+        sheet says so.
 
         Parameters
         ----------
@@ -199,11 +207,14 @@ class CutoutSheetDisplay(Display):
         stars = table[np.asarray(table["selected"], bool)]
         stars = stars[np.argsort(-stars["probability"], kind="stable")]
         size = 2 * int(np.ceil(half_width_fwhm * table.meta["fwhm"])) + 1
-        sky = frame.background.level
-        cut = extract_cutouts(frame, stars["x"], stars["y"], size, background=sky)
+        seen = as_judged(frame, table)
+        note = f"; {table.meta['n_subtracted']:,} neighbours subtracted" if seen.scene else ""
+        sky = seen.background.level
+        cut = extract_cutouts(seen, stars["x"], stars["y"], size, background=sky)
         titles = [f"{s['id']}: P {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
         full = extract_cutouts(frame.saturated.astype(np.float32), stars["x"], stars["y"], size)
-        return cls(cutouts=cut.data, titles=titles, saturated=full.data > 0).plot(**kwargs)
+        over = full.data > 0
+        return cls(cutouts=cut.data, titles=titles, saturated=over, note=note).plot(**kwargs)
 
     def plot(
         self,
@@ -262,7 +273,8 @@ class CutoutSheetDisplay(Display):
                 ax.imshow(blue, origin="lower")
             ax.set_title(title, fontsize=7)
         side = self.cutouts.shape[-1]
-        figure.supxlabel(f"{side} x {side} pixels each; {_STRETCHES[stretch]}", fontsize="small")
+        text = f"{side} x {side} pixels each; {_STRETCHES[stretch]}{self.note}"
+        figure.supxlabel(text, fontsize="small")
         self.axes_, self.figure_ = axes, figure
         return self
 

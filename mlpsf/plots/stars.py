@@ -268,11 +268,12 @@ class ResidualsDisplay(Display):
         left, right = axes
         q = self.quality
         shown = -100 * q.residual_image  # star minus PSF, as in the profiles
-        used = np.flatnonzero(shown.any(axis=0) | shown.any(axis=1))
+        c = len(shown) // 2
+        used = np.abs(np.flatnonzero(shown.any(axis=0) | shown.any(axis=1)) - c)
         if len(used):  # beyond, nothing is judged
-            shown = shown[used[0] : used[-1] + 1, used[0] : used[-1] + 1]
-        # A pixel at the rim is of few stars, and must not set the scale for all.
-        reach = max(float(np.quantile(np.abs(shown[shown != 0]), 0.98)) if shown.any() else 0, 1e-6)
+            near = slice(c - used.max(), c + used.max() + 1)
+            shown = shown[near, near]
+        reach = max(float(np.abs(shown).max()), 1e-6)
         half = len(shown) / 2
         mapped = left.imshow(
             shown,
@@ -282,7 +283,7 @@ class ResidualsDisplay(Display):
             vmax=reach,
             extent=(-half, half, -half, half),
         )
-        bar = left.figure.colorbar(mapped, ax=left, shrink=0.85, extend="both")
+        bar = left.figure.colorbar(mapped, ax=left, shrink=0.85)
         bar.set_label("star \N{MINUS SIGN} PSF (% of the peak)")
         kind = "reserve" if q.reserved else "own"
         by = f"{q.n_stars} {kind} stars (median)" if q.n_stars else "the truth"

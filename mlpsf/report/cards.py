@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlpsf.flags import UNUSABLE, Flag, describe
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.neighbours.subtract import as_judged
 from mlpsf.pictures import core, png, shrunk, wings
 from mlpsf.report.themed import data_uri
 
@@ -50,10 +51,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Sheet:
-    """All cutouts in one picture, in two stretches, and where each is."""
+    """All cutouts in one picture, in two stretches, and where each is.
+
+    Where neighbours were subtracted, ``given`` is the picture with them.
+    """
 
     wings: str
     cores: str
+    given: str
     columns: int
     rows: int
     places: dict[int, int] = field(default_factory=dict)  # row of the table: place
@@ -86,25 +91,34 @@ def marked_rows(stars: Table) -> NDArray[np.intp]:
 
 
 def sheet_of(frame: Frame, stars: Table, rows: NDArray[np.intp]) -> Sheet:
-    """Cut out sources and lay them out in one picture, drawn twice."""
+    """Cut out sources, as they were judged, and lay them out in one picture, drawn twice."""
     size = 2 * int(np.ceil(_REACH * float(stars.meta["fwhm"]))) + 1
     x, y = (np.asarray(stars[c], dtype=np.float64)[rows] for c in "xy")
-    cut = extract_cutouts(frame, x, y, size, background=frame.background.level).data
-    full = extract_cutouts(frame.saturated.astype(np.float32), x, y, size).data > 0
-    if size > _WIDEST:
-        cut = np.array([shrunk(image, _WIDEST) for image in cut]).reshape(len(rows), *2 * (-1,))
-        full = np.array([shrunk(image, _WIDEST) > 0 for image in full]).reshape(cut.shape)
+
+    def cutouts(pixels: Any, sky: Any = 0.0) -> NDArray[np.floating]:
+        cut = extract_cutouts(pixels, x, y, size, background=sky).data
+        if size <= _WIDEST:
+            return cut
+        return np.array([shrunk(image, _WIDEST) for image in cut]).reshape(len(rows), *2 * (-1,))
+
+    seen = as_judged(frame, stars)
+    cut = cutouts(seen, seen.background.level)
+    full = cutouts(frame.saturated.astype(np.float32)) > 0
+    sheets = [wings(cut), core(cut, full)]
+    if seen is not frame:
+        sheets.append(wings(cutouts(frame, seen.background.level)))
     columns = min(_COLUMNS, max(len(rows), 1))
     n_rows = -(-max(len(rows), 1) // columns)
     pages = []
-    for levels in (wings(cut), core(cut, full)):
+    for levels in sheets:
         side = levels.shape[-1] if len(rows) else 1
         page = np.zeros((n_rows * columns, side, side), dtype=np.uint8)
         page[: len(rows)] = levels
         # The first row of a picture is at its bottom, that of the sheet at its top.
         page = page.reshape(n_rows, columns, side, side)[::-1].swapaxes(1, 2)
         pages.append(data_uri(png(page.reshape(n_rows * side, columns * side)), "image/png"))
-    return Sheet(pages[0], pages[1], columns, n_rows, {int(row): k for k, row in enumerate(rows)})
+    places = {int(row): k for k, row in enumerate(rows)}
+    return Sheet(pages[0], pages[1], "".join(pages[2:]), columns, n_rows, places)
 
 
 def cards_of(

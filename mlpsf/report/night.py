@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +44,7 @@ class _Row(NamedTuple):
     pictures: list[str]
     values: list[tuple[str, str]]  # to sort by, to read
     notes: list[str]
+    warned: list[str]
     failed: bool
 
 
@@ -124,12 +127,14 @@ def write_night(
     path = check_page_path(path)
     notes = outstanding(table)
     order = sorted(range(len(table)), key=lambda k: (bool(table["done"][k]), -len(notes[k]), k))
+    # What is said of most frames tells none from the others, and is said once.
+    kinds = Counter(kind for row in table for kind in {_kind(text) for text in _said(row)})
+    everywhere = {kind: n for kind, n in kinds.items() if n > max(1, len(table) // 2)}
     rows = []
     for place, k in enumerate(order):
         row = table[k]
         page = pages[k] if pages is not None else None
         shown = (pictures or {}).get(k, ()) if place < MOST_PICTURED else ()
-        warned = str(row["warnings"])
         rows.append(
             _Row(
                 name=str(row["name"]),
@@ -137,7 +142,8 @@ def write_night(
                 # Anything but a picture's own data would be fetched.
                 pictures=[p for p in shown if p.startswith("data:image/")],
                 values=[_value(row[c], d) for c, d in _SHOWN.items()],
-                notes=[*notes[k], *([f"warning: {warned}"] if warned else [])],
+                notes=notes[k],
+                warned=[text for text in _said(row) if _kind(text) not in everywhere],
                 failed=not row["done"],
             )
         )
@@ -148,6 +154,7 @@ def write_night(
         rows=rows,
         n_frames=len(table),
         n_failed=n_failed,
+        everywhere=list(everywhere.items()),
         n_outstanding=sum(bool(n) for n in notes) - n_failed,
         columns=list(_SHOWN_NAMES),
     )
@@ -158,6 +165,16 @@ def write_night(
 
 _SHOWN = {"fwhm": 2, "ellipticity": 3, "n_found": 0, "n_chosen": 0, "quality": 4, "seconds": 1}
 _SHOWN_NAMES = ("FWHM (px)", "Ellipticity", "Sources", "Stars", "Left by the PSF", "Seconds")
+
+
+def _said(row: Any) -> list[str]:
+    """Return the warnings of a frame."""
+    return [text for text in str(row["warnings"]).split("; ") if text]
+
+
+def _kind(warning: str) -> str:
+    """Return a warning without its numbers, which differ from frame to frame."""
+    return re.sub(r"\d+(\.\d+)?", "\N{HORIZONTAL ELLIPSIS}", warning)
 
 
 def _value(value: Any, digits: int) -> tuple[str, str]:

@@ -164,6 +164,7 @@ def render_report(
         rest=[c for c in cards if c.kind == "other"][BEST_REJECTED:],
         marks=marks,
         n_sources=len(stars),
+        n_subtracted=stars.meta.get("n_subtracted", 0),
         reasons=_reasons(stars),
         picture=picture,
         blocks=blocks,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from dataclasses import replace
 from weakref import ref
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,11 +17,21 @@ from scipy.spatial import cKDTree
 
 from mlpsf import build_psf, extract_cutouts, find_sources, select_stars, simulate_frame
 from mlpsf.errors import InputError
+from mlpsf.export.ldac import ldac_catalogue
 from mlpsf.frames.frame import Frame
 from mlpsf.neighbours.crowding import is_crowded, light_of_neighbours
 from mlpsf.neighbours.scene import Scene
-from mlpsf.neighbours.subtract import measure_again, subtract_neighbours, without_neighbours
+from mlpsf.neighbours.subtract import (
+    as_judged,
+    measure_again,
+    subtract_neighbours,
+    without_neighbours,
+)
 from mlpsf.neighbours.truth import light_left
+from mlpsf.plots import CutoutSheetDisplay
+from mlpsf.psf.quality.profiles import star_profiles
+from mlpsf.report.cards import sheet_of
+from mlpsf.report.page import render_report
 from mlpsf.simulation import SimulatedFrame
 
 CLEAN = {"cosmic_rays": 0, "bad_columns": 0, "hot_pixels": 0}
@@ -41,6 +53,11 @@ def found(crowd: SimulatedFrame) -> Table:
 @pytest.fixture(scope="module")
 def alone(crowd: SimulatedFrame, found: Table) -> Frame:
     return subtract_neighbours(crowd.frame, found)
+
+
+@pytest.fixture(scope="module")
+def stars(crowd: SimulatedFrame) -> Table:
+    return select_stars(crowd.frame, n_min=3, relax=True)
 
 
 def scene_of(frame: Frame) -> Scene:
@@ -206,3 +223,63 @@ class TestTruth:
     def test_needs_a_scene(self, crowd: SimulatedFrame) -> None:
         with pytest.raises(InputError, match="no scene"):
             light_left(crowd.frame, [1], [1], [1], [1], [1])
+
+
+class TestWhatIsShown:
+    """Whatever shows or gives away the stars of a list has them as they were judged."""
+
+    def test_frame_as_judged(self, crowd: SimulatedFrame, stars: Table) -> None:
+        assert as_judged(crowd.frame, stars).scene is not None
+        assert as_judged(crowd.frame, stars["x", "y"].as_array()) is crowd.frame
+        plain = stars.copy()
+        del plain.meta["n_subtracted"]
+        assert as_judged(crowd.frame, plain) is crowd.frame
+
+    def test_sheet(self, crowd: SimulatedFrame, stars: Table) -> None:
+        sheet = CutoutSheetDisplay.from_stars(crowd.frame, stars)
+        chosen = stars[stars["selected"]]
+        chosen = chosen[np.argsort(-chosen["probability"], kind="stable")]
+        seen = as_judged(crowd.frame, stars)
+        side = sheet.cutouts.shape[-1]
+        want = extract_cutouts(
+            seen, chosen["x"], chosen["y"], side, background=seen.background.level
+        )
+        np.testing.assert_array_equal(sheet.cutouts, want.data)
+        assert f"{stars.meta['n_subtracted']:,} neighbours" in sheet.figure_.get_supxlabel()
+
+    def test_report_has_both(self, crowd: SimulatedFrame, stars: Table) -> None:
+        sheet = sheet_of(crowd.frame, stars, np.arange(5))
+        assert sheet.given
+        assert sheet.given != sheet.wings
+        text = render_report(crowd.frame, stars)
+        assert 'data-show="given"' in text
+        assert f"{stars.meta['n_subtracted']:,} stars" in text
+
+    def test_profiles(self, crowd: SimulatedFrame, stars: Table) -> None:
+        psf = build_psf(crowd.frame, stars)
+        chosen = stars[stars["selected"]]
+        raw = chosen.copy()
+        del raw.meta["n_subtracted"]
+
+        def off(table: Table) -> float:
+            profiles = star_profiles(crowd.frame, psf, table)
+            return float(np.nanmedian(np.abs(profiles.stars - profiles.psf)))
+
+        assert off(chosen) < 0.7 * off(raw)
+
+    def test_catalogue_for_psfex(self, crowd: SimulatedFrame, stars: Table) -> None:
+        hdus = fits.HDUList.fromstring(ldac_catalogue(crowd.frame, stars))
+        rows, chosen = hdus["LDAC_OBJECTS"].data, stars[stars["selected"]]
+        truth = crowd.truth[crowd.truth["kind"] == "star"]
+        place = cKDTree(np.column_stack([truth["x"], truth["y"]]))
+        _, at = place.query(np.column_stack([chosen["x"], chosen["y"]]))
+        ratio = rows["FLUX_APER"] / truth["flux"][at]
+        assert abs(np.median(ratio) - np.median(rows["FLUX_AUTO"] / truth["flux"][at])) < 0.05
+        assert ratio.std() < 0.03
+
+    def test_pixels_alone_are_a_frame_too(self, crowd: SimulatedFrame, stars: Table) -> None:
+        one = build_psf(crowd.frame, stars)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            other = build_psf(crowd.frame.data, stars)
+        np.testing.assert_allclose(other.image(), one.image(), atol=2e-3 * one.image().max())

@@ -56,7 +56,7 @@ def test_page_of_a_night(tmp_path, scene):
     shown = {3: pictures, 0: ["https://example.org/spy.png"]}
     path = write_night(tmp_path / "night.html", table, pages=pages, pictures=shown)
     text = path.read_text(encoding="utf-8")
-    body = text[text.index("<tbody>") :]
+    body = text[text.index("<tbody") :]
     places = [body.index(f'data-value="frame {k}"') for k in range(len(table))]
     assert np.argsort(places).tolist()[:2] == [6, 3]  # failed, then apart
     assert "<b>no</b>" not in text
@@ -64,6 +64,21 @@ def test_page_of_a_night(tmp_path, scene):
     assert 'href="a%20b_report.html"' in text
     assert "example.org" not in text
     assert body.count("<img") == 2
+
+
+def test_what_is_warned_of_everywhere_is_said_once(tmp_path):
+    table = night()
+    table["warnings"] = [
+        f"gain of {k}.5 guessed; one of its own" if k == 2 else f"gain of {k}.5 guessed"
+        for k in range(8)
+    ]
+    text = write_night(tmp_path / "night.html", table).read_text(encoding="utf-8")
+    assert text.count("guessed") == 1
+    assert "Warning of 8 frames: gain of … guessed" in text
+    body = text[text.index("<tbody") :]
+    assert body.count("one of its own") == 1
+    # Those that stand out are marked, not those of which something is warned.
+    assert body.count('class="apart"') == 1
 
 
 def test_first_look_at_a_mosaic(tmp_path, scene):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from mlpsf.errors import OutputError
-from mlpsf.files import check_folder, check_replaceable
+from mlpsf.errors import InputError, OutputError
+from mlpsf.files import check_folder, check_replaceable, input_file
 
 __all__ = [
     "AtOption",
@@ -25,7 +26,6 @@ __all__ = [
     "NMinOption",
     "OverwriteOption",
     "ProfileName",
-    "QuietOption",
     "RelaxOption",
     "ReserveOption",
     "SaturationOption",
@@ -174,7 +174,6 @@ OverwriteOption = Annotated[
         help="Replace a file that exists. Without it, only star tables and PSFs of mlpsf are.",
     ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 
 
 def hdu_number(text: str | None) -> int | str | None:
@@ -188,7 +187,7 @@ def check_outputs(
     *,
     overwrite: bool,
 ) -> None:
-    """Raise `OutputError` if an output would replace a file that it must not.
+    """Raise an error if an input is not there, or an output would replace what it must not.
 
     An input or another output is never replaced. An existing file is replaced only with
     `overwrite`, except that star tables and PSFs always replace those made by mlpsf, since they
@@ -200,8 +199,19 @@ def check_outputs(
         Paths with their kind; see `mlpsf.files.product_kind`.
     inputs : iterable of Path or None
     overwrite : bool
+
+    Raises
+    ------
+    InputError
+        An input is missing; said before anything is read, which may take long.
+    OutputError
+        An output must not be written.
     """
-    taken = {p.resolve() for p in inputs if p is not None}
+    given = [path for path in inputs if path is not None]
+    for path in given:
+        if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises for impossible names
+            input_file(path, InputError, "a file to read")
+    taken = {path.resolve() for path in given}
     for out, kind in outputs:
         if out.resolve() in taken:
             raise OutputError(f"{out} would replace an input, or another output, of this command.")

@@ -18,7 +18,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.reading import read_frame
-from mlpsf.neighbours.subtract import without_neighbours
+from mlpsf.neighbours.subtract import as_judged
 from mlpsf.psf.quality.figures import ELLIPTICITY_LIMIT, SIZE_LIMIT, PSFQuality
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside, judging_places
 from mlpsf.psf.quality.star_shapes import (
@@ -92,8 +92,7 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
         raise InputError(f"grid must be 1 or more. Got {grid}.")
     if not isinstance(frame, Frame):
         frame = read_frame(frame)
-    if (getattr(stars, "meta", None) or {}).get("n_subtracted"):
-        frame = without_neighbours(frame)
+    frame = as_judged(frame, stars)
     places, judging, reserved = judging_places(stars)
     fwhm, own = own_moments(psf)
     size = 2 * int(np.ceil(_SKY * fwhm)) + 1
@@ -167,7 +166,8 @@ def psf_quality(frame: Any, psf: DrawnPSF, stars: Any, *, grid: int = 9) -> PSFQ
     }
     peak = model.max(axis=(1, 2))[:, None, None]
     stack = np.where(near, (model - star) / peak, np.nan)[judges]
-    shown = np.isfinite(stack).any(axis=0)
+    # At the rim, where few stars reach, a pixel would be the noise of one of them.
+    shown = 2 * np.isfinite(stack).sum(axis=0) >= len(stack)
     image = np.zeros(stack.shape[1:])
     image[shown] = np.nanmedian(stack[:, shown], axis=0)
     box = np.asarray(psf.stamps([0.0], [0.0], getattr(psf, "size", 51)), dtype=np.float64)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import PSFError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.neighbours.subtract import as_judged
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
 from mlpsf.psf.quality.star_shapes import DrawnPSF, drawn_at, own_moments
 
@@ -95,6 +96,7 @@ def star_profiles(frame: Frame, psf: DrawnPSF, stars: Table) -> StarProfiles:
     """
     if len(stars) == 0:
         raise PSFError("No star to draw beside the PSF: the list is empty.")
+    frame = as_judged(frame, stars)
     fwhm, _ = own_moments(psf)
     size = 2 * int(np.ceil(_SKY * fwhm)) + 1
     radius = min(_FITTED * fwhm, int(getattr(psf, "size", 51)) // 2)

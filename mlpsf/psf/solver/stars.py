@@ -16,7 +16,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame, PointSources
 from mlpsf.frames.io.reading import read_frame
-from mlpsf.neighbours.subtract import without_neighbours
+from mlpsf.neighbours.subtract import as_judged
 from mlpsf.psf.solver.solve import StarPixels
 from mlpsf.psf.solver.tiles import are_cutouts, tile_stars, truth
 from mlpsf.stacks.values import real_array, sky_and_noise
@@ -250,14 +250,16 @@ def cut_stars(
         )
     largest = extent = None
     first = (0, 0)
+    chosen_by = getattr(stars, "meta", None) or {}
     if are_cutouts(frame, stars):
         frame, stars, largest, extent, first = tile_stars(frame, stars)
         background = 0.0 if isinstance(background, str) and background == "mesh" else background
-    elif isinstance(frame, str | Path):
+    elif isinstance(frame, str | Path) or (
+        chosen_by.get("n_subtracted") and not isinstance(frame, Frame)
+    ):
         frame = read_frame(frame)
-    chosen_by = getattr(stars, "meta", None) or {}
-    if isinstance(frame, Frame) and chosen_by.get("n_subtracted"):
-        frame = without_neighbours(frame)
+    if isinstance(frame, Frame):
+        frame = as_judged(frame, stars)
     scene = frame.scene if isinstance(frame, Frame) else None
     pixels, mask, gain, meta = _read_frame(frame)
     hand = _read_stars(stars, pixels.shape)

@@ -132,10 +132,18 @@
     if (event.target.closest(".mark")) stop(event.target);
   });
 
-  document.getElementById("stretch").addEventListener("click", (event) => {
-    const cores = document.body.classList.toggle("cores");
-    event.target.setAttribute("aria-pressed", cores);
-  });
+  // One way of showing the cutouts at a time.
+  const ways = document.querySelectorAll("[data-show]");
+  for (const way of ways) {
+    way.addEventListener("click", () => {
+      const on = way.getAttribute("aria-pressed") !== "true";
+      for (const other of ways) {
+        const shown = on && other === way;
+        document.body.classList.toggle(other.dataset.show, shown);
+        other.setAttribute("aria-pressed", shown);
+      }
+    });
+  }
   document.getElementById("undo").addEventListener("click", () => {
     begin();
     for (const id of sources.keys()) show(id);
