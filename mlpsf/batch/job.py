@@ -143,7 +143,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
             row["error"] = f"{type(error).__name__}: {_line(error)}"
             again = True
         row["seconds"] = round(time.perf_counter() - start, 3)
-    row["warnings"] = "; ".join(dict.fromkeys(_line(w.message) for w in caught))
+    row["warnings"] = " | ".join(dict.fromkeys(_line(w.message) for w in caught))
     products = {p.name: file_hash(p) for p in _files(job) if p.exists()}
     return {"row": row, "again": again, "products": products, "pictures": pictures}
 

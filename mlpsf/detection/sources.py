@@ -12,6 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.detection.defects import struck_pixels
+from mlpsf.detection.extraction import extract
 from mlpsf.detection.local_size import zones
 from mlpsf.detection.stellar import any_within, stellar_profile
 from mlpsf.detection.surroundings import on_uneven_sky
@@ -228,24 +229,15 @@ def _detect(
     sigma: float,
     minimum_area: int,
 ) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    sep.set_sub_object_limit(16384)
     pixels = light.pixels
-    options = {
-        "err": light.rms,
-        "mask": light.mask,
-        "minarea": minimum_area,
-        "segmentation_map": True,
-    }
-    # sep writes to all of the buffer for unfinished sources, which takes as long as the search.
-    # Few frames need a large buffer.
-    sep.set_extract_pixstack(max(300_000, pixels.size // 16))
-    try:
-        raw, segments = sep.extract(pixels, sigma, **options)
-    except Exception as error:  # sep has no exception class for it
-        if "pixel buffer full" not in str(error):
-            raise
-        sep.set_extract_pixstack(max(1_000_000, pixels.size))
-        raw, segments = sep.extract(pixels, sigma, **options)
+    raw, segments = extract(
+        pixels,
+        sigma,
+        err=light.rms,
+        mask=light.mask,
+        minarea=minimum_area,
+        segmentation_map=True,
+    )
     if len(raw) == 0:
         raise NoSourcesError(
             f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "

@@ -11,6 +11,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
+from mlpsf.detection.extraction import extract
 from mlpsf.export.places import hdu_bytes, sign
 from mlpsf.export.tables import psf_rows
 from mlpsf.frames.cutouts import PSF_MARGIN, extract_cutouts, psf_size
@@ -133,9 +134,7 @@ def _of_others(frame: Frame, x: FloatArray, y: FloatArray, side: int) -> NDArray
     light = frame.data if frame.scene is None else frame.scene.rest
     bad = frame.mask | frame.saturated
     pixels = np.where(bad, 0, light - frame.background.level).astype(np.float32)
-    sep.set_sub_object_limit(16384)
-    sep.set_extract_pixstack(max(300_000, pixels.size // 2))
-    _, segments = sep.extract(
+    _, segments = extract(
         pixels,
         _NEIGHBOUR,
         err=frame.background.rms,

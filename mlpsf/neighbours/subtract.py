@@ -14,12 +14,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import sep
 from astropy.table import Table
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
+from mlpsf.detection.extraction import extract
 from mlpsf.detection.sources import MINIMUM_AREA, find_sources
 from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
@@ -231,7 +231,7 @@ def _hidden(
     light = np.maximum(frame.data - scene.rest, 0) / unit
     per_light = np.float32(1.0 / (frame.known_gain * scene.noise))
     variance = (sky.rms / unit) ** 2 + per_light * light + (_SHADOW * light) ** 2
-    found = sep.extract(
+    found = extract(
         (scene.rest - sky.level) / unit,
         _HIDDEN_SIGMA,
         err=np.sqrt(variance),

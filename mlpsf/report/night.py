@@ -169,7 +169,7 @@ _SHOWN_NAMES = ("FWHM (px)", "Ellipticity", "Sources", "Stars", "Left by the PSF
 
 def _said(row: Any) -> list[str]:
     """Return the warnings of a frame."""
-    return [text for text in str(row["warnings"]).split("; ") if text]
+    return [text for text in str(row["warnings"]).split(" | ") if text]
 
 
 def _kind(warning: str) -> str:

@@ -150,6 +150,7 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
         from mlpsf.stamps.homogenizer import PSFHomogenizer
 
         selector.homogenizer_ = PSFHomogenizer(size=state["cutout_size"])
+        selector.homogenize = True  # so that a clone is taught with raw cutouts, too
     selector.scaler_ = None
     if state["scaler"] is not None:
         scaler = CutoutScaler(**state["scaler"]["parameters"])

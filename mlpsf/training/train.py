@@ -234,7 +234,8 @@ def _prepare(
     made.cutout_size_, made.reference_fwhm_ = data.size, data.reference_fwhm
     made.calibration_ = (1.0, 0.0)
     # The set holds stamps; later cutouts are raw.
-    made.homogenizer_ = None if data.reference_fwhm is None else PSFHomogenizer(size=data.size)
+    made.homogenize = data.reference_fwhm is not None
+    made.homogenizer_ = PSFHomogenizer(size=data.size) if made.homogenize else None
     if start is not None:
         made.classes_, made.scaler_ = start.classes_, start.scaler_
         return
@@ -244,7 +245,7 @@ def _prepare(
 
 
 def _fit_scaler(method: str, data: CutoutSet, rows: NDArray[np.intp]) -> CutoutScaler:
-    """Fit a scaler to rows of a set in one pass; see `CutoutScaler.fit`."""
+    """Fit a scaler to rows of a set in one pass."""
     scaler: CutoutScaler = CutoutScaler(method=method).fit(data[rows[:1]])
     if method == "standard":
         n, mean, square = 0, 0.0, 0.0

@@ -69,7 +69,7 @@ def test_page_of_a_night(tmp_path, scene):
 def test_what_is_warned_of_everywhere_is_said_once(tmp_path):
     table = night()
     table["warnings"] = [
-        f"gain of {k}.5 guessed; one of its own" if k == 2 else f"gain of {k}.5 guessed"
+        f"gain of {k}.5 guessed | one of its own" if k == 2 else f"gain of {k}.5 guessed"
         for k in range(8)
     ]
     text = write_night(tmp_path / "night.html", table).read_text(encoding="utf-8")

@@ -280,3 +280,9 @@ def test_standard_stars_are_good_stars():
     stamps = rng.uniform(500, 5000, (20, 1, 1)) * standard_star(41)
     stamps += rng.normal(0, 1, stamps.shape)
     assert (PSFStarSelector.from_pretrained().predict_proba(stamps)[:, 1] > 0.9).all()
+
+
+def test_a_clone_of_the_shipped_network_is_taught_with_raw_cutouts():
+    selector = PSFStarSelector.from_pretrained()
+    assert selector.homogenize
+    assert clone(selector).homogenize

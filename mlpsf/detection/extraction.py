@@ -1,0 +1,50 @@
+"""Source Extractor's detection (Bertin & Arnouts 1996), as sep has it, with room for any frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sep
+from numpy.typing import NDArray
+
+__all__ = ["extract"]
+
+_SUB_OBJECTS = 16384  # of one blend; sep's own 1024 are too few for the core of a cluster
+
+
+def extract(pixels: NDArray[Any], sigma: float, **options: Any) -> Any:
+    """Call `sep.extract`, with more room where the pixels above the threshold need it.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (ny, nx)
+        Above the sky.
+    sigma : float
+        Threshold, in units of ``err``.
+    **options
+        Of `sep.extract`.
+
+    Returns
+    -------
+    ndarray or tuple
+        As from `sep.extract`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> u = np.arange(-20, 21)
+    >>> star = 100 * np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 4)
+    >>> len(extract(star, 5.0, err=1.0))
+    1
+    """
+    sep.set_sub_object_limit(_SUB_OBJECTS)
+    # sep writes to all of the buffer for unfinished sources, which takes as long as the search.
+    # Few frames need a large buffer.
+    sep.set_extract_pixstack(max(300_000, pixels.size // 16))
+    try:
+        return sep.extract(pixels, sigma, **options)
+    except Exception as error:  # sep has no exception class for it
+        if "pixel buffer full" not in str(error):
+            raise
+    sep.set_extract_pixstack(max(1_000_000, pixels.size))
+    return sep.extract(pixels, sigma, **options)
