@@ -42,6 +42,7 @@ from mlpsf.stamps.standard import extract_stamps, frame_star
 HOME = OUTPUT / "cutouts"
 SIZES = (111, 55)
 FEW = (200, 50, 20, 5)
+MOST_STARS = (25, 200)  # for PSFEx: mlpsf's default, and as many as PSFEx would like
 MOST = 1500  # cutouts of a frame: 74 MB of 111 pixels
 FRAMES = {"survey": 30, "random": 80}
 
@@ -159,39 +160,55 @@ def before_psfex(n_frames: int, real: Path | None) -> None:
         with Extraction(sim.frame) as extraction:
             ny, nx = sim.frame.shape
             true, fwhm = sim.psf.stamp(nx / 2, ny / 2, size=SIDE), sim.psf.fwhm
-            plain = build_psfex(extraction)
-            chosen = chosen_catalogue(extraction)
-            after = read_psfex(run_psfex(extraction, chosen))[0]
-            for way, stamps in (("as it is", plain.stamps), ("after mlpsf", after)):
-                errors = errors_of(stamps([0.0], [0.0], SIDE)[0], true, fwhm)
+            stamps = {"as it is": build_psfex(extraction).stamps}
+            for n_max in MOST_STARS:
+                chosen = chosen_catalogue(extraction, n_max)
+                stamps[_after(n_max)] = read_psfex(run_psfex(extraction, chosen))[0]
+            for way, drawn in stamps.items():
+                errors = errors_of(drawn([0.0], [0.0], SIDE)[0], true, fwhm)
                 rows.append({"frame": number, "way": way, **errors})
-    table = Table(rows)
-    print("\nPSFEx on SExtractor's catalogue, median and worst of absolute errors")
-    for way in ("as it is", "after mlpsf"):
-        mine = table[table["way"] == way]
-        figures = [np.abs(mine[name]) for name in ("dT/T", "de", "flux", "residual")]
-        print(f"  {way:14s}" + "  ".join(f"{np.median(v):.4f} {v.max():.4f}" for v in figures))
-    for path in sorted(real.glob("*.fits")) if real else []:
-        try:
-            frame = read_frame(path)
-            with Extraction(frame) as extraction:
-                n = len(extraction.table())
-                chosen = chosen_catalogue(extraction)
+    errors = Table(rows)
+    names = ("dT/T", "de", "flux", "residual")
+    table = Table(names=["catalogue", *names], dtype=["U40", *["U20"] * len(names)])
+    for way in dict.fromkeys(errors["way"]):
+        figures = [np.abs(errors[name][errors["way"] == way]) for name in names]
+        table.add_row([way, *(f"{np.median(v):.4f} {v.max():.4f}" for v in figures)])
+    record(
+        f"PSFEx on SExtractor's catalogue of {n_frames} frames: median and worst error, of the "
+        "truth",
+        table,
+    )
+    if real is None:
+        return
+    table = Table(names=["frame", "catalogue", "rows", "PSFEx"], dtype=["U40", "U40", int, "U80"])
+    for path in sorted(real.glob("*.fits")):
+        with Extraction(read_frame(path)) as extraction:
+            n = len(extraction.table())
+            table.add_row([path.name, "as it is", n, _chi(extraction, extraction.catalogue)])
+            for n_max in MOST_STARS:
+                try:
+                    chosen = chosen_catalogue(extraction, n_max)
+                except MlpsfError as error:
+                    table.add_row([path.name, _after(n_max), 0, str(error).partition(":")[0]])
+                    continue
                 with fits.open(chosen) as hdus:
                     left = len(hdus["LDAC_OBJECTS"].data)
-                outcome = [_chi(extraction, path) for path in (extraction.catalogue, chosen)]
-                print(f"  {path.name:26s}{n:5d} -> {left:3d} rows; PSFEx chi2/dof "
-                      f"{outcome[0]} -> {outcome[1]}")  # fmt: skip
-        except MlpsfError as error:
-            print(f"  {path.name:26s}{error}")
+                table.add_row([path.name, _after(n_max), left, _chi(extraction, chosen)])
+    record("The same on real frames", table)
 
 
-def chosen_catalogue(extraction: Extraction) -> Path:
+def _after(n_max: int) -> str:
+    return f"after mlpsf select --n-max {n_max}"
+
+
+def chosen_catalogue(extraction: Extraction, n_max: int) -> Path:
     """Leave of SExtractor's catalogue the rows that mlpsf chooses from its cutouts alone."""
     found = read_cutouts(extraction.catalogue)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        table = select_cutouts(found.cutouts, found.x, found.y, groups=found.groups, n_min=1)
+        table = select_cutouts(
+            found.cutouts, found.x, found.y, groups=found.groups, n_min=1, n_max=n_max
+        )
     path = extraction.folder / "chosen_by_mlpsf.cat"
     path.write_bytes(kept_rows(extraction.catalogue, table["selected"]))
     return path
@@ -200,7 +217,8 @@ def chosen_catalogue(extraction: Extraction) -> Path:
 def _chi(extraction: Extraction, catalogue: Path) -> str:
     with fits.open(run_psfex(extraction, catalogue)) as hdus:
         header = hdus["PSF_DATA"].header
-        return f"{header['CHI2']:.2f} ({header['ACCEPTED']} stars, FWHM {header['PSF_FWHM']:.2f})"
+        stars = f"{header['ACCEPTED']} stars, FWHM {header['PSF_FWHM']:.2f}"
+        return f"chi2/dof {header['CHI2']:.2f} ({stars})"
 
 
 def main() -> None:

@@ -233,8 +233,7 @@ def _prepare(
     made._validate_cutouts(data[:1], reset=True)
     made.cutout_size_, made.reference_fwhm_ = data.size, data.reference_fwhm
     made.calibration_ = (1.0, 0.0)
-    # The set holds stamps; later cutouts are raw.
-    made.homogenize = data.reference_fwhm is not None
+    made.homogenize = data.reference_fwhm is not None  # cutouts to come are raw
     made.homogenizer_ = PSFHomogenizer(size=data.size) if made.homogenize else None
     if start is not None:
         made.classes_, made.scaler_ = start.classes_, start.scaler_
