@@ -130,7 +130,11 @@ def _corrections(
     prior[0] = _FLUX * np.maximum(flux, 1.0 / size)
     prior[1:] = _PLACE * flux
     values = np.stack([point, gx, gy]) * prior[:, :, None].astype(np.float32)
-    used = np.zeros(left.size, dtype=bool)
+    # Only the rows of the frame on which these sources have light are looked at.
+    first, last = int(pixel.min()), int(pixel.max()) + 1
+    pixel = pixel - first
+    seen = (left.ravel()[first:last], weight.ravel()[first:last])
+    used = np.zeros(last - first, dtype=bool)
     used[pixel.ravel()] = True
     number = np.cumsum(used, dtype=np.int32) - 1
     m = pixel.shape[1]
@@ -142,7 +146,7 @@ def _corrections(
         ),
         shape=(int(used.sum()), 3 * len(rows)),
     )
-    side = matrix.T @ (left * weight).ravel()[used]
+    side = matrix.T @ (seen[0] * seen[1])[used]
     # In units of the prior's widths, the prior adds 1 to the diagonal.
     diagonal = 1.0 + np.square(values, dtype=np.float64).sum(axis=2).ravel()
     turned = matrix.T

@@ -43,6 +43,8 @@ _CHANCE = 4.0  # standard deviations of the light that noise leaves
 _HIDDEN_SIGMA = 1.5  # as SExtractor's: 2 per cent of a star of S/N 300 is no brighter in a pixel
 _SHADOW = 0.05  # error of the common star in the search for what is hidden
 _APART = 0.75  # FWHM: a detection nearer to a source is part of it
+_STRIP = 4_000_000  # pixels of a strip in which hidden sources are searched
+_MARGIN = 15.0  # FWHM by which strips overlap
 _NEW = 0.05  # share of new sources below which another round changes little
 
 
@@ -230,14 +232,22 @@ def _hidden(
     unit = np.float32(scene.noise)
     light = np.maximum(frame.data - scene.rest, 0) / unit
     per_light = np.float32(1.0 / (frame.known_gain * scene.noise))
-    variance = (sky.rms / unit) ** 2 + per_light * light + (_SHADOW * light) ** 2
-    found = extract(
-        (scene.rest - sky.level) / unit,
-        _HIDDEN_SIGMA,
-        err=np.sqrt(variance),
-        mask=frame.mask | frame.saturated,
-        minarea=MINIMUM_AREA,
-    )
+    noise = np.sqrt((sky.rms / unit) ** 2 + per_light * light + (_SHADOW * light) ** 2)
+    pixels, bad = (scene.rest - sky.level) / unit, frame.mask | frame.saturated
+    # sep compares each source with all others, so a large frame is searched in strips.
+    ny, nx = pixels.shape
+    edges = np.linspace(0, ny, max(ny * nx // _STRIP, 1) + 1).astype(int)
+    margin = int(np.ceil(_MARGIN * scene.star.fwhm))
+    parts = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        first = max(low - margin, 0)
+        rows = slice(first, high + margin)
+        part = extract(
+            pixels[rows], _HIDDEN_SIGMA, err=noise[rows], mask=bad[rows], minarea=MINIMUM_AREA
+        )
+        part["y"] += first
+        parts.append(part[(part["y"] >= low - 0.5) & (part["y"] < high - 0.5)])
+    found = np.concatenate(parts)
     at = np.column_stack([found["x"], found["y"]])
     known = np.column_stack([np.append(scene.x, others[0]), np.append(scene.y, others[1])])
     apart = cKDTree(known).query(at)[0] if len(at) else np.zeros(0)
