@@ -10,6 +10,7 @@ their light stays in the cutouts, as before.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -239,7 +240,7 @@ def _hidden(
     edges = np.linspace(0, ny, max(ny * nx // _STRIP, 1) + 1).astype(int)
     margin = int(np.ceil(_MARGIN * scene.star.fwhm))
     parts = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         first = max(low - margin, 0)
         rows = slice(first, high + margin)
         part = extract(

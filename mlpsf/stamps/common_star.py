@@ -87,6 +87,7 @@ class CommonStar:
         if not self.trend.any():
             return self.psf.stamps(dx, dy, size)
         # The sum of the changes of `_shape_modes`, which need not be drawn each by itself.
+        drawn: NDArray[np.float32]
         drawn, gx, gy = self.psf.stamps_and_gradients(dx, dy, size)
         rx, ry = _distances(dx, dy, size)
         wider, along, across = self.change(x, y).astype(np.float32).T[:, :, None, None]
