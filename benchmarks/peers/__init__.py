@@ -7,12 +7,13 @@ packages are looked for only when they are wanted; `benchmarks.peers.astromatic`
 """
 
 from benchmarks.peers.astromatic import Extraction, build_psfex, psfex_stamps, run_program
-from benchmarks.peers.common import SIDE, PeerPSF, cpu_clock, place_table
+from benchmarks.peers.common import SIDE, Following, PeerPSF, cpu_clock, place_table
 from benchmarks.peers.python import build_photutils, build_piff, piff_config, trippy_stars
 
 __all__ = [
     "SIDE",
     "Extraction",
+    "Following",
     "PeerPSF",
     "build_photutils",
     "build_piff",

@@ -196,12 +196,12 @@ def read_psfex(path: Path) -> tuple[Callable[..., FloatArray], Callable[..., Flo
     if n == 0 or not table.sum() > 0:
         raise PSFError("PSFEx accepted no star")
 
-    def at(x: float, y: float, size: int) -> FloatArray:
+    def at(x: float, y: float, size: int, dx: float = 0.0, dy: float = 0.0) -> FloatArray:
         # It counts from 1, and the powers of x run fastest. Few stars lower the degree.
         u, v = (x + 1 - zero[0]) / scale[0], (y + 1 - zero[1]) / scale[1]
         powers = [u**i * v**j for j in range(made + 1) for i in range(made + 1 - j)]
         here = np.tensordot(powers, terms, 1)
-        return np.asarray(psfex_stamps(here, step)([0.0], [0.0], size)[0])
+        return np.asarray(psfex_stamps(here, step)([dx], [dy], size)[0])
 
     return psfex_stamps(table, step), at
 

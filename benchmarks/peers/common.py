@@ -35,12 +35,29 @@ class PeerPSF:
         CPU time, that of child processes included.
     at : callable, optional
         Takes a place x, y (0-based) and a size; gives the stamp of a star centred on a pixel there.
+        Some take offsets from the pixel, too.
     """
 
     stamps: Callable[[ArrayLike, ArrayLike, int], FloatArray]
     stars: Table
     seconds: float
-    at: Callable[[float, float, int], FloatArray] | None = None
+    at: Callable[..., FloatArray] | None = None
+
+
+@dataclass(frozen=True)
+class Following:
+    """A PSF that another package built, drawn as `mlpsf.psf.psf_quality` has one that varies."""
+
+    psf: PeerPSF
+    varies: bool = True
+
+    def stamps(self, dx: ArrayLike, dy: ArrayLike, size: int, at: Any = None) -> FloatArray:
+        """Draw stars off the middles of their pixels, of their places."""
+        if at is None:
+            return self.psf.stamps(dx, dy, size)
+        assert self.psf.at is not None
+        rows = zip(*np.broadcast_arrays(*at, dx, dy), strict=True)
+        return np.array([self.psf.at(x, y, size, u, v) for x, y, u, v in rows])
 
 
 @contextlib.contextmanager

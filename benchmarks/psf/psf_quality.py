@@ -33,6 +33,7 @@ from benchmarks.common.stamps import OUTPUT
 from benchmarks.peers import (
     SIDE,
     Extraction,
+    Following,
     PeerPSF,
     build_photutils,
     build_piff,
@@ -346,13 +347,19 @@ def judge_real(folder: Path, figures: Path | None) -> Table:
                     continue
                 with Extraction(frame, float(stars.meta["fwhm"])) as extraction:
                     places = place_table(stars)
-                    psfs = {
-                        "mlpsf": _build_ours(frame, places, "mlpsf"),
-                        "PSFEx": build_psfex(extraction, places),
+                    ours = build_psf(frame, stars)
+                    psfs: dict[str, tuple[Any, int]] = {
+                        "mlpsf": (ours, len(ours.stars)),
+                        "mlpsf, constant": (build_psf(frame, stars, order=0), len(ours.stars)),
                     }
-                for builder, psf in psfs.items():
+                    for degree in (0, 2):
+                        theirs = build_psfex(extraction, places, degree)
+                        drawn = Following(theirs) if degree else theirs
+                        psfs[f"PSFEx of degree {degree}"] = (drawn, len(theirs.stars))
+                for builder, (psf, n) in psfs.items():
                     quality = psf_quality(frame, psf, stars)
-                    line = {"frame": frame.name, "builder": builder, "made of": len(psf.stars)}
+                    line = {"frame": frame.name, "builder": builder, "made of": n}
+                    line["order"] = getattr(psf, "order", int(builder[-1:] == "2") * 2)
                     line |= dict(quality.to_table()[0])
                     rows.append(line)
                     image = quality.residual_image
