@@ -30,7 +30,11 @@ class Flag(IntFlag):
     )
     REJECTED = 64, "rejected by the residual rule", "out of range, no PSF fit, or far from the rest"
     BELOW_THRESHOLD = 128, "below the threshold", "its probability is under the threshold"
-    BEYOND_N_MAX = 256, "beyond n_max", "good enough, but enough better ones were taken"
+    BEYOND_N_MAX = (
+        256,
+        "beyond n_max",
+        "good, but enough were taken: the best, spread over the frame",
+    )
     RESERVED = 512, "reserved", "chosen, and kept out of the PSF so that it can judge it"
     RELAXED = 1024, "taken by relaxing", "under the threshold, taken for want of better ones"
     VETOED = 2048, "vetoed", "left out by the user"

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from astropy.table import Table, vstack
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
-from mlpsf.errors import InputError, MlpsfError, NoSourcesError, TooFewStarsError
+from mlpsf.errors import MlpsfError, NoSourcesError, TooFewStarsError
 from mlpsf.frames.cutouts import Cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
@@ -48,7 +48,13 @@ from mlpsf.selection.named import count_of, frame_selector, provenance, rules_fo
 from mlpsf.selection.second_look import strike_outliers
 from mlpsf.selection.verdict import flag_verdict, judge_frame
 from mlpsf.stacks.values import check_frames
-from mlpsf.stamps.from_cutouts import cutouts_alike, flag_copies, measure_cutouts
+from mlpsf.stamps.from_cutouts import (
+    copies_of,
+    cutouts_alike,
+    measure_cutouts,
+    places_of_cutouts,
+    with_copies,
+)
 
 __all__ = ["select_cutouts", "select_stars"]
 
@@ -252,7 +258,7 @@ def select_cutouts(
         x, y = cutouts.positions if x is None else (x, y)
     pixels = squares(cutouts.data if isinstance(cutouts, Cutouts) else cutouts)
     n = len(pixels)
-    places = None if x is None and y is None else _places(x, y, n)
+    places = None if x is None and y is None else places_of_cutouts(x, y, n)
     frames = np.zeros(n) if groups is None else check_frames(groups, n)
     given = {"stars": stars, "keep": keep, "veto": veto}
     several = len(set(frames.tolist())) > 1
@@ -268,9 +274,12 @@ def select_cutouts(
     unknown = "not judged", ""
     names = list(dict.fromkeys(frames.tolist()))
     for frame in names:
-        rows = np.flatnonzero(frames == frame)
-        at = (None, None) if places is None else places[:, rows]
+        every = np.flatnonzero(frames == frame)
         name = "the set" if groups is None else f"frame {frame}"
+        # A source twice in a set would count twice wherever sources are compared.
+        first = copies_of(pixels if len(every) == n else pixels[every])
+        rows = every[first == np.arange(len(every))]
+        at = (None, None) if places is None else places[:, rows]
         try:
             found = measure_cutouts(
                 pixels if len(rows) == n else pixels[rows],
@@ -282,19 +291,23 @@ def select_cutouts(
             )
             found.sources["id"] = rows + 1
             found.sources.meta["cutout_size"] = pixels.shape[-1]
-            flag_copies(found.sources, pixels[rows], name=name, stacklevel=3)
             flag_verdict(found.sources, judge_frame(*found))
             alike = cutouts_alike(found, stacklevel=3)
-            placed = Table({"id": rows + 1}, meta={"fwhm": found.sources.meta["fwhm"]})
-            for key, value in zip("xy", at, strict=True):
-                placed[key] = np.full(len(rows), np.nan) if value is None else value
+            placed = Table({"id": every + 1}, meta={"fwhm": found.sources.meta["fwhm"]})
+            placed["x"], placed["y"] = np.nan, np.nan
+            if places is not None:
+                placed["x"], placed["y"] = places[:, every]
+            original = dict(zip(every + 1, every[first] + 1, strict=True))
             own = {
-                key: rows_of_cutouts(
-                    listed,
-                    placed,
-                    found.frame,
-                    group=frame if several else None,
-                )
+                key: [
+                    original[number]
+                    for number in rows_of_cutouts(
+                        listed,
+                        placed,
+                        found.frame,
+                        group=frame if several else None,
+                    )
+                ]
                 for key, listed in lists.items()
             }
             table = _select_found(
@@ -318,8 +331,10 @@ def select_cutouts(
                 raise
         for key, value in zip("xy", at, strict=True):
             table[key] = np.full(len(rows), np.nan) if value is None else value
+        if len(rows) < len(every):
+            table = with_copies(table, every + 1, first, name=name, stacklevel=3)
         if groups is not None:
-            table["group"] = frames[rows]
+            table["group"] = frames[every]
         said = [table.meta.get(key, other) for key, other in zip(VERDICT, unknown, strict=True)]
         verdicts[str(frame)] = ": ".join(said)
         tables.append(table)
@@ -331,21 +346,6 @@ def select_cutouts(
             failures[0].table = whole
         raise failures[0]
     return whole
-
-
-def _places(x: ArrayLike | None, y: ArrayLike | None, n: int) -> NDArray[np.float64]:
-    """Return positions as an array (2, n), one a cutout."""
-    if x is None or y is None:
-        raise InputError("Positions are x and y. Got one of them.")
-    try:
-        at = [np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (x, y)]
-    except (TypeError, ValueError) as error:
-        raise InputError("x and y must be numbers, pixels of the frame.") from error
-    if any(v.shape != (n,) for v in at):
-        raise InputError(
-            f"There must be one x and one y a cutout: {n}. Got {[v.size for v in at]}."
-        )
-    return np.stack(at)
 
 
 class _Wishes(NamedTuple):

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table
 from conftest import simulate
@@ -342,3 +343,52 @@ def test_lone_bad_pixels_are_borne(sky, table):
     stars = select_cutouts(holed, x, y, n_min=5)
     kept = stars["selected"] & table["selected"]
     assert kept.sum() >= 0.7 * table["selected"].sum()
+
+
+# --- what may be in a set
+
+
+def test_copies_change_nothing_of_the_others(sky, table):
+    _, cutouts, x, y = sky
+    twice = [np.concatenate([v, v]) for v in (cutouts, x, y)]
+    with pytest.warns(UserWarning, match="copies"):
+        stars = select_cutouts(*twice, n_min=5)
+    n = len(x)
+    assert stars.meta["verdict"] == table.meta["verdict"]
+    np.testing.assert_array_equal(stars["probability"][:n], table["probability"])
+    assert stars["selected"][:n].tolist() == table["selected"].tolist()
+    assert not stars["selected"][n:].any()
+    assert stars["id"].tolist() == list(range(1, 2 * n + 1))
+
+
+def test_a_border_may_be_missing(sky, table):
+    _, cutouts, x, y = sky
+    wide = np.pad(cutouts, ((0, 0), (12, 12), (12, 12)), constant_values=np.nan)
+    stars = select_cutouts(wide, x, y, n_min=5)
+    assert stars.meta["fwhm"] == pytest.approx(table.meta["fwhm"], rel=5e-3)
+    assert (stars["selected"] != table["selected"]).sum() <= 4
+
+
+@pytest.mark.parametrize("wide", [10, 12, 20])
+def test_psf_of_cutouts_of_ten_fwhm(sky, wide):
+    sim, *_ = sky
+    found = find_sources(sim.frame)
+    size = int(np.ceil(wide * found.meta["fwhm"])) | 1
+    cut = extract_cutouts(sim.frame, found["x"], found["y"], size)
+    chosen = select_cutouts(cut.data, cut.x, cut.y, n_min=5)
+    psf = build_psf(cut.data, chosen)
+    assert psf.meta["method"] == "refined"
+    assert psf.fwhm == pytest.approx(sim.psf.fwhm, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * 0.2 * u.arcsec, "pixels of the frame. Got arcsec"),
+        (lambda x: x + 1e30, "Got more"),
+    ],
+)
+def test_what_is_no_position(sky, change, message):
+    _, cutouts, x, y = sky
+    with pytest.raises(InputError, match=message):
+        select_cutouts(cutouts, change(x), y)

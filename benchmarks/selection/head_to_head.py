@@ -161,9 +161,10 @@ def compare(X: NDArray, y: NDArray, groups: NDArray, label: str, trippy: int) ->
 
 def searched(X: NDArray, y: NDArray, groups: NDArray) -> dict[str, Any]:
     """Search the parameters of the homogenizer and of a network behind it."""
-    network = PSFStarSelector(
-        epochs=8, batch_size=64, class_weight="balanced", random_state=1
-    ).set_score_request(groups=False)
+    network = PSFStarSelector(epochs=8, batch_size=64, class_weight="balanced", random_state=1)
+    network.set_fit_request(groups=True)  # its held-out frames are whole ones
+    for method in ("predict_proba", "predict", "decision_function", "score"):
+        getattr(network, f"set_{method}_request")(groups=False)  # what it gets are stamps
     pipe = Pipeline(
         [("psf", PSFHomogenizer().set_transform_request(groups=True)), ("network", network)]
     )

@@ -49,6 +49,7 @@ class Row(TypedDict):
     n_chosen: int | None
     quality: float | None
     judged_by: str
+    verdict: str
     psf_order: int | None
     fwhm_variation: float | None
     shape_variation: float | None
@@ -186,6 +187,7 @@ def _empty_row(job: Job) -> Row:
         "n_chosen": None,
         "quality": None,
         "judged_by": "",
+        "verdict": "",
         "psf_order": None,
         "fwhm_variation": None,
         "shape_variation": None,
@@ -291,6 +293,7 @@ def _model(path: str, stamp: tuple[int, ...]) -> Any:  # noqa: ARG001 - tells fi
 def _fill(row: Row, stars: Table) -> None:
     row["fwhm"] = round(float(stars.meta["fwhm"]), 4)
     row["ellipticity"] = round(float(stars.meta["ellipticity"]), 4)
+    row["verdict"] = str(stars.meta.get("verdict", ""))
     row["n_found"] = len(stars)
     row["n_chosen"] = int(stars["selected"].sum())
 

@@ -306,7 +306,8 @@ def summarise(rows: Sequence[Row]) -> Table:
         Columns: ``frame`` (path), ``hdu`` (-1: unknown), ``name`` (of its files), ``done``
         (whether it succeeded), ``fwhm`` (pixels; of the PSF, or of the frame if the PSF failed),
         ``ellipticity`` (1 - b/a), ``n_found``, ``n_chosen``, ``quality`` and ``judged_by`` (see
-        `mlpsf.batch.job.judge_psf`), ``psf_order`` (of the polynomial by which the PSF varies),
+        `mlpsf.batch.job.judge_psf`), ``verdict`` on the frame, ``psf_order`` (of the polynomial
+        by which the PSF varies),
         ``fwhm_variation`` and ``shape_variation`` (rms over the frame of the relative FWHM and of
         the ellipticity, without the noise), ``variation_angle`` (where the FWHM grows, degrees
         from +x towards +y), ``seconds``, ``error`` (empty: none), ``warnings``. Unknown numbers are

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,10 +100,16 @@ def export(
     check_outputs([(out, None)], [source, frame], overwrite=overwrite)
     with Progress(general) as progress:
         progress("writing")
-        if kind == "psf":
-            paths = [_psf(source, out, to, frame, hdu, place, grid, oversampling, overwrite)]
-        else:
-            paths = _stars(source, out, to, frame, hdu, place, grid, oversampling, overwrite)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if kind == "psf":
+                paths = [_psf(source, out, to, frame, hdu, place, grid, oversampling, overwrite)]
+            else:
+                paths = _stars(source, out, to, frame, hdu, place, grid, oversampling, overwrite)
+        # A PSF is drawn at many places: of each kind of warning the first says enough.
+        kinds = {re.sub(r"\d+", "", str(one.message)): one.message for one in reversed(caught)}
+        for message in kinds.values():
+            warnings.warn(message, stacklevel=1)
         progress.note(f"{source} for {to} in {', '.join(map(str, paths))}.")
         progress.result(source=source, to=to, files=paths)
 

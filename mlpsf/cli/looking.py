@@ -19,6 +19,7 @@ from mlpsf.cli.common.options import (
 from mlpsf.cli.common.progress import Progress, plain
 from mlpsf.cli.common.steps import STEPS
 from mlpsf.errors import InputError, OutputError, printable
+from mlpsf.files import product_kind
 
 __all__ = ["info", "plot"]
 
@@ -98,7 +99,7 @@ def plot(
 
         mlpsf plot psf_stars.ecsv --what stars --stretch linear --out cores.png
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
-    from mlpsf.files import check_folder, product_kind, whole_file
+    from mlpsf.files import check_folder, whole_file
     from mlpsf.plots.named import NEEDS, draw
 
     if check_folder(out).suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -145,7 +146,7 @@ def _parts(
         path = source if kind == "frame" else frame or _beside(source, made_of)
         image = reading.frame(path, hdu if kind == "frame" or frame else hdu or _hdu_of(made_of))
     if stars is None and kind == "psf" and "stars" in needed and psf is not None:
-        stars = _stars_of(psf)
+        stars = _stars_of(source, psf)
     elif stars is None and kind == "frame":
         stars = select_stars(image, progress=progress, **choosing.arguments())
     if psf is None and "psf" in needed:
@@ -172,11 +173,20 @@ def _hdu_of(name: str) -> str | None:
     return number.rstrip("]") if bracket else None
 
 
-def _stars_of(psf: Any) -> Any:
-    """Return the stars that a PSF lists, as a star table."""
+def _stars_of(source: Path, psf: Any) -> Any:
+    """Return the star table beside a PSF if it is of its stars, else the stars that it lists."""
     import numpy as np
     from astropy.table import Table
 
+    from mlpsf.export import read_stars
+
+    table = source.with_name(f"{source.stem}_stars.ecsv")
+    if table.is_file() and product_kind(table) == "stars":
+        beside = read_stars(table)
+        taken = beside[np.asarray(beside["selected"], bool) & ~np.asarray(beside["reserved"], bool)]
+        own = np.column_stack([taken["x"], taken["y"]])
+        if all(np.hypot(*(own - star[:2]).T).min(initial=np.inf) < 1 for star in psf.stars):
+            return beside
     if len(psf.stars) == 0:
         raise InputError("The PSF lists no stars: give the star table or the frame instead.")
     x, y, flux = psf.stars.T
@@ -185,7 +195,7 @@ def _stars_of(psf: Any) -> Any:
     return Table(
         {"id": np.arange(1, n + 1), "x": x, "y": y, "flux": flux, "snr": none, "fwhm": none}
         | {"probability": none, "selected": every, "reserved": ~every},
-        meta={"fwhm": psf.fwhm},
+        meta={"fwhm": psf.fwhm, "n_subtracted": psf.meta.get("n_subtracted", 0)},
     )
 
 

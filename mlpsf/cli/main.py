@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -74,7 +75,9 @@ for _command in (
     training.label,
     training.train,
 ):
-    app.command(cls=configured(_command))(_command)
+    # A negative place is no option.
+    _settings = {"ignore_unknown_options": True} if _command is rendering.render else None
+    app.command(cls=configured(_command), context_settings=_settings)(_command)
 
 
 def main() -> None:
@@ -110,7 +113,10 @@ def console() -> None:
 
 
 def _fail(error: MlpsfError, code: int) -> None:
-    tell(f"mlpsf: {' '.join(str(error).split())}")
+    text = " ".join(str(error).split())
+    tell(f"mlpsf: {text}")
+    if "--json" in sys.argv[1:]:
+        typer.echo(json.dumps({"error": text}))
     sys.exit(code)
 
 

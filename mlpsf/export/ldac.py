@@ -71,7 +71,7 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     noise = extract_cutouts(sky.rms, x, y, wide).data
     bad = ~np.isfinite(cut.data) | ~np.isfinite(noise) | full
     pixels = np.where(bad, 0, cut.data)
-    usable = _middle(~bad, side) & ~_of_others(frame, x, y, side)
+    usable = _middle(~bad, side) & ~_of_others(frame, x, y, side, fwhm)
     stamps = np.where(usable, _middle(pixels, side), _MASKED).astype(np.float32)
     # The stamps below one another are the image of which sep measures.
     image, mask, rms = (a.reshape(-1, wide) for a in (pixels, bad, np.where(bad, 1, noise)))
@@ -129,8 +129,12 @@ def _middle(stamps: NDArray[Any], side: int) -> NDArray[Any]:
     return stamps[:, cut, cut]
 
 
-def _of_others(frame: Frame, x: FloatArray, y: FloatArray, side: int) -> NDArray[np.bool_]:
+def _of_others(
+    frame: Frame, x: FloatArray, y: FloatArray, side: int, fwhm: float
+) -> NDArray[np.bool_]:
     """Return which pixels of the stamps belong to other sources, with a margin."""
+    # Where the star itself is subtracted, too, what is left within a FWHM is its own.
+    near = 0 if frame.scene is None else int(np.ceil(fwhm))
     light = frame.data if frame.scene is None else frame.scene.rest
     bad = frame.mask | frame.saturated
     pixels = np.where(bad, 0, light - frame.background.level).astype(np.float32)
@@ -146,7 +150,8 @@ def _of_others(frame: Frame, x: FloatArray, y: FloatArray, side: int) -> NDArray
     others = np.zeros((len(x), side, side), dtype=bool)
     for k, (a, b) in enumerate(zip(np.rint(x).astype(int), np.rint(y).astype(int), strict=True)):
         box = wide[b : b + 2 * half + 1, a : a + 2 * half + 1]
-        foreign = (box != 0) & (box != box[half, half])
+        own = box[half - near : half + near + 1, half - near : half + near + 1]
+        foreign = (box != 0) & ~np.isin(box, own)
         inner = slice(_GROWTH, _GROWTH + side)
         others[k] = binary_dilation(foreign, iterations=_GROWTH)[inner, inner]
     return others

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from astropy.table import QTable, Table
 
 from mlpsf.errors import CatalogueError, InputError, OutputError
 from mlpsf.files import check_folder, check_replaceable, whole_file
+from mlpsf.frames.metadata import metadata_of, of_comments
 from mlpsf.selection.star_table import StarTable
 
 __all__ = [
@@ -113,11 +115,7 @@ def read_stars(path: str | os.PathLike[str]) -> Table:
             table = Table.read(path, format="ascii.ecsv")
         elif ending == ".fits":
             table = Table.read(path, format="fits", hdu=1)
-            table.meta = {
-                key.removeprefix("MLPSF ").lower().replace(" ", "_"): value
-                for key, value in table.meta.items()
-                if key.startswith("MLPSF ")
-            }
+            table.meta = metadata_of(table)
         elif ending == ".csv":
             table = Table.read(path, format="ascii.csv", comment="#")
             table.meta = _comments(path)
@@ -142,17 +140,9 @@ def read_stars(path: str | os.PathLike[str]) -> Table:
 
 
 def _comments(path: Path) -> dict[str, Any]:
-    """Return the metadata of a CSV file; numbers as numbers."""
-    meta: dict[str, Any] = {}
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        key, _, text = line.removeprefix("# ").partition(": ")
-        try:
-            meta[key] = float(text) if "." in text or text in ("inf", "nan") else int(text)
-        except ValueError:
-            meta[key] = {"True": True, "False": False}.get(text, text)
-    return meta
+    """Return the metadata of a CSV file."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    return of_comments(line.removeprefix("# ") for line in lines)
 
 
 def psf_rows(stars: Table) -> Table:

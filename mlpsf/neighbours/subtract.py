@@ -26,6 +26,7 @@ from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.metadata import metadata_of
 from mlpsf.neighbours.crowding import NEVER_SUBTRACTED, is_crowded
 from mlpsf.neighbours.scene import Scene
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
@@ -151,7 +152,7 @@ def as_judged(frame: Frame, stars: Any) -> Frame:
     >>> as_judged(frame, [[40.0, 40.0]]) is frame
     True
     """
-    subtracted = (getattr(stars, "meta", None) or {}).get("n_subtracted")
+    subtracted = metadata_of(stars).get("n_subtracted")
     return without_neighbours(frame) if subtracted else frame
 
 

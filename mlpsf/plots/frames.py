@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Row, Table
 from astropy.visualization import ZScaleInterval
 from numpy.typing import ArrayLike, NDArray
 
@@ -211,7 +211,7 @@ class CutoutSheetDisplay(Display):
         note = f"; {table.meta['n_subtracted']:,} neighbours subtracted" if seen.scene else ""
         sky = seen.background.level
         cut = extract_cutouts(seen, stars["x"], stars["y"], size, background=sky)
-        titles = [f"{s['id']}: P {s['probability']:.3f}, S/N {s['snr']:.0f}" for s in stars]
+        titles = [_title(star) for star in stars]
         full = extract_cutouts(frame.saturated.astype(np.float32), stars["x"], stars["y"], size)
         over = full.data > 0
         return cls(cutouts=cut.data, titles=titles, saturated=over, note=note).plot(**kwargs)
@@ -277,6 +277,16 @@ class CutoutSheetDisplay(Display):
         figure.supxlabel(text, fontsize="small")
         self.axes_, self.figure_ = axes, figure
         return self
+
+
+def _title(star: Row) -> str:
+    """Return number, probability and S/N of a star, as far as they are known."""
+    known = [
+        f"{name} {star[column]:{form}}"
+        for name, column, form in (("P", "probability", ".3f"), ("S/N", "snr", ".0f"))
+        if np.isfinite(star[column])
+    ]
+    return ": ".join([str(star["id"]), *([", ".join(known)] if known else [])])
 
 
 def _arcsinh(

@@ -83,6 +83,11 @@ class SizeMagnitudeDisplay(Display):
             ax = new_figure(6, 4).subplots()
         t = self.table
         fwhm = np.asarray(t["fwhm"], dtype=np.float64)
+        if len(fwhm) and not np.isfinite(fwhm).any():
+            raise InputError(
+                "No source has a FWHM to draw: give the star table that mlpsf select or psf wrote, "
+                "or the frame. A PSF lists where its stars are, and no more."
+            )
         selected, reserved = (np.asarray(t[c], dtype=bool) for c in ("selected", "reserved"))
         drawn = []
         for rows, style in (

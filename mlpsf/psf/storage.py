@@ -57,6 +57,7 @@ _CARDS = {
     "snr_min": ("SNRMIN", "least S/N of a chosen star"),
     "n_max": ("NMAX", "most stars to be chosen"),
     "relaxed": ("RELAXED", "whether the threshold was given up"),
+    "n_subtracted": ("NSUBTR", "stars that were subtracted around the others"),
     "trippy_version": ("TRIPPYV", "version of TRIPPy"),
     "n_left_out": ("NLEFTOUT", "stars given but not used"),
 }

@@ -141,8 +141,8 @@ def warn_of_extrapolation(
         nearest = np.hypot(stars[:, 0] - x, stars[:, 1] - y).min()
         warnings.warn(
             f"the PSF at ({x:.0f}, {y:.0f}) is extrapolated: the nearest of its {len(stars)} stars "
-            f"is {nearest:.0f} pixels away, and the place is {reach:.1f} times as uncertain as one "
-            "star by itself would be",
+            f"is {nearest:.0f} pixels away, and they tell less of the place than one star there "
+            "would",
             AstropyUserWarning,
             stacklevel=stacklevel + 1,
         )

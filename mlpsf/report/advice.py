@@ -14,8 +14,9 @@ from mlpsf.rich import known
 
 __all__ = ["Advice", "Command", "advice_on"]
 
-_APART = 5.0  # median deviations from which a star's chi-square stands out
-_LEAST_EXCESS = 0.5  # of chi-square: less is not worth a look
+_APART = 5.0  # times the median share of its light that the PSF leaves of a star stand out
+_LEAST_LEFT = 0.02  # of its light: less is not worth a look
+_JUDGED = 2.0  # FWHM, radius of the chi-square of a star
 
 
 _SAID = "PSF varies over the frame"  # a warning that the page words for itself
@@ -101,20 +102,19 @@ def _on_stars(stars: Table, cards: Sequence[Any]) -> list[Advice]:
         said.append(
             Advice(f"Unlike the frame's PSF, kept for want of others: {names}. Veto by hand.")
         )
-    chi = np.array([card.chi_square for card in cards if card.kind == "chosen"])
-    ids = [card.id for card in cards if card.kind == "chosen"]
-    good = np.isfinite(chi)
-    if good.sum() >= 5:
-        middle = np.median(chi[good])
-        spread = 1.4826 * np.median(np.abs(chi[good] - middle))
-        apart = good & (chi > middle + np.maximum(_APART * spread, _LEAST_EXCESS))
-        if apart.any():
-            worst = [ids[k] for k in np.argsort(-np.where(apart, chi, -1))[: apart.sum()]]
+    # Chi-square grows with the star's brightness: what is left beyond noise, relative to the star.
+    chosen = [card for card in cards if card.kind == "chosen" and np.isfinite(card.chi_square)]
+    pixels = np.pi * (_JUDGED * float(stars.meta["fwhm"])) ** 2
+    left = np.array([np.sqrt(max(c.chi_square - 1, 0) * pixels) / max(c.snr, 1e-9) for c in chosen])
+    if len(left) >= 5:
+        limit = max(_APART * float(np.median(left)), _LEAST_LEFT)
+        worst = [chosen[k].id for k in np.argsort(-left) if left[k] > limit]
+        if worst:
             said.append(
                 Advice(
-                    f"The PSF fits {_names(worst)} worse than the others (chi-square over "
-                    f"{middle + max(_APART * spread, _LEAST_EXCESS):.1f}, the median is "
-                    f"{middle:.1f}): look at them."
+                    f"The PSF leaves {limit:.0%} or more of {_names(worst)}, of the others "
+                    f"{np.median(left):.1%} in the median: a source beside, or under it? If so, "
+                    "veto it."
                 )
             )
     return said

@@ -70,7 +70,8 @@ def outstanding(table: Table) -> list[list[str]]:
     Returns
     -------
     list of list of str
-        The error of a frame that failed, then each figure that is far from the night's median.
+        The error of a frame that failed, a verdict that most of the others do not share, then each
+        figure that is far from the night's median.
 
     Examples
     --------
@@ -79,6 +80,12 @@ def outstanding(table: Table) -> list[list[str]]:
     ['FWHM 8, the median is 4']
     """
     notes: list[list[str]] = [[] if row["done"] else [str(row["error"])] for row in table]
+    if "verdict" in table.colnames:
+        verdicts = Counter(table["verdict"])
+        for note, verdict in zip(notes, table["verdict"], strict=True):
+            usual = verdicts[verdict] > len(table) // 2
+            if verdict not in ("", "good", "varying") and not usual:
+                note.append(f"verdict: {verdict}")
     done = np.asarray(table["done"], dtype=bool)
     for column, name in _COLUMNS.items():
         if column not in table.colnames:
@@ -128,8 +135,10 @@ def write_night(
     notes = outstanding(table)
     order = sorted(range(len(table)), key=lambda k: (bool(table["done"][k]), -len(notes[k]), k))
     # What is said of most frames tells none from the others, and is said once.
-    kinds = Counter(kind for row in table for kind in {_kind(text) for text in _said(row)})
+    said = [{_kind(text): text for text in _said(row)} for row in table]
+    kinds = Counter(kind for one in said for kind in one)
     everywhere = {kind: n for kind, n in kinds.items() if n > max(1, len(table) // 2)}
+    examples = {kind: next(one[kind] for one in said if kind in one) for kind in everywhere}
     rows = []
     for place, k in enumerate(order):
         row = table[k]
@@ -154,7 +163,7 @@ def write_night(
         rows=rows,
         n_frames=len(table),
         n_failed=n_failed,
-        everywhere=list(everywhere.items()),
+        everywhere=[(n, examples[kind]) for kind, n in everywhere.items()],
         n_outstanding=sum(bool(n) for n in notes) - n_failed,
         columns=list(_SHOWN_NAMES),
     )

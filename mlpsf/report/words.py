@@ -77,7 +77,7 @@ def facts(frame: Frame, stars: Table, psf: Any) -> list[Fact]:
     n = int(np.asarray(stars["selected"], bool).sum())
     level, rms = float(np.median(sky.level)), float(np.median(sky.rms))
     said += [
-        Fact("Stars", f"{n} make the PSF", kept),
+        Fact("Stars", f"{n} make the PSF" if psf is not None else f"{n} chosen", kept),
         Fact("Sky", f"{level:.5g} {unit}", f"noise {rms:.3g} {unit}"),
     ]
     for name, value, of in (

@@ -365,6 +365,8 @@ def _too_few(
             f"some for more than one reason: {_commonest(table)}). A lower n_min (--n-min), "
             "or relax (--relax), takes what there is"
         )
+    if found:
+        hint = f"n_min={found} (--n-min {found}) takes {'them' if found > 1 else 'it'}; {hint}"
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
         f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.{_about(table)}",

@@ -115,7 +115,8 @@ def flag_listed(
     if stars is not None:
         flags[flags & Flag.KEPT == 0] |= Flag.NOT_LISTED
     if veto is not None:
-        flags[match_list(veto, frame, sources, name="veto")] |= Flag.VETOED
+        rows = match_list(veto, frame, sources, name="veto")
+        flags[rows] = flags[rows] & ~int(Flag.KEPT) | int(Flag.VETOED)
         sources.meta["veto_from"] = list_name(veto)
     sources["flags"] = flags
     if not chosen:

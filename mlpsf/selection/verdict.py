@@ -99,7 +99,7 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
         return _said("out of focus", reason)
     if e > ELONGATED:
         kind = "trailed" if e > TRAILED else "elongated"
-        todo = "a PSF of it holds the whole image; nothing is cut off"
+        todo = "the PSF has the shape that all stars share; make it of this frame alone"
         return _said(kind, f"the stars' ellipticity is {e:.2f} at a FWHM of {fwhm:.1f}; {todo}")
     if fwhm < UNDERSAMPLED:
         todo = "a PSF needs many stars, at all places within a pixel"

@@ -105,6 +105,9 @@ def padded(pixels: NDArray[np.float32], least: int) -> NDArray[np.float32]:
     return np.pad(pixels, ((0, 0), (before, side * side - width - before)))
 
 
+_FEWEST_RIM = 8  # valid pixels of a cutout, of which something like a sky can be said
+
+
 def sky_and_noise(
     cutouts: NDArray[np.floating],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -119,8 +122,8 @@ def sky_and_noise(
     -------
     sky, noise : ndarray of float32, shape (n,)
         Median, and 1.4826 times the median absolute deviation, of the outermost tenth (at least
-        2 pixels), after rejecting pixels more than 3 such deviations above the median. Both are 0
-        if the border has no valid pixel.
+        2 pixels), after rejecting pixels more than 3 such deviations above the median. Where all
+        of it is missing, the outermost pixels that are not. Both are 0 if all pixels are missing.
 
     Examples
     --------
@@ -136,12 +139,27 @@ def sky_and_noise(
     picks = np.flatnonzero(border.ravel())[:: 1 if size < 60 else 3]
     values = cutouts.reshape(len(cutouts), size * size)[:, picks].astype(np.float32)
     values[~np.isfinite(values)] = np.nan
+    lost = np.flatnonzero(np.isnan(values).all(axis=1))
+    for row in lost:
+        outermost = _outermost(cutouts[row], rim)[: values.shape[1]]
+        values[row, : len(outermost)] = outermost
     ordered = np.sort(values, axis=1)  # NaN sorts last; what is rejected, too: the sort serves all
     count = np.isfinite(ordered).sum(axis=1)
     for _ in range(2):
         sky, noise = _median_and_mad(ordered, count)
         count = _count_to(ordered, count, sky + np.float32(3.0) * noise + np.float32(1e-30))
     return _median_and_mad(ordered, count)
+
+
+def _outermost(cutout: NDArray[np.floating], rim: int) -> NDArray[np.floating]:
+    """Return the valid pixels of a cutout that are farthest from its centre, from a rim's width."""
+    u = np.abs(np.arange(len(cutout)) - len(cutout) // 2)
+    apart = np.maximum(u, u[:, None])
+    valid = np.isfinite(cutout)
+    if valid.sum() < _FEWEST_RIM:
+        return np.zeros(0)
+    far = apart[valid].max(initial=0)
+    return np.asarray(cutout[valid & (apart > far - rim)])
 
 
 def _median_and_mad(

@@ -21,10 +21,12 @@ from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, standard_star, sta
 __all__ = [
     "FEWEST_CUTOUTS",
     "CutoutSources",
+    "copies_of",
     "cutouts_alike",
-    "flag_copies",
     "homogenize",
     "measure_cutouts",
+    "places_of_cutouts",
+    "with_copies",
 ]
 
 FEWEST_CUTOUTS = 5
@@ -38,6 +40,7 @@ NARROW_CUTOUT = 8.0
 
 # Of stamps that are homogenized already.
 _ALIKE = (0.02, 0.01)  # how far their FWHM (relative) and pixels (of the peak) may be off
+_FARTHEST = 1e12  # pixels: positions that int64 and double precision hold
 _CENTRED = 0.1  # pixels; half of the stars at least are nearer to the centre
 
 
@@ -120,40 +123,102 @@ def cutouts_alike(found: CutoutSources, *, stacklevel: int = 2) -> Table:
     return found.sources[:0]
 
 
-def flag_copies(
-    sources: Table, cutouts: NDArray[Any], *, name: str = "cutouts", stacklevel: int = 2
-) -> None:
-    """Flag cutouts whose pixels are in the set once before, in place; this is warned of.
+def places_of_cutouts(x: ArrayLike | None, y: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """Return positions as an array (2, n), one a cutout.
 
-    A star twice in a set would count twice in its PSF.
+    Raises
+    ------
+    InputError
+        They are not one x and one y a cutout, in pixels.
+    """
+    if x is None or y is None:
+        raise InputError("Positions are x and y. Got one of them.")
+    for unit in (getattr(values, "unit", None) for values in (x, y)):
+        if str(unit or "pix") not in ("pix", "pixel"):
+            raise InputError(f"Positions are in pixels of the frame. Got {unit}.")
+    try:
+        at = [np.ma.filled(np.ma.asarray(v, dtype=np.float64), np.nan) for v in (x, y)]
+    except (TypeError, ValueError) as error:
+        raise InputError("x and y must be numbers, pixels of the frame.") from error
+    if any(v.shape != (n,) for v in at):
+        raise InputError(
+            f"There must be one x and one y a cutout: {n}. Got {[v.size for v in at]}."
+        )
+    out = np.stack(at)
+    if (np.abs(out[np.isfinite(out)]) > _FARTHEST).any():
+        raise InputError(f"Positions are pixels of a frame, of up to {_FARTHEST:g}. Got more.")
+    return out
+
+
+def copies_of(cutouts: NDArray[Any]) -> NDArray[np.intp]:
+    """Return, of each cutout, the first of the set that has the same pixels.
 
     Parameters
     ----------
-    sources : Table
-        A row a cutout.
     cutouts : ndarray, shape (n, size, size)
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+
+    Examples
+    --------
+    >>> cutouts = np.zeros((3, 15, 15))
+    >>> cutouts[1] = 1
+    >>> copies_of(cutouts).tolist()
+    [0, 1, 0]
     """
     c = cutouts.shape[-1] // 2
     core = np.ma.getdata(cutouts)[:, c - 2 : c + 3, c - 2 : c + 3].reshape(len(cutouts), -1)
     key = np.frombuffer(core.tobytes(), dtype=f"V{core.shape[1] * core.itemsize}")
     _, first, group = np.unique(key, return_index=True, return_inverse=True)
     before = first[group]
-    copies = [
-        row
-        for row in np.flatnonzero(before != np.arange(len(cutouts)))
-        if np.array_equal(
-            np.ma.getdata(cutouts[row]), np.ma.getdata(cutouts[before[row]]), equal_nan=True
-        )
-    ]
-    if not copies:
-        return
-    sources["flags"][copies] |= Flag.COPY
-    ids = np.asarray(sources["id"])
+    # Those with the same core are mostly of blank pixels.
+    for row in np.flatnonzero(before != np.arange(len(cutouts))):
+        one, other = (np.ma.getdata(cutouts[k]) for k in (row, before[row]))
+        if not np.array_equal(one, other, equal_nan=True):
+            before[row] = row
+    return before
+
+
+def with_copies(
+    table: Table, ids: NDArray[np.intp], first: NDArray[np.intp], *, name: str, stacklevel: int
+) -> Table:
+    """Return a star table with rows for the cutouts that are copies of others; this is warned of.
+
+    Parameters
+    ----------
+    table : Table
+        A row for each cutout that is none, in order.
+    ids : ndarray of int, shape (n,)
+        Numbers of all cutouts.
+    first : ndarray of int, shape (n,)
+        From `copies_of`.
+    name : str
+        Of the set.
+    stacklevel : int
+        Of the warning.
+
+    Returns
+    -------
+    Table
+        Of n rows. Those of copies say what the others say, but are never chosen.
+    """
+    once = np.flatnonzero(first == np.arange(len(ids)))
+    whole = table[np.searchsorted(once, first)]
+    copy = first != np.arange(len(ids))
+    whole["id"] = ids
+    whole["selected"][copy] = whole["reserved"][copy] = False
+    whole["flags"][copy] |= Flag.COPY
+    words = [str(text) for text in whole["reason"]]
+    whole["reason"] = [Flag.COPY.short if c else w for c, w in zip(copy, words, strict=True)]
+    one = int(np.argmax(copy))
     warnings.warn(
-        f"{name}: {len(copies)} of {len(cutouts)} cutouts are copies of others, the first is "
-        f"number {ids[copies[0]]}, of number {ids[before[copies[0]]]}. Each is used once.",
+        f"{name}: {copy.sum()} of {len(ids)} cutouts are copies of others, the first is number "
+        f"{ids[one]}, of number {ids[first[one]]}. Each is used once.",
         stacklevel=stacklevel + 1,
     )
+    return whole
 
 
 def homogenize(

@@ -505,6 +505,20 @@ def test_program_fails_in_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("select", "none.fits"),
+        ("export", "none.ecsv", "--to", "ldac", "--out", "a.cat"),
+        ("render", "none.fits", "-0.2", "3"),
+    ],
+)
+def test_a_script_is_told_of_errors(words, tmp_path):
+    done = program(*words, "--json", folder=tmp_path)
+    assert done.returncode == 1
+    assert "no file" in json.loads(done.stdout)["error"]
+
+
 def test_program_fails_in_one_line_with_the_shipped_network(frame_file, tmp_path):
     from mlpsf.errors import ModelFileError
     from mlpsf.selectors.storage import pretrained_path

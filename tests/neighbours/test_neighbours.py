@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from weakref import ref
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy.spatial import cKDTree
 
 from mlpsf import build_psf, extract_cutouts, find_sources, select_stars, simulate_frame
 from mlpsf.errors import InputError
+from mlpsf.export import write_stars
 from mlpsf.export.ldac import ldac_catalogue
 from mlpsf.frames.frame import Frame
 from mlpsf.neighbours.crowding import is_crowded, light_of_neighbours
@@ -276,6 +278,27 @@ class TestWhatIsShown:
         ratio = rows["FLUX_APER"] / truth["flux"][at]
         assert abs(np.median(ratio) - np.median(rows["FLUX_AUTO"] / truth["flux"][at])) < 0.05
         assert ratio.std() < 0.03
+
+    def test_no_core_is_blank_in_the_catalogue(self) -> None:
+        sim = simulate_frame(
+            shape=(450, 450), fwhm=3.5, n_stars=1100, clustering=0.8, cluster_radius=110, seed=3,
+            n_galaxies=50,
+        )  # fmt: skip
+        stars = select_stars(sim.frame, n_max=25, n_min=5)
+        hdus = fits.HDUList.fromstring(ldac_catalogue(sim.frame, stars))
+        vignets = hdus["LDAC_OBJECTS"].data["VIGNET"]
+        c = vignets.shape[-1] // 2
+        blank = (vignets[:, c - 2 : c + 3, c - 2 : c + 3] < -1e29).any(axis=(1, 2))
+        assert blank.sum() <= 1
+
+    @pytest.mark.parametrize("ending", [".fits", ".csv"])
+    def test_however_the_table_is_read(
+        self, crowd: SimulatedFrame, stars: Table, tmp_path: Path, ending: str
+    ) -> None:
+        path = write_stars(stars, tmp_path / f"stars{ending}")
+        how = {"format": "ascii.csv", "comment": "#"} if ending == ".csv" else {}
+        again = Table.read(path, **how)
+        assert as_judged(crowd.frame, again) is as_judged(crowd.frame, stars)
 
     def test_pixels_alone_are_a_frame_too(self, crowd: SimulatedFrame, stars: Table) -> None:
         one = build_psf(crowd.frame, stars)

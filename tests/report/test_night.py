@@ -74,7 +74,7 @@ def test_what_is_warned_of_everywhere_is_said_once(tmp_path):
     ]
     text = write_night(tmp_path / "night.html", table).read_text(encoding="utf-8")
     assert text.count("guessed") == 1
-    assert "Warning of 8 frames: gain of … guessed" in text
+    assert "8 frames warn alike; the first: gain of 0.5 guessed." in text
     body = text[text.index("<tbody") :]
     assert body.count("one of its own") == 1
     # Those that stand out are marked, not those of which something is warned.

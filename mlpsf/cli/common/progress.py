@@ -13,7 +13,6 @@ import typer
 
 from mlpsf.cli.common.groups import General
 from mlpsf.cli.common.telling import tell
-from mlpsf.errors import MlpsfError
 
 __all__ = ["Progress", "plain"]
 
@@ -59,8 +58,6 @@ class Progress:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._end_step()
         self._clear()
-        if isinstance(error, MlpsfError):
-            self.result(error=" ".join(str(error).split()))
 
     def __call__(self, step: str) -> None:
         """Begin a step: show it with the elapsed seconds and, if known, those left."""

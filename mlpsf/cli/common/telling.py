@@ -57,7 +57,18 @@ def summary(table: Any, path: Path) -> list[str]:
         f"{meta['frame']}: {meta['n_selected']} of {meta['n_sources']} sources "
         f"selected{relaxed}{reserved}; "
         f"FWHM {meta['fwhm']:.2f} pixels; table in {path}.{_guesses(meta)}",
+        *_crowd(meta),
         *verdicts,
+    ]
+
+
+def _crowd(meta: Any) -> list[str]:
+    """Say what was done where stars have neighbours."""
+    if not meta.get("n_subtracted"):
+        return []
+    return [
+        f"A crowd: {meta['n_subtracted']:,} stars, hidden ones too, were fitted together; each was "
+        "judged without the others."
     ]
 
 
@@ -80,7 +91,10 @@ def figures(
     """Return the result of ``select`` or ``psf`` by name, for ``--json``."""
     meta = table.meta
     names = ("frame", "n_sources", "n_selected", "n_reserved", "fwhm", "ellipticity")
-    found = {name: meta.get(name) for name in (*names, "verdict", "verdict_reason", "guessed")}
+    found = {
+        name: meta.get(name)
+        for name in (*names, "n_subtracted", "verdict", "verdict_reason", "guessed")
+    }
     found["stars"] = path
     if psf is not None:
         found |= {

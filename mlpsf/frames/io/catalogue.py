@@ -18,6 +18,7 @@ from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.io.regions import read_regions
+from mlpsf.frames.metadata import metadata_of
 from mlpsf.frames.near import pairs_within
 from mlpsf.stacks.values import real_array
 
@@ -269,10 +270,7 @@ def _on_frame(sky: SkyCoord, frame: Frame) -> tuple[Any, Any]:
 
 def _is_of_another(table: Table, frame: Frame) -> bool:
     """Return whether a table says that it was made of other pixels than the frame's."""
-    made_of = table.meta.get("frame_sha256", table.meta.get("MLPSF FRAME SHA256"))
-    for line in table.meta.get("comments", ()):  # of a CSV file
-        key, _, value = str(line).partition(": ")
-        made_of = value if key == "frame_sha256" else made_of
+    made_of = metadata_of(table).get("frame_sha256")
     return made_of is not None and made_of != frame.sha256
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import PSFError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.neighbours.subtract import as_judged
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
 from mlpsf.psf.quality.star_shapes import DrawnPSF, drawn_at, own_moments
@@ -63,12 +65,12 @@ class StarProfiles:
         return replace(self, **{name: getattr(self, name)[:n] for name in names})
 
 
-def star_profiles(frame: Frame, psf: DrawnPSF, stars: Table) -> StarProfiles:
+def star_profiles(frame: Any, psf: DrawnPSF, stars: Table) -> StarProfiles:
     """Fit the PSF to each star, and return both in rings of a pixel.
 
     Parameters
     ----------
-    frame : Frame
+    frame : Frame, path, or (ny, nx) array
     psf : PSFModel, or an object with the same ``stamps`` method
     stars : Table
         Columns x and y, 0-based; all rows are used.
@@ -96,6 +98,8 @@ def star_profiles(frame: Frame, psf: DrawnPSF, stars: Table) -> StarProfiles:
     """
     if len(stars) == 0:
         raise PSFError("No star to draw beside the PSF: the list is empty.")
+    if not isinstance(frame, Frame):
+        frame = read_frame(frame)
     frame = as_judged(frame, stars)
     fwhm, _ = own_moments(psf)
     size = 2 * int(np.ceil(_SKY * fwhm)) + 1

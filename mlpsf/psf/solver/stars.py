@@ -40,6 +40,7 @@ CHOSEN_BY = (
     "n_outliers",
     "n_outliers_kept",
     "relaxed",
+    "n_subtracted",
 )
 """Metadata that a PSF takes from the table of its stars."""
 
@@ -254,8 +255,10 @@ def cut_stars(
     if are_cutouts(frame, stars):
         frame, stars, largest, extent, first = tile_stars(frame, stars)
         background = 0.0 if isinstance(background, str) and background == "mesh" else background
-    elif isinstance(frame, str | Path) or (
-        chosen_by.get("n_subtracted") and not isinstance(frame, Frame)
+    elif not isinstance(frame, Frame) and (
+        isinstance(frame, str | Path)
+        or hasattr(frame, "writeto")  # HDUs
+        or chosen_by.get("n_subtracted")
     ):
         frame = read_frame(frame)
     if isinstance(frame, Frame):

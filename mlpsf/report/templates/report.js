@@ -52,6 +52,31 @@
     show(id);
     count();
     tell(id);
+    remember();
+  };
+
+  // Vetoes outlive a reload of the page; a page made anew of other stars has a list of its own.
+  const place = `mlpsf ${location.pathname} ${data.head.length} ${data.sources
+    .filter((s) => s.kind === "chosen")
+    .map((s) => s.id)}`;
+  const remember = () => {
+    try {
+      localStorage.setItem(place, JSON.stringify([...listed]));
+    } catch {
+      // Without storage the list lasts as long as the page is open.
+    }
+  };
+  const recall = () => {
+    let kept = null;
+    try {
+      kept = JSON.parse(localStorage.getItem(place));
+    } catch {
+      return;
+    }
+    if (!Array.isArray(kept)) return;
+    listed.clear();
+    for (const id of kept) if (sources.has(id) && sources.get(id).usable) listed.add(id);
+    for (const id of sources.keys()) show(id);
   };
 
   const sheetPlaces = new Map();
@@ -71,10 +96,20 @@
 
   document.addEventListener("click", (event) => {
     const hit = event.target.closest("[data-id]");
-    if (hit) toggle(hit.dataset.id);
+    if (!hit) return;
+    if (hit.classList.contains("card")) rove(hit);
+    toggle(hit.dataset.id);
   });
 
-  // One stop of the Tab key for the map, and arrow keys within it and within the cutouts.
+  // One stop of the Tab key for the map and for each group of cutouts; arrow keys within them.
+  const rove = (card) => {
+    for (const other of card.closest(".cards").querySelectorAll(".card")) other.tabIndex = -1;
+    card.tabIndex = 0;
+  };
+  for (const group of document.querySelectorAll(".cards")) {
+    const first = group.querySelector(".card:not(:disabled)");
+    if (first) rove(first);
+  }
   const map = document.getElementById("map");
   const marks = [...map.querySelectorAll(".mark")];
   const stop = (mark) => {
@@ -113,7 +148,7 @@
       const other = (isMark ? next : beside)(hit, arrows[event.key]);
       event.preventDefault();
       if (!other) return;
-      if (isMark) stop(other);
+      (isMark ? stop : rove)(other);
       other.focus();
     } else if (isMark && (event.key === "Enter" || event.key === " ")) {
       event.preventDefault();
@@ -148,6 +183,7 @@
     begin();
     for (const id of sources.keys()) show(id);
     count();
+    remember();
   });
   document.getElementById("save").addEventListener("click", () => {
     const lines = data.sources.filter((s) => listed.has(String(s.id))).map((s) => s.line);
@@ -159,5 +195,6 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   });
   begin();
+  recall();
   count();
 })();
