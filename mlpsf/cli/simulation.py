@@ -29,6 +29,15 @@ def simulate(
     e1: Annotated[float, typer.Option(help="Shear of the PSF along x.")] = 0.02,
     e2: Annotated[float, typer.Option(help="Shear of the PSF along the diagonal.")] = 0.0,
     variation: Annotated[float, typer.Option(help="Change of the PSF over the frame.")] = 0.0,
+    cosmic_rays: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Number of cosmic rays. Default: 100 on 1536 x 1536 pixels, on others as many an "
+            "area; and so of hot pixels.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same frame.")] = 1,
     overwrite: OverwriteOption = False,
     *,
@@ -46,6 +55,7 @@ def simulate(
     from mlpsf.simulation import simulate_frame
 
     check_outputs([(out, None)], overwrite=overwrite)
+    usual = round(100 * nx * ny / 1536**2)
     with Progress(general, ("drawing", "writing")) as progress:
         progress(f"drawing {stars} stars and {galaxies} galaxies")
         drawn = simulate_frame(
@@ -57,6 +67,8 @@ def simulate(
             e1=e1,
             e2=e2,
             psf_variation=variation,
+            cosmic_rays=usual if cosmic_rays is None else cosmic_rays,
+            hot_pixels=usual,
             seed=seed,
         )
         progress("writing")

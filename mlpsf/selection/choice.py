@@ -354,19 +354,18 @@ def _too_few(
     elif np.isfinite(enough_at):
         # Rounded down, so that the threshold printed does give enough.
         shown = np.floor(enough_at * 1000) / 1000
+        these = f"a lower n_min (--n-min {found}) takes those, " if found else ""
         hint = (
             f"the {_ordinal(wanted)} best has {enough_at:g}. A threshold of {shown:.3f} gives "
-            "enough; relax (--relax) takes the best there are"
+            f"enough; {these}relax (--relax) takes the best there are"
         )
     else:
         judged = f"only {len(ranked)}" if len(ranked) else "none"
         hint = (
             f"{judged} of {len(table)} sources could be judged at all (of the others, "
-            f"some for more than one reason: {_commonest(table)}). A lower n_min (--n-min), "
-            "or relax (--relax), takes what there is"
+            f"some for more than one reason: {_commonest(table)}). A lower n_min (--n-min"
+            f"{f' {found}' if found else ''}), or relax (--relax), takes what there is"
         )
-    if found:
-        hint = f"n_min={found} (--n-min {found}) takes {'them' if found > 1 else 'it'}; {hint}"
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
         f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.{_about(table)}",

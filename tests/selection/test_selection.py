@@ -152,9 +152,9 @@ def test_message_of_too_few():
         choose(stars(5), probability, n_min=3)
     error = caught.value
     assert re.fullmatch(
-        r"2 stars at or above 0\.9, 3 wanted: n_min=2 \(--n-min 2\) takes them; "
-        r"the 3\w\w best has 0\.8314\. A threshold of 0\.831 "
-        r"gives enough; relax \(--relax\) takes the best there are\.",
+        r"2 stars at or above 0\.9, 3 wanted: the 3\w\w best has 0\.8314\. A threshold of 0\.831 "
+        r"gives enough; a lower n_min \(--n-min 2\) takes those, relax \(--relax\) takes the best "
+        r"there are\.",
         str(error),
     )
     assert (error.found, error.wanted, error.threshold) == (2, 3, 0.9)
