@@ -239,7 +239,7 @@ def select_cutouts(
     UserWarning
         One of several frames failed for such a reason; none of its cutouts is chosen. The cutouts
         are smaller than 8 FWHM, or too few of a frame to find its PSF. Some are copies of others;
-        these are flagged.
+        these are flagged. Too few stars are reserved to judge a PSF.
 
     Examples
     --------
@@ -316,6 +316,7 @@ def select_cutouts(
                 wishes._replace(stars=own.get("stars"), keep=own.get("keep"), veto=own.get("veto")),
             )
             table.meta |= {f"{key}_from": list_name(given[key]) for key in lists}
+            warn_of_few_reserved(table)
         except MlpsfError as error:
             failures.append(error)
             unknown = "not judged", str(error)

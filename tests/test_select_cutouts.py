@@ -392,3 +392,18 @@ def test_what_is_no_position(sky, change, message):
     _, cutouts, x, y = sky
     with pytest.raises(InputError, match=message):
         select_cutouts(cutouts, change(x), y)
+
+
+def test_too_few_reserved_are_warned_of(sky):
+    _, cutouts, x, y = sky
+    with pytest.warns(UserWarning, match="too few to judge"):
+        select_cutouts(cutouts, x, y, n_min=3, n_max=10, reserve=0.1)
+
+
+def test_a_mask_tells_copies_apart(sky):
+    _, cutouts, x, y = sky
+    twice = np.ma.array(np.concatenate([cutouts, cutouts[:1]]))
+    twice.mask = np.zeros(twice.shape, bool)
+    twice.mask[0, :20, :20] = True
+    table = select_cutouts(twice, np.append(x, x[0] + 9), np.append(y, y[0] + 9), n_min=3)
+    assert table["reason"][-1] != "a copy"

@@ -136,7 +136,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         warnings.simplefilter("always")
         start = time.perf_counter()
         try:
-            _work(job, row, pictures)
+            _work(job, row, pictures, caught)
         except MlpsfError as error:
             row["error"] = _line(error)
             again = isinstance(error, OutputError)
@@ -202,8 +202,11 @@ def _line(message: Any) -> str:
     return printable(" ".join(str(message).split()))
 
 
-def _work(job: Job, row: Row, pictures: list[str]) -> None:
-    """Process a job and fill its row and pictures as far as possible."""
+def _work(job: Job, row: Row, pictures: list[str], caught: list[Any]) -> None:
+    """Process a job and fill its row and pictures as far as possible.
+
+    Warnings are `caught` by the caller; the report says them.
+    """
     if job.version != __version__:
         raise InputError(
             f"the worker has mlpsf {__version__}, the run was started with {job.version}: "
@@ -250,7 +253,7 @@ def _work(job: Job, row: Row, pictures: list[str]) -> None:
             _fill(row, error.table)
             write_stars(error.table, job.stars)
             if settings.report:
-                _report(job, frame, error.table, None, error=str(error))
+                _report(job, frame, error.table, None, caught, error=str(error))
         raise
     _fill(row, stars)
     write_stars(stars, job.stars)
@@ -258,7 +261,7 @@ def _work(job: Job, row: Row, pictures: list[str]) -> None:
     psf.save(job.psf)
     pictures += thumbnails(psf=psf)
     if settings.report:
-        _report(job, frame, stars, psf)
+        _report(job, frame, stars, psf, caught)
     row["fwhm"], row["ellipticity"] = round(psf.fwhm, 4), round(psf.ellipticity, 4)
     row["psf_order"] = psf.order
     for name, digits in (("fwhm_variation", 5), ("shape_variation", 5), ("variation_angle", 1)):
@@ -268,14 +271,22 @@ def _work(job: Job, row: Row, pictures: list[str]) -> None:
     row["quality"] = None if quality is None else round(quality, 5)
 
 
-def _report(job: Job, frame: Frame, stars: Table, psf: PSFModel | None, error: str = "") -> None:
+def _report(
+    job: Job,
+    frame: Frame,
+    stars: Table,
+    psf: PSFModel | None,
+    caught: list[Any],
+    error: str = "",
+) -> None:
     from mlpsf.report import write_report
 
     words = [job.path, *(() if job.hdu is None else ("--hdu", str(job.hdu)))]
     for name in ("gain", "saturation", "mask"):
         if (value := getattr(job.settings, name)) is not None:
             words += [f"--{name}", str(value)]
-    write_report(job.report, frame, stars, psf, words=words, error=error)
+    said = [_line(one.message) for one in caught]
+    write_report(job.report, frame, stars, psf, words=words, warnings=said, error=error)
 
 
 def _selector(name: str, model: str | None) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from mlpsf.batch.inputs import Job, Settings, find_frames, plan_jobs
-from mlpsf.batch.job import Outcome, Row, is_row
+from mlpsf.batch.job import Outcome, Row, failed, is_row
 from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError
 from mlpsf.files import check_folder, file_hash, product_kind, whole_file
@@ -35,7 +35,7 @@ __all__ = ["Night", "Settings", "run_frames", "summarise"]
 SUMMARY = "night"
 """Stem of the file names of the summary."""
 
-_FORMAT = 4
+_FORMAT = 5
 _LONGEST = 2**22  # bytes of a row's file
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
@@ -184,6 +184,8 @@ def _collect(results: Results, rows: dict[str, Row], total: int, progress: bool)
     try:
         with closing(results), bar:  # no workers are left if this ends early
             for job, outcome in results:
+                if not is_row(outcome["row"]):
+                    outcome = failed(job, "the worker has another version of mlpsf")
                 _keep(job, outcome)
                 rows[job.key] = outcome["row"]
                 n_failed += outcome["row"]["error"] != ""

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from mlpsf.cli import export, frames, looking, night, rendering, reporting, simulation, training
 from mlpsf.cli.common.configuration import configured
+from mlpsf.cli.common.progress import Progress
 from mlpsf.cli.common.telling import tell
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.version import __version__
@@ -89,6 +91,8 @@ def main() -> None:
         _fail(error, EXIT_TOO_FEW)
     except MlpsfError as error:
         _fail(error, EXIT_ERROR)
+    except OSError as error:  # of the terminal: those of files are told where they happen
+        _fail(MlpsfError(f"{error}."), EXIT_ERROR)
     except MemoryError as error:
         _fail(
             MlpsfError(f"There is not enough memory: {error}. Try a part of the frame."), EXIT_ERROR
@@ -105,8 +109,9 @@ def console() -> None:
         main()
     except SystemExit as stop:
         code = stop.code or 0
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     # All files are written. A normal exit, which frees numpy, astropy and the frame piece by piece,
     # would take a tenth of the whole command.
     os._exit(code if isinstance(code, int) else 1)
@@ -115,8 +120,9 @@ def console() -> None:
 def _fail(error: MlpsfError, code: int) -> None:
     text = " ".join(str(error).split())
     tell(f"mlpsf: {text}")
-    if "--json" in sys.argv[1:]:
-        typer.echo(json.dumps({"error": text}))
+    if "--json" in sys.argv[1:] or Progress.asked_for_json:
+        with suppress(OSError):  # which may be the error
+            typer.echo(json.dumps({"error": text}))
     sys.exit(code)
 
 

@@ -34,7 +34,7 @@ def words_of(frame: Path, hdu: str | None, reading: Reading) -> list[str]:
     given = {"hdu": hdu, "gain": reading.gain, "saturation": reading.saturation}
     for name, value in (given | {"mask": reading.mask}).items():
         if value is not None:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [f"--{name}", str(value).removesuffix(".0")]
     return words
 
 

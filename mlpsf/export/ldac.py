@@ -16,6 +16,7 @@ from mlpsf.export.places import hdu_bytes, sign
 from mlpsf.export.tables import psf_rows
 from mlpsf.frames.cutouts import PSF_MARGIN, extract_cutouts, psf_size
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.metadata import metadata_of
 from mlpsf.neighbours.subtract import as_judged
 
 __all__ = ["ldac_catalogue"]
@@ -59,7 +60,7 @@ def ldac_catalogue(frame: Frame, stars: Table, *, size: int | None = None) -> by
     """
     chosen = psf_rows(stars)
     x, y = (np.asarray(chosen[name], dtype=np.float64) for name in "xy")
-    fwhm = float(stars.meta.get("fwhm", 4.0))
+    fwhm = float(metadata_of(stars).get("fwhm", 4.0))
     side = psf_size(fwhm) + 2 * PSF_MARGIN if size is None else size
     frame = as_judged(frame, stars)
     sky = frame.background

@@ -13,7 +13,7 @@ from typing import Any
 
 from astropy.table import Table
 
-__all__ = ["metadata_of", "of_comments"]
+__all__ = ["by_its_own_names", "metadata_of", "of_comments"]
 
 _PREFIX = "MLPSF "  # of the keywords in a FITS header
 
@@ -42,6 +42,16 @@ def metadata_of(stars: Any) -> dict[str, Any]:
     if isinstance(stars, Table) and "comments" in meta:
         return of_comments(meta["comments"])
     return meta
+
+
+def by_its_own_names(stars: Table) -> Table:
+    """Return a star table whose metadata have mlpsf's own names, however it was read."""
+    meta = metadata_of(stars)
+    if meta == dict(stars.meta):
+        return stars
+    out = stars.copy()
+    out.meta = meta
+    return out
 
 
 def of_comments(lines: Iterable[str]) -> dict[str, Any]:

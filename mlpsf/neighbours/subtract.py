@@ -158,7 +158,7 @@ def as_judged(frame: Frame, stars: Any) -> Frame:
 
 def remember(frame: Frame, without: Frame) -> None:
     """Keep what a frame is without its neighbours, as long as the frame is kept."""
-    _FOUND[frame] = None if without is frame else without
+    _FOUND[frame] = None if without.scene is None else without
 
 
 def measure_again(frame: Frame, sources: Table) -> Table:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.metadata import by_its_own_names
 from mlpsf.neighbours.subtract import as_judged
 from mlpsf.plots._figure import (
     Display,
@@ -202,6 +203,7 @@ class CutoutSheetDisplay(Display):
             If the table lacks a column, or ``fwhm`` in its metadata.
         """
         needed(table, "id", "x", "y", "snr", "probability", "selected")
+        table = by_its_own_names(table)
         if "fwhm" not in table.meta:
             raise InputError("The table's metadata must hold the frame's fwhm.")
         stars = table[np.asarray(table["selected"], bool)]

@@ -28,6 +28,7 @@ MOST_PICTURED = 300
 _SIDE = 110  # pixels of a small picture
 _APART = 5.0  # median deviations from which a frame stands out
 _LEAST = 0.2  # of the median: less is no news
+_FINE = ("", "good", "varying")  # verdicts that are no reason to look
 _FEWEST = 5  # frames that a median is of
 _COLUMNS = {
     "fwhm": "FWHM",
@@ -84,7 +85,7 @@ def outstanding(table: Table) -> list[list[str]]:
         verdicts = Counter(table["verdict"])
         for note, verdict in zip(notes, table["verdict"], strict=True):
             usual = verdicts[verdict] > len(table) // 2
-            if verdict not in ("", "good", "varying") and not usual:
+            if verdict not in _FINE and not usual:
                 note.append(f"verdict: {verdict}")
     done = np.asarray(table["done"], dtype=bool)
     for column, name in _COLUMNS.items():
@@ -133,11 +134,14 @@ def write_night(
     """
     path = check_page_path(path)
     notes = outstanding(table)
+    has_verdicts = "verdict" in table.colnames
     order = sorted(range(len(table)), key=lambda k: (bool(table["done"][k]), -len(notes[k]), k))
     # What is said of most frames tells none from the others, and is said once.
     said = [{_kind(text): text for text in _said(row)} for row in table]
     kinds = Counter(kind for one in said for kind in one)
     everywhere = {kind: n for kind, n in kinds.items() if n > max(1, len(table) // 2)}
+    judged = Counter(str(verdict) for verdict in table["verdict"]) if has_verdicts else Counter()
+    shared = [(n, v) for v, n in judged.items() if v not in _FINE and n > len(table) // 2]
     examples = {kind: next(one[kind] for one in said if kind in one) for kind in everywhere}
     rows = []
     for place, k in enumerate(order):
@@ -164,6 +168,7 @@ def write_night(
         n_frames=len(table),
         n_failed=n_failed,
         everywhere=[(n, examples[kind]) for kind, n in everywhere.items()],
+        shared=shared,
         n_outstanding=sum(bool(n) for n in notes) - n_failed,
         columns=list(_SHOWN_NAMES),
     )

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.table import Table
 
-from mlpsf.errors import OutputError, PSFError
+from mlpsf.errors import InputError, OutputError, PSFError
 from mlpsf.files import check_folder, check_replaceable, whole_file
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.metadata import by_its_own_names
 from mlpsf.pictures import jpeg, shrunk, sky
 from mlpsf.report.advice import Command, advice_on
 from mlpsf.report.cards import cards_of, marked_rows, sheet_of, shown_rows
@@ -129,7 +130,15 @@ def render_report(
         What was warned of, said on the page.
     error : str
         Why there is no PSF.
+
+    Raises
+    ------
+    InputError
+        The metadata of the table do not hold the frame's FWHM.
     """
+    stars = by_its_own_names(stars)
+    if "fwhm" not in stars.meta:
+        raise InputError("The table of stars does not say the frame's FWHM: read it as read_stars.")
     command = Command(words or [frame.name])
     chosen, reserved, others = shown_rows(stars)
     rows = np.concatenate([chosen, reserved, others]).astype(np.intp)

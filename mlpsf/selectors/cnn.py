@@ -22,7 +22,7 @@ from mlpsf.selectors.base import MIN_SIDE, CutoutClassifier
 from mlpsf.selectors.inference import KerasNetwork
 from mlpsf.selectors.judge import network_log_odds
 from mlpsf.stacks.values import as_cutouts, check_frames
-from mlpsf.stamps.homogenizer import PSFHomogenizer
+from mlpsf.stamps.homogenizer import PSFHomogenizer, stamps_of_weight
 from mlpsf.stamps.scaling import CutoutScaler, learns_at_once
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class PSFStarSelector(CutoutClassifier):
         self.homogenizer_ = None
         if self.homogenize:
             self.homogenizer_ = PSFHomogenizer().fit(X)
-            X = self.homogenizer_.transform(X, groups)
+            X = stamps_of_weight(self.homogenizer_, X, groups, sample_weight)
         cutouts = self._validate_cutouts(X, reset=True)
         n, size = cutouts.shape[:2]
         if size < MIN_SIDE:

@@ -175,8 +175,9 @@ def copies_of(cutouts: NDArray[Any]) -> NDArray[np.intp]:
     before = first[group]
     # Those with the same core are mostly of blank pixels.
     for row in np.flatnonzero(before != np.arange(len(cutouts))):
-        one, other = (np.ma.getdata(cutouts[k]) for k in (row, before[row]))
-        if not np.array_equal(one, other, equal_nan=True):
+        one, other = cutouts[row], cutouts[before[row]]
+        same = np.array_equal(np.ma.getdata(one), np.ma.getdata(other), equal_nan=True)
+        if not same or (np.ma.getmaskarray(one) != np.ma.getmaskarray(other)).any():
             before[row] = row
     return before
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import TransformerMixin, _fit_context
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 
 from mlpsf.errors import InputError, NoSourcesError
@@ -18,7 +19,7 @@ from mlpsf.stamps.from_cutouts import homogenize
 from mlpsf.stamps.scaling import CutoutEstimator, learns_at_once
 from mlpsf.stamps.standard import STAMP_SIZE
 
-__all__ = ["PSFHomogenizer"]
+__all__ = ["PSFHomogenizer", "stamps_of_weight"]
 
 
 class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
@@ -149,8 +150,8 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         else:
             if isinstance(X, np.ma.MaskedArray):
                 X = np.ma.filled(X.astype(np.float32), np.nan)
+            cutouts = self._cutouts(X)  # of a data frame, with the names of its columns
             X = np.asarray(X)
-            cutouts = self._cutouts(X)
         n = len(cutouts)
         frames = np.zeros(n) if groups is None else check_frames(groups, n)
         at = None if positions is None else np.asarray(positions, dtype=np.float64)
@@ -166,17 +167,18 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         flat = isinstance(X, np.ndarray) and X.ndim == 2
         return out.reshape(n, -1) if flat else out
 
-    def _cutouts(self, X: NDArray[Any]) -> NDArray[np.float32]:
-        if X.ndim == 3:  # of any size, whatever was fitted
-            return as_cutouts(np.asarray(X, dtype=np.float32))
-        flat = self._validate_pixels(X, reset=False)
+    def _cutouts(self, X: ArrayLike) -> NDArray[np.float32]:
+        pixels = np.asarray(X)
+        if pixels.ndim == 3:  # of any size, whatever was fitted
+            return as_cutouts(pixels.astype(np.float32, copy=False))
+        flat = self._validate_pixels(X if hasattr(X, "columns") else pixels, reset=False)
         return as_cutouts(padded(flat, SMALLEST) if self.pad else flat)
 
     def _stamps(self, part: Any, place: Any, name: str) -> NDArray[np.float32]:
         try:
             return homogenize(part, *place, size=self.size, replace=self.replace, name=name)
         except (NoSourcesError, InputError):
-            if not self.pad:
+            if not self.pad or isinstance(part, Cutouts) or part.shape[-1] % 2 == 0:
                 raise
         # A table is no image.
         side = (self.size - part.shape[-1]) // 2
@@ -189,3 +191,31 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         tags.transformer_tags.preserves_dtype = ["float32"]
         tags.requires_fit = False
         return tags
+
+
+def stamps_of_weight(
+    homogenizer: PSFHomogenizer,
+    X: ArrayLike,
+    groups: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+) -> NDArray[np.float32]:
+    """Make stamps of the cutouts that have a weight; those of the others are of zeros.
+
+    A cutout without weight must not take part in what is measured of its frame.
+
+    Parameters
+    ----------
+    homogenizer : PSFHomogenizer
+    X, groups
+        As for `PSFHomogenizer.transform`.
+    sample_weight : array_like, shape (n,), optional
+    """
+    weight = np.ones(1) if sample_weight is None else np.asarray(sample_weight)
+    used = np.flatnonzero(weight)
+    if len(used) in (0, len(weight)):
+        return np.asarray(homogenizer.transform(X, groups))
+    frames = None if groups is None else np.asarray(groups)[used]
+    stamps = np.asarray(homogenizer.transform(_safe_indexing(X, used), frames))
+    out = np.zeros((len(weight), *stamps.shape[1:]), dtype=np.float32)
+    out[used] = stamps
+    return out

@@ -81,6 +81,19 @@ def test_what_is_warned_of_everywhere_is_said_once(tmp_path):
     assert body.count('class="apart"') == 1
 
 
+@pytest.mark.parametrize(("n", "alike"), [(8, 8), (8, 2), (1, 1)])
+def test_verdicts_are_said(tmp_path, n, alike):
+    table = night(n)
+    table["verdict"] = ["out of focus" if k < alike else "good" for k in range(n)]
+    text = write_night(tmp_path / "night.html", table).read_text(encoding="utf-8")
+    body = text[text.index("<tbody") :]
+    if alike > n / 2:
+        assert f"{alike} of {n} frames are judged out of focus" in text
+        assert "out of focus" not in body
+    else:
+        assert body.count("verdict: out of focus") == alike
+
+
 def test_first_look_at_a_mosaic(tmp_path, scene):
     from astropy.io import fits
 

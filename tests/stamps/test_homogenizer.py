@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 from conftest import simulate
@@ -29,6 +30,7 @@ from mlpsf.frames.cutouts import Cutouts
 from mlpsf.labelling import truth_labels
 from mlpsf.selectors.loading import load_judge
 from mlpsf.selectors.storage import pretrained_path
+from mlpsf.stamps.homogenizer import stamps_of_weight
 from mlpsf.stamps.standard import standard_star
 
 CLEAN = {"cosmic_rays": 0, "hot_pixels": 0, "bad_columns": 0}
@@ -286,3 +288,28 @@ def test_a_clone_of_the_shipped_network_is_taught_with_raw_cutouts():
     selector = PSFStarSelector.from_pretrained()
     assert selector.homogenize
     assert clone(selector).homogenize
+
+
+def test_columns_of_a_data_frame_keep_their_names():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(8, 225)))
+    X.columns = [f"p{k}" for k in range(225)]
+    homogenizer = PSFHomogenizer(pad=True).fit(X)
+    homogenizer.transform(X)
+    with pytest.raises(ValueError, match="feature names"):
+        homogenizer.transform(X[X.columns[::-1]])
+
+
+def test_images_of_an_even_side_are_refused():
+    with pytest.raises(InputError, match="odd side"):
+        PSFHomogenizer(pad=True).transform(np.zeros((5, 40, 40)))
+
+
+def test_cutouts_without_weight_are_not_looked_at(one_x):
+    X, _, groups = one_x
+    weight = np.ones(len(X))
+    weight[::3] = 0
+    homogenizer = PSFHomogenizer().fit(X)
+    stamps = stamps_of_weight(homogenizer, X, groups, weight)
+    alone = homogenizer.transform(X[weight > 0], groups[weight > 0])
+    np.testing.assert_array_equal(stamps[weight > 0], alone)
+    assert not stamps[::3].any()

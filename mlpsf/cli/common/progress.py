@@ -41,9 +41,12 @@ class Progress:
         The steps to come, where the time left may be guessed from them.
     """
 
+    asked_for_json = False  # by the command, or by its settings
+
     def __init__(self, general: General | bool, steps: tuple[str, ...] = ()) -> None:
         self.general = general if isinstance(general, General) else General(quiet=general)
         self.quiet = self.general.quiet
+        Progress.asked_for_json = self.general.as_json
         self.live = not self.quiet and not self.general.verbose and sys.stderr.isatty()
         self.steps = steps
         self.start = time.monotonic()
