@@ -17,6 +17,9 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from astropy.table import Table
+
+from benchmarks.common.results import record
 from benchmarks.export.case import Case, NotInstalledError
 from benchmarks.export.psf_doors import PSF_DOORS
 from benchmarks.export.star_doors import STAR_DOORS
@@ -32,9 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         case = Case(Path(folder), arguments.variation, arguments.seed)
-        print(f"{case.psf!r}, {case.stars['selected'].sum()} stars\n")
-        print(f"| {'format':17} | {'run on it':36} | measured |")
-        print(f"|{'-' * 19}|{'-' * 38}|----------|")
+        rows, title = [], f"{case.psf!r}, {case.stars['selected'].sum()} stars"
         for name, command, proof in (*PSF_DOORS, *STAR_DOORS):
             try:
                 with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -44,8 +45,10 @@ def main() -> None:
             except Exception as error:  # one that fails must not hide the others
                 said = f"FAILED: {type(error).__name__}: {error}"
                 failed += 1
-            print(f"| {name:17} | {command:36} | {said} |", flush=True)
-    sys.exit(1 if failed else 0)
+            rows.append((name, command, said))
+        record(title, Table(rows=rows, names=("format", "run on it", "measured")))
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
