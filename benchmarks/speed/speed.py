@@ -315,7 +315,9 @@ def draw(runs: Table, stages: Table, growth: Table | None, path: Path) -> None:
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
+    widths = [2, 1] if growth is None else [2, 1, 1]
+    panels = figure.subplots(1, len(widths), width_ratios=widths)
+    left, middle = panels[:2]
     ways = list(dict.fromkeys(runs["way"]))
     for shift, clock in ((-0.2, "wall"), (0.2, "cpu")):
         values = [[getattr(c, clock) for c in costs_of(runs, way)] for way in ways]
@@ -323,7 +325,8 @@ def draw(runs: Table, stages: Table, growth: Table | None, path: Path) -> None:
         for at, seconds in enumerate(values):
             left.plot([at + shift] * len(seconds), seconds, "k.", ms=3)
     names = [way.replace(", ", ",\n").replace(" + ", " +\n") for way in ways]
-    left.set(xticks=range(len(ways)), xticklabels=names, ylabel="s, cold start", title="Commands")
+    left.set(xticks=range(len(ways)), ylabel="s, cold start", title="Commands")
+    left.set_xticks(range(len(ways)), names, fontsize="small")
     left.legend()
     parts = ["read", *STAGES, "PSF"]
     colours = colormaps["tab10"](range(10))
@@ -336,8 +339,9 @@ def draw(runs: Table, stages: Table, growth: Table | None, path: Path) -> None:
     middle.set(xticks=[0, 1], xticklabels=["wall", "cpu"], xlim=(-0.5, 3), ylabel="s, warm")
     middle.set_title("Stages")
     middle.legend(reverse=True, fontsize="small")
-    right.set(xlabel="sources", ylabel="s; GB", title="Growth of mlpsf select")
     if growth is not None:
+        right = panels[2]
+        right.set(xlabel="sources", ylabel="s; GB", title="Growth of mlpsf select")
         for key, scale, label in (
             ("wall", 1, "wall, s"),
             ("cpu", 1, "cpu, s"),
