@@ -82,10 +82,9 @@ def outstanding(table: Table) -> list[list[str]]:
     """
     notes: list[list[str]] = [[] if row["done"] else [str(row["error"])] for row in table]
     if "verdict" in table.colnames:
-        verdicts = Counter(table["verdict"])
+        told = (*_FINE, *_shared_verdicts(table))
         for note, verdict in zip(notes, table["verdict"], strict=True):
-            usual = verdicts[verdict] > len(table) // 2
-            if verdict not in _FINE and not usual:
+            if verdict not in told:
                 note.append(f"verdict: {verdict}")
     done = np.asarray(table["done"], dtype=bool)
     for column, name in _COLUMNS.items():
@@ -134,14 +133,11 @@ def write_night(
     """
     path = check_page_path(path)
     notes = outstanding(table)
-    has_verdicts = "verdict" in table.colnames
     order = sorted(range(len(table)), key=lambda k: (bool(table["done"][k]), -len(notes[k]), k))
     # What is said of most frames tells none from the others, and is said once.
     said = [{_kind(text): text for text in _said(row)} for row in table]
     kinds = Counter(kind for one in said for kind in one)
     everywhere = {kind: n for kind, n in kinds.items() if n > max(1, len(table) // 2)}
-    judged = Counter(str(verdict) for verdict in table["verdict"]) if has_verdicts else Counter()
-    shared = [(n, v) for v, n in judged.items() if v not in _FINE and n > len(table) // 2]
     examples = {kind: next(one[kind] for one in said if kind in one) for kind in everywhere}
     rows = []
     for place, k in enumerate(order):
@@ -168,7 +164,7 @@ def write_night(
         n_frames=len(table),
         n_failed=n_failed,
         everywhere=[(n, examples[kind]) for kind, n in everywhere.items()],
-        shared=shared,
+        shared=[(n, verdict) for verdict, n in _shared_verdicts(table).items()],
         n_outstanding=sum(bool(n) for n in notes) - n_failed,
         columns=list(_SHOWN_NAMES),
     )
@@ -179,6 +175,14 @@ def write_night(
 
 _SHOWN = {"fwhm": 2, "ellipticity": 3, "n_found": 0, "n_chosen": 0, "quality": 4, "seconds": 1}
 _SHOWN_NAMES = ("FWHM (px)", "Ellipticity", "Sources", "Stars", "Left by the PSF", "Seconds")
+
+
+def _shared_verdicts(table: Table) -> dict[str, int]:
+    """Return the verdict that most frames share, if it is a reason to look, and their number."""
+    if "verdict" not in table.colnames:
+        return {}
+    counts = Counter(str(verdict) for verdict in table["verdict"])
+    return {v: n for v, n in counts.items() if v not in _FINE and n > len(table) // 2}
 
 
 def _said(row: Any) -> list[str]:

@@ -519,6 +519,13 @@ def test_a_script_is_told_of_errors(words, tmp_path):
     assert "no file" in json.loads(done.stdout)["error"]
 
 
+def test_a_script_is_told_of_too_few_stars(frame_file, tmp_path):
+    words = ("--n-min", "900", "--n-max", "900", "--json")
+    done = program("report", frame_file, *words, folder=tmp_path)
+    assert done.returncode == 3
+    assert "900 wanted" in json.loads(done.stdout)["error"]
+
+
 def test_program_fails_in_one_line_with_the_shipped_network(frame_file, tmp_path):
     from mlpsf.errors import ModelFileError
     from mlpsf.selectors.storage import pretrained_path
