@@ -280,11 +280,10 @@ def _report(
     error: str = "",
 ) -> None:
     from mlpsf.report import write_report
+    from mlpsf.report.advice import reading_words
 
-    words = [job.path, *(() if job.hdu is None else ("--hdu", str(job.hdu)))]
-    for name in ("gain", "saturation", "mask"):
-        if (value := getattr(job.settings, name)) is not None:
-            words += [f"--{name}", str(value)]
+    given = {name: getattr(job.settings, name) for name in ("gain", "saturation", "mask")}
+    words = reading_words(job.path, hdu=job.hdu, **given)
     said = [_line(one.message) for one in caught]
     write_report(job.report, frame, stars, psf, words=words, warnings=said, error=error)
 

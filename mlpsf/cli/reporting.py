@@ -30,12 +30,10 @@ ReportOption = Annotated[
 
 def words_of(frame: Path, hdu: str | None, reading: Reading) -> list[str]:
     """Return the frame and how it was read, as words of a command."""
-    words = [str(frame)]
-    given = {"hdu": hdu, "gain": reading.gain, "saturation": reading.saturation}
-    for name, value in (given | {"mask": reading.mask}).items():
-        if value is not None:
-            words += [f"--{name}", str(value).removesuffix(".0")]
-    return words
+    from mlpsf.report.advice import reading_words
+
+    given = {"gain": reading.gain, "saturation": reading.saturation, "mask": reading.mask}
+    return reading_words(frame, hdu=hdu, **given)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from astropy.table import Table
 from mlpsf.flags import Flag
 from mlpsf.rich import known
 
-__all__ = ["Advice", "Command", "advice_on"]
+__all__ = ["Advice", "Command", "advice_on", "reading_words"]
 
 _APART = 5.0  # times the median share of its light that the PSF leaves of a star stand out
 _LEAST_LEFT = 0.02  # of its light: less is not worth a look
@@ -45,6 +46,19 @@ class Command:
         first, *rest = self.words
         frame = f"./{first}" if first.startswith("-") else first
         return shlex.join(["mlpsf", "psf", frame, *rest, *options])
+
+
+def reading_words(frame: str | os.PathLike[str], **given: Any) -> list[str]:
+    """Return a frame and how it was read, as words of a command.
+
+    >>> reading_words("a.fits", hdu=None, gain=1.5, saturation=60000.0)
+    ['a.fits', '--gain', '1.5', '--saturation', '60000']
+    """
+    words = [str(frame)]
+    for name, value in given.items():
+        if value is not None:
+            words += [f"--{name}", str(value).removesuffix(".0")]
+    return words
 
 
 class Advice(NamedTuple):
