@@ -72,8 +72,9 @@ def build_psf(
     rep_fact : {3, 5, 10}
         Sub-pixels per pixel.
     background : 'mesh', float or (ny, nx) array
-        Background to subtract from the frame: a mesh of 64 pixels measured with sep, or the given
-        value (0 if already subtracted). The remaining sky at each star is fitted with the star.
+        Background to subtract from the frame: the given value (0 if already subtracted), or that
+        of the `Frame`; of an array, a mesh of 64 pixels measured with sep. The remaining sky at
+        each star is fitted with the star.
     method : {'refined', 'trippy'}
         'trippy' gives the table of the TRIPPy release, for comparison. It is made by genLookupTable
         around the median of the Moffat fits. It is blurred by a pixel and includes the light of

@@ -160,11 +160,16 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
     return _Places(places[:, 0].copy(), places[:, 1].copy())
 
 
-def _background(pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) -> Any:
+def _background(
+    frame: Any, pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any
+) -> Any:
     """Return the background to subtract from the frame, and a description of it."""
     if isinstance(background, str):
         if background != "mesh":
             raise InputError(f"background must be 'mesh', a number or an array; got {background!r}")
+        if isinstance(frame, Frame):
+            how = "sep mesh of 64 pixels" if frame.given_background is None else "the frame's own"
+            return frame.background.level, how
         import sep
 
         return sep.Background(pixels, mask=mask, bw=64, bh=64).back(), "sep mesh of 64 pixels"
@@ -274,7 +279,7 @@ def cut_stars(
             AstropyUserWarning,
             stacklevel=3,
         )
-    sky, how = _background(pixels, mask, background)
+    sky, how = _background(frame, pixels, mask, background)
     fwhm = _guess_fwhm(_cut_light(pixels, mask, sky, hand, 25, scene)[0])
     if size is None:
         size = psf_size(fwhm) if largest is None else min(psf_size(fwhm), largest)
