@@ -72,14 +72,13 @@ def sky(image: ArrayLike) -> Levels:
 
 def shrunk(image: ArrayLike, side: int) -> NDArray[np.float64]:
     """Return an image whose longer side has at most so many pixels, by means over blocks."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     step = max(-(-max(values.shape) // side), 1)
-    if step == 1:
-        return values
     ny, nx = (max(n // step, 1) for n in values.shape)
     whole = values[: ny * step, : nx * step]
-    blocks = whole.reshape(ny, min(step, whole.shape[0]), nx, min(step, whole.shape[1]))
-    return np.asarray(blocks.mean(axis=(1, 3)))
+    # One axis after the other: the frame is read once, and a copy of it is not made.
+    rows = whole.reshape(ny, min(step, whole.shape[0]), -1).mean(axis=1, dtype=np.float64)
+    return np.asarray(rows.reshape(ny, nx, -1).mean(axis=2))
 
 
 def png(levels: Levels, colours: str = "magma") -> bytes:

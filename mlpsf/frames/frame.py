@@ -118,6 +118,13 @@ class Frame:
         """Unit of the pixels for messages."""
         return self.unit or "ADU"
 
+    @property
+    def good_pixels(self) -> NDArray[np.float32]:
+        """The pixels, NaN where they are bad; without a copy where all are good."""
+        if not self.mask.any():
+            return self.data
+        return np.where(self.mask, np.float32(np.nan), self.data)
+
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:
         """True where a pixel is at or above saturation, or marked so in the mask plane.
@@ -204,7 +211,7 @@ class Frame:
         return np.broadcast_to(values, self.shape).copy()
 
     def _repr_png_(self) -> bytes:
-        small = shrunk(np.where(self.mask, np.nan, self.data), 400)
+        small = shrunk(self.good_pixels, 400)
         return png(sky(small), "gray")
 
     def _repr_html_(self) -> str:

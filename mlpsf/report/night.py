@@ -53,7 +53,7 @@ def thumbnails(frame: Frame | None = None, psf: Any = None) -> list[str]:
     """Return small pictures of a frame and its PSF, as addresses that hold them."""
     pictures = []
     if frame is not None:
-        small = shrunk(np.where(frame.mask, np.nan, frame.data), _SIDE)
+        small = shrunk(frame.good_pixels, _SIDE)
         pictures.append(data_uri(jpeg(sky(small), 60), "image/jpeg"))
     if psf is not None:
         pictures.append(data_uri(png(wings(psf.image(), softening=1e-3)), "image/png"))

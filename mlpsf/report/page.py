@@ -259,7 +259,7 @@ def _reasons(stars: Table) -> list[tuple[str, int]]:
 def _map(frame: Frame) -> tuple[str, tuple[int, int]]:
     """Return the picture of the frame, and how many of its pixels it covers, (nx, ny)."""
     step = max(-(-max(frame.shape) // _MAP_SIDE), 1)
-    small = shrunk(np.where(frame.mask, np.nan, frame.data), _MAP_SIDE)
+    small = shrunk(frame.good_pixels, _MAP_SIDE)
     covered = (small.shape[1] * step, small.shape[0] * step)
     return data_uri(jpeg(sky(small), 75), "image/jpeg"), covered
 

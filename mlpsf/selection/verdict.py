@@ -44,6 +44,7 @@ _PAIRED = 0.3  # share of the sources with a companion at one and the same place
 _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
 _GROWN = 0.7  # largest logarithm of the width of a bright star over that of the others
 _WIDER = 1.08  # width of the brightest stars over that of the others from which it is said
+_LINES = 256  # rows or columns that are enough for the median of the others
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
 _CROWDED = 0.75  # share of the bright sources that overlap with another
 _ON_CENTRE = 0.12  # pixels: sources nearer to a pixel's centre are on it
@@ -156,8 +157,10 @@ def _said(verdict: str, reason: str) -> dict[str, str]:
 
 def _mosaic(frame: Frame) -> str | None:
     """Compare the four kinds of pixels that a colour mosaic has."""
-    pixels = _good_pixels(frame)
-    kinds = [pixels[dy::2, dx::2].ravel()[::7] for dy in (0, 1) for dx in (0, 1)]
+    pixels = frame.good_pixels
+    kinds = [pixels[dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
+    rows = max(kinds[0].shape[0] // _LINES, 1)
+    kinds = [kind[::rows].ravel()[::7] for kind in kinds]
     least = min(map(len, kinds))
     if least < 500:
         return None
@@ -177,11 +180,12 @@ def _mosaic(frame: Frame) -> str | None:
 def _spectrum(frame: Frame) -> str | None:
     """Look for light that runs along whole rows or columns."""
     noise = frame.background.noise
-    pixels = _good_pixels(frame)
-    for name, lines in (("rows", pixels), ("columns", pixels.T)):
+    pixels = frame.good_pixels
+    every = max(min(pixels.shape) // _LINES, 1)
+    for name, lines in (("rows", pixels[:, ::every]), ("columns", pixels[::every].T)):
         if lines.shape[0] < 60 or lines.shape[1] < 60:
             continue
-        (level,) = row_quantiles(np.ascontiguousarray(lines[:, ::4]), 0.5)
+        (level,) = row_quantiles(np.ascontiguousarray(lines), 0.5)
         # A bad row is alone; the light of a slit is as wide as an image.
         level = np.median([level[:-2], level[1:-1], level[2:]], axis=0)
         middle = level[15:-15]
@@ -192,13 +196,6 @@ def _spectrum(frame: Frame) -> str | None:
                 "an image of the same field has the PSF"
             )
     return None
-
-
-def _good_pixels(frame: Frame) -> NDArray[np.float32]:
-    """Return the pixels of a frame, NaN where they are bad."""
-    if not frame.mask.any():
-        return frame.data
-    return np.where(frame.mask, np.float32(np.nan), frame.data)
 
 
 def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | None:
