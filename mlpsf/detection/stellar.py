@@ -289,7 +289,8 @@ def _half_maximum(
     dx, dy = (x - cut.x0) / scale, (y - cut.y0) / scale
     # For undersampled stars, interpolation and position errors blur the stack.
     rounds = 3 if size > 2.5 else 6
-    psf = stack_stars(cut.data, dx, dy, flux, half, n_iter=rounds)
+    # The first stack only centres the stars: its blur does not matter.
+    psf = stack_stars(cut.data, dx, dy, flux, half, n_iter=1 if size > 2.5 else rounds)
     for _ in range(1 if size > 2.5 else 3):
         fit = fit_psf(cut.data, psf, dx=dx, dy=dy, half_width=max(3, int(size / scale)))
         ok = fit.ok

@@ -60,16 +60,20 @@ class EffectivePSF:
         Shape (6, 10, 10, m, m): for each tenth of a pixel in y and x its points, a pixel apart, so
         that the values of a stamp are beside each other.
         """
-        rim = _RIM * OVERSAMPLING
         step = np.float32(1.0 / OVERSAMPLING)
-        p = np.pad(self.grid.astype(np.float32), rim)
+        # A pixel of 0 around the grid holds all of its slopes and curvatures.
+        p = np.pad(self.grid.astype(np.float32), ((OVERSAMPLING, 2 * OVERSAMPLING - 1),) * 2)
         py, px = np.gradient(p, step)
         pyy, pyx = np.gradient(py, step)
-        fields = np.stack([p, px, py, np.gradient(px, step, axis=1), pyx, pyy])
-        m = fields.shape[-1] // OVERSAMPLING + 1
-        fields = np.pad(fields, ((0, 0), *[(0, OVERSAMPLING - 1)] * 2))
-        fields = fields.reshape(6, m, OVERSAMPLING, m, OVERSAMPLING)
-        return np.ascontiguousarray(fields.transpose(0, 2, 4, 1, 3))
+        n, m = len(p) // OVERSAMPLING, 2 * (self.half + _RIM) + 1
+        out = np.zeros((6, OVERSAMPLING, OVERSAMPLING, m, m), dtype=np.float32)
+        inner = slice(_RIM - 1, _RIM - 1 + n)
+        for field, values in zip(
+            out, (p, px, py, np.gradient(px, step, axis=1), pyx, pyy), strict=True
+        ):
+            tenths = values.reshape(n, OVERSAMPLING, n, OVERSAMPLING)
+            field[:, :, inner, inner] = tenths.transpose(1, 3, 0, 2)
+        return out
 
     def stamps(
         self, dx: NDArray[np.floating], dy: NDArray[np.floating], size: int
@@ -334,7 +338,7 @@ def _clipped_mean(
     for start in range(0, ny, step):
         part = slice(start, start + step)
         values = stars[:, part].reshape(n, -1)
-        weight = np.repeat(share[:, None], values.shape[1], axis=1)
+        weight = share[:, None]
         if n >= 4:
             middle, off = _median_and_deviation(values)
             # Where a few stars agree by chance, they set no limit for the others.
@@ -344,12 +348,12 @@ def _clipped_mean(
             inside = np.abs(values - middle)
             inside *= -_SOFT / limit
             inside += _SOFT + np.float32(0.5)
-            weight *= np.clip(inside, 0, 1, out=inside)
+            weight = np.clip(inside, 0, 1, out=inside) * weight
         if some_lost:
-            weight *= ~lost[:, part].reshape(n, -1)
-        total = weight.sum(axis=0)
-        weight *= values
-        mean[part] = (weight.sum(axis=0) / np.where(total > 0, total, 1)).reshape(-1, nx)
+            weight = weight * ~lost[:, part].reshape(n, -1)
+        total = np.broadcast_to(weight, values.shape).sum(axis=0)
+        light = (weight * values).sum(axis=0)
+        mean[part] = (light / np.where(total > 0, total, 1)).reshape(-1, nx)
     return mean
 
 
