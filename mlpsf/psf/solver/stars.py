@@ -160,9 +160,7 @@ def _read_stars(stars: Any, shape: tuple[int, ...]) -> _Places:
     return _Places(places[:, 0].copy(), places[:, 1].copy())
 
 
-def _background(
-    frame: Any, pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any
-) -> Any:
+def _background(frame: Any, pixels: NDArray[Any], mask: NDArray[np.bool_], background: Any) -> Any:
     """Return the background to subtract from the frame, and a description of it."""
     if isinstance(background, str):
         if background != "mesh":
