@@ -17,6 +17,8 @@ __all__ = ["PSFTerms", "warn_of_extrapolation"]
 
 FloatArray = NDArray[np.float64]
 
+_BEYOND = 1 / 3  # of the range at the stars, that the PSF may change beyond it
+
 
 @dataclass(frozen=True, eq=False)
 class PSFTerms:
@@ -91,17 +93,30 @@ class PSFTerms:
         """Order of the polynomial: 1, 2 or 3."""
         return {2: 1, 5: 2, 9: 3}[len(self.weights)]
 
-    def amounts(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
+    def amounts(self, x: ArrayLike, y: ArrayLike, stars: NDArray[Any] | None = None) -> FloatArray:
         """Return how much of each table there is at positions (0-based pixels), (n, n_terms).
 
         Off the frame it is that of the nearest place on it.
+
+        Parameters
+        ----------
+        x, y : float or (n,) arrays
+        stars : (n, 2 or more) array, optional
+            Positions of the stars that the polynomial was fitted to. Far from all of them it is
+            held near what they show: there a polynomial may be no star at all.
         """
         (ny, nx), (x0, y0) = self.frame_shape, self.first
         place_x = np.clip(np.atleast_1d(np.asarray(x, dtype=np.float64)) - x0, -0.5, nx - 0.5)
         place_y = np.clip(np.atleast_1d(np.asarray(y, dtype=np.float64)) - y0, -0.5, ny - 0.5)
         place_x, place_y = np.broadcast_arrays(place_x, place_y)
         terms = polynomial(place_x, place_y, self.frame_shape, self.order)
-        return np.asarray(terms[:, 1:] @ self.weights)
+        amounts = np.asarray(terms[:, 1:] @ self.weights)
+        if stars is None or len(stars) == 0:
+            return amounts
+        shown = self.amounts(stars[:, 0], stars[:, 1])
+        low, high = shown.min(axis=0), shown.max(axis=0)
+        beyond = _BEYOND * (high - low)
+        return np.clip(amounts, low - beyond, high + beyond)
 
     def reach(self, x: float, y: float, stars: ArrayLike) -> float:
         """Return how uncertain the change is at a position, over what one star by itself tells.
@@ -123,9 +138,9 @@ class PSFTerms:
         normal = known.T @ known + 1e-3 * np.eye(len(here))
         return float(np.sqrt(here @ np.linalg.solve(normal, here)))
 
-    def change(self, x: float, y: float) -> FloatArray:
-        """Return the change of the lookup table at a position."""
-        amounts = self.amounts(x, y)[0].astype(np.float32)
+    def change(self, x: float, y: float, stars: NDArray[Any] | None = None) -> FloatArray:
+        """Return the change of the lookup table at a position; see `amounts`."""
+        amounts = self.amounts(x, y, stars)[0].astype(np.float32)
         flat = amounts @ self.tables.reshape(len(self.tables), -1)
         return np.asarray(flat.reshape(self.tables.shape[1:]), dtype=np.float64)
 

@@ -243,6 +243,27 @@ def test_a_place_far_from_the_stars_is_warned_of():
         psf.at(290.0, 190.0)
 
 
+@given(st.integers(0, 99), st.integers(1, 3), st.floats(0, 299), st.floats(0, 199))
+@settings(max_examples=30, deadline=None)
+def test_far_from_the_stars_it_is_held_near_what_they_show(seed, order, x, y):
+    terms = toy(seed, order).terms
+    rng = np.random.default_rng(seed)
+    stars = np.column_stack([rng.uniform(100, 150, 9), rng.uniform(60, 90, 9), np.ones(9)])
+    shown = terms.amounts(stars[:, 0], stars[:, 1])
+    low, high = shown.min(axis=0), shown.max(axis=0)
+    held, free = terms.amounts(x, y, stars)[0], terms.amounts(x, y)[0]
+    assert (held <= high + 0.34 * (high - low) + 1e-12).all()
+    assert (held >= low - 0.34 * (high - low) - 1e-12).all()
+    inside = (free >= low) & (free <= high)
+    np.testing.assert_array_equal(held[inside], free[inside])
+    # Drawn as the model of that place is.
+    psf = dataclasses.replace(toy(seed, order), stars=stars)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        here = psf.at(x, y)
+    np.testing.assert_allclose(psf.render(x, y), here.render(x, y), atol=1e-7)
+
+
 def test_it_is_a_value():
     psf = toy()
     again = pickle.loads(pickle.dumps(psf))
