@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sep
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["extract"]
 
+_ALONE = threading.Lock()
 _SUB_OBJECTS = 16384  # of one blend; sep's own 1024 are too few for the core of a cluster
 
 
@@ -37,14 +41,27 @@ def extract(pixels: NDArray[Any], sigma: float, **options: Any) -> Any:
     >>> len(extract(star, 5.0, err=1.0))
     1
     """
-    sep.set_sub_object_limit(_SUB_OBJECTS)
-    # sep writes to all of the buffer for unfinished sources, which takes as long as the search.
-    # Few frames need a large buffer.
-    sep.set_extract_pixstack(max(300_000, pixels.size // 16))
-    try:
+    with _own_limits():
+        # sep writes to all of the buffer for unfinished sources, which takes as long as the search.
+        # Few frames need a large buffer.
+        sep.set_extract_pixstack(max(300_000, pixels.size // 16))
+        try:
+            return sep.extract(pixels, sigma, **options)
+        except Exception as error:  # sep has no exception class for it
+            if "pixel buffer full" not in str(error):
+                raise
+        sep.set_extract_pixstack(max(1_000_000, pixels.size))
         return sep.extract(pixels, sigma, **options)
-    except Exception as error:  # sep has no exception class for it
-        if "pixel buffer full" not in str(error):
-            raise
-    sep.set_extract_pixstack(max(1_000_000, pixels.size))
-    return sep.extract(pixels, sigma, **options)
+
+
+@contextmanager
+def _own_limits() -> Iterator[None]:
+    """Set sep's limits, which are the whole process's, for a block; then as they were."""
+    with _ALONE:
+        before = sep.get_extract_pixstack(), sep.get_sub_object_limit()
+        sep.set_sub_object_limit(_SUB_OBJECTS)
+        try:
+            yield
+        finally:
+            sep.set_extract_pixstack(before[0])
+            sep.set_sub_object_limit(before[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sep
 from astropy.table import Table
 from conftest import simulate
 
@@ -331,8 +332,11 @@ def test_source_larger_than_the_room_set_aside():
     level = np.full(sim.frame.shape, np.median(sim.frame.data), dtype=np.float32)
     noise = np.std(sim.frame.data[:, :200])
     sim.frame.data[50:650, 50:700] += 5000.0
+    limits = sep.get_extract_pixstack(), sep.get_sub_object_limit()
     sources = find_sources(sim.frame.with_background(level, noise))
     assert np.sum(np.abs(sources["x"] - 800) < 1) == 3
+    # sep's limits are the whole process's: others find them as they were.
+    assert (sep.get_extract_pixstack(), sep.get_sub_object_limit()) == limits
 
 
 def test_the_size_of_each_group_is_that_of_the_group_alone():
