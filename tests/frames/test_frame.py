@@ -15,6 +15,7 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,19 @@ def test_dtype_and_byte_order_change_nothing(dtype, order, fortran):
     assert frame.data.flags.c_contiguous
     np.testing.assert_array_equal(frame.data, values)
     assert frame.sha256 == hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+@pytest.mark.parametrize("level", [-3e8, 3e7, 1e12])
+def test_noise_that_float32_cannot_hold_is_said(dtype, level):
+    noise = np.random.default_rng(2).normal(0, 5, SHAPE)
+    values = (level + noise).astype(dtype)
+    values[5, 6:20] = 0
+    with pytest.warns(AstropyUserWarning, match=r"array: the noise, .* Subtract a constant"):
+        read_frame(values)
+    # As much noise as the level deserves, or none at all.
+    read_frame((level + abs(level) / 1e5 * noise).astype(dtype))
+    read_frame(values - int(level))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])

@@ -11,11 +11,13 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.errors import FrameError, InputError
@@ -39,7 +41,7 @@ from mlpsf.frames.io.fitsio import (
 from mlpsf.frames.io.planes import as_variance
 from mlpsf.frames.units import pixel_unit
 
-__all__ = ["FrameSource", "HDUSelector", "list_images", "read_frame"]
+__all__ = ["FrameSource", "HDUSelector", "check_positive", "list_images", "read_frame"]
 
 
 class NDDataLike(Protocol):
@@ -165,7 +167,8 @@ def _with_variance(
 _LIMIT = 1e30  # of numbers that are multiplied with pixels in single precision
 
 
-def _positive(value: float | None, parameter: str, *, infinite: bool = False) -> float | None:
+def check_positive(value: float | None, parameter: str, *, infinite: bool = False) -> float | None:
+    """Return a gain or a saturation level as a number; raise `InputError` if it cannot be one."""
     if value is None:
         return None
     try:
@@ -283,8 +286,8 @@ def read_frame(
     >>> frame.origin["gain"]
     'photon noise of the sky, taking the bias as 0'
     """
-    gain = _positive(gain, "gain")
-    saturation = _positive(saturation, "saturation", infinite=True)
+    gain = check_positive(gain, "gain")
+    saturation = check_positive(saturation, "saturation", infinite=True)
     if isinstance(source, Frame):
         if hdu is not None:
             raise InputError(f"The 'hdu' parameter is for files. Got {hdu!r} with a Frame.")
@@ -302,6 +305,7 @@ def read_frame(
         if extra is not None:
             bad |= _bad(_companion(extra, "mask", data.shape))
     _check_pixels(data, bad, image.name)
+    _warn_of_lost_digits(raw, bad, image.name)
     noise = measure_sky_noise(data, bad)
     variance_plane, weights = None, False
     for values in (_noise_of(image, noise), image.variance, variance):
@@ -355,6 +359,27 @@ def read_frame(
         guessed=frozenset(guessed if unit.text else guessed | {"unit"}),
         unit=unit.text,
     )
+
+
+def _warn_of_lost_digits(raw: NDArray[Any], bad: NDArray[np.bool_], name: str) -> None:
+    """Warn if the noise of the pixels is less than the steps of float32 at their level."""
+    if raw.dtype.itemsize < 4 or (raw.dtype.kind == "f" and raw.dtype.itemsize == 4):
+        return
+    part = slice(None, None, max(len(raw) // 64, 1))
+    rows = np.where(bad[part], np.nan, raw[part].astype(np.float64))
+    level = np.nanmedian(np.abs(rows)) if np.isfinite(rows).any() else 0.0
+    step = float(np.spacing(np.float32(level)))
+    apart = np.abs(np.diff(rows, axis=1))
+    if not (np.isfinite(apart).any() and step > 0):
+        return
+    noise = 1.0484 * float(np.nanmedian(apart))  # of a difference of two Gaussian values
+    if 0 < noise < 4 * step:
+        warnings.warn(
+            f"{name}: the noise, {noise:.3g}, is hardly more than the steps of {step:.3g} in which "
+            f"float32 holds pixels of {level:.3g}. Subtract a constant from them first",
+            AstropyUserWarning,
+            stacklevel=3,
+        )
 
 
 def _noise_of(image: Image, noise: SkyNoise | None) -> NDArray[np.float32] | None:
