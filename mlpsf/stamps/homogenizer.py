@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import TransformerMixin, _fit_context
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 
@@ -22,7 +22,11 @@ from mlpsf.stamps.standard import STAMP_SIZE
 __all__ = ["PSFHomogenizer", "stamps_of_weight"]
 
 
-class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
+class PSFHomogenizer(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    CutoutEstimator,
+):
     """Replace the PSF of each frame's cutouts by one standard star.
 
     The stars of every frame share an image, its PSF. It is found among the cutouts of the frame,
@@ -96,10 +100,17 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         -------
         self
         """
-        if self.size % 2 == 0:
-            raise InputError(f"The 'size' of stamps must be odd. Got {self.size}.")
+        self._check_size()
         self._validate_pixels(X, reset=True)
         return self
+
+    def _check_size(self) -> None:
+        if self.size % 2 == 0:
+            raise InputError(f"The 'size' of stamps must be odd. Got {self.size}.")
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.size**2
 
     def fit_transform(
         self,
@@ -145,6 +156,8 @@ class PSFHomogenizer(TransformerMixin, CutoutEstimator):  # type: ignore[misc]
         UserWarning
             A frame has under five cutouts, or too few stars, to find its PSF.
         """
+        self._validate_params()  # there may have been no fit
+        self._check_size()
         if isinstance(X, Cutouts):
             cutouts: Any = X
         else:

@@ -164,6 +164,11 @@ def test_parameters():
         PSFHomogenizer(size=40).fit(np.zeros((2, 15, 15)))
     with pytest.raises(InputError, match="'size' parameter of PSFHomogenizer"):
         PSFHomogenizer(size=3).fit(np.zeros((2, 15, 15)))
+    # Without a fit, too: there is nothing to learn.
+    with pytest.raises(InputError, match="must be odd"):
+        PSFHomogenizer(size=40).transform(np.zeros((2, 15, 15)))
+    with pytest.raises(InputError, match="'replace' parameter of PSFHomogenizer"):
+        PSFHomogenizer(replace="no").transform(np.zeros((2, 15, 15)))
     with pytest.raises(InputError, match="one frame a cutout"):
         PSFHomogenizer().fit_transform(np.zeros((2, 15, 15)), None, groups=[1])
     assert clone(PSFHomogenizer(size=31, replace=False)).get_params() == {
@@ -297,6 +302,15 @@ def test_columns_of_a_data_frame_keep_their_names():
     homogenizer.transform(X)
     with pytest.raises(ValueError, match="feature names"):
         homogenizer.transform(X[X.columns[::-1]])
+
+
+def test_stamps_have_names_in_a_data_frame():
+    X = np.random.default_rng(0).normal(size=(8, 225))
+    homogenizer = PSFHomogenizer(size=15, pad=True).set_output(transform="pandas")
+    stamps = homogenizer.fit_transform(X)
+    assert stamps.shape == (8, 225)
+    assert list(stamps.columns) == list(homogenizer.get_feature_names_out())
+    assert stamps.columns[-1] == "psfhomogenizer224"
 
 
 def test_images_of_an_even_side_are_refused():
