@@ -83,8 +83,12 @@ class Settings:
         InputError, FrameError, CatalogueError, ModelFileError
             A parameter is out of range, or a file does not exist or is of another kind.
         """
+        from mlpsf.frames.io.reading import check_positive
         from mlpsf.selection.choice import Rules
         from mlpsf.selection.eligibility import check_snr_min
+
+        check_positive(self.gain, "gain")
+        check_positive(self.saturation, "saturation", infinite=True)
 
         check_snr_min(self.snr_min)
         Rules(
@@ -160,6 +164,11 @@ class Job:
     def report(self) -> Path:
         """Path of the report, if one is asked for."""
         return Path(self.out, f"{self.name}_report.html")
+
+
+def night_files(folder: Path) -> tuple[Path, ...]:
+    """Return the paths of a night's summary: table, the same for pyarrow, and page."""
+    return tuple(folder / f"night.{ending}" for ending in ("ecsv", "parquet", "html"))
 
 
 def find_frames(frames: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -280,7 +289,8 @@ def plan_jobs(
             Job(path=str(path), hdu=number, name=name, out=str(folder), key=key, settings=settings)
         )
     given = {Path(file).resolve() for file in files.values() if file}
-    lost = next((p for job in jobs for p in (job.stars, job.psf) if p.resolve() in given), None)
+    products = (p for job in jobs for p in (job.stars, job.psf, job.report))
+    lost = next((p for p in (*products, *night_files(folder)) if p.resolve() in given), None)
     if lost is not None:
         raise InputError(
             f"This run would replace {lost}, which it needs. Give --out another folder."

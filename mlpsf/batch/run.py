@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from mlpsf.batch.inputs import Job, Settings, find_frames, plan_jobs
+from mlpsf.batch.inputs import Job, Settings, find_frames, night_files, plan_jobs
 from mlpsf.batch.job import Outcome, Row, failed, is_row
 from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from mlpsf.batch.pool import Results
 
 __all__ = ["Night", "Settings", "run_frames", "summarise"]
-
-SUMMARY = "night"
-"""Stem of the file names of the summary."""
 
 _FORMAT = 5
 _LONGEST = 2**22  # bytes of a row's file
@@ -228,7 +225,7 @@ def _sweep(rows_folder: Path) -> None:
 def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
     """Raise `OutputError` if a run would replace files of others, or of another frame."""
     folder = rows_folder.parent
-    summary, parquet = (folder / f"{SUMMARY}.{ending}" for ending in ("ecsv", "parquet"))
+    summary, parquet, page = night_files(folder)
     others = {}
     for path in (summary, parquet):
         check_folder(path) if path.is_dir() else None
@@ -236,7 +233,6 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
         others[summary] = "mlpsf did not make it"
     elif parquet.exists() and not summary.exists():
         others[parquet] = "no run made it"
-    page = folder / f"{SUMMARY}.html"
     if page.exists() and product_kind(page) != "report":
         others[page] = "mlpsf did not make it"
     for job in jobs:
@@ -353,18 +349,18 @@ def _write_page(table: Table, jobs: Sequence[Job], folder: Path) -> Path:
             pictures[k] = [str(p) for p in _read_row(jobs[k])["pictures"]]
     pages = [job.report.name if job.settings.report else None for job in jobs]
     pages = [page if page and (folder / page).exists() else None for page in pages]
-    return write_night(folder / f"{SUMMARY}.html", table, pages=pages, pictures=pictures)
+    return write_night(night_files(folder)[2], table, pages=pages, pictures=pictures)
 
 
 def _write_summary(table: Table, folder: Path) -> tuple[Path, ...]:
     from mlpsf.export import write_stars
 
-    files = [write_stars(table, folder / f"{SUMMARY}.ecsv", overwrite=True)]
-    path = folder / f"{SUMMARY}.parquet"
+    path, parquet, _ = night_files(folder)
+    files = [write_stars(table, path, overwrite=True)]
     if importlib.util.find_spec("pyarrow") is None:
         # A file of an earlier run would be out of date.
-        path.unlink(missing_ok=True)
+        parquet.unlink(missing_ok=True)
         return tuple(files)
-    with whole_file(path) as temporary:
+    with whole_file(parquet) as temporary:
         table.write(temporary, format="parquet", overwrite=True)
-    return (*files, path)
+    return (*files, parquet)

@@ -385,6 +385,9 @@ def test_input_is_never_replaced(night, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"would replace .*0_stars.ecsv, which it needs"):
         run_frames([night / "0.fits"], tmp_path, settings=again, overwrite=True)
     assert stars.read_bytes() == before
+    again = dataclasses.replace(SETTINGS, catalogue=str(tmp_path / "night.ecsv"))
+    with pytest.raises(InputError, match=r"would replace .*night.ecsv, which it needs"):
+        run_frames([night / "0.fits"], tmp_path, settings=again, overwrite=True)
 
 
 def test_one_run_a_folder(night, tmp_path):
@@ -404,6 +407,8 @@ def test_one_run_a_folder(night, tmp_path):
         ({}, {"workers": 1, "scheduler": "tcp://x:1"}, "not both"),
         ({"n_max": 0}, {}, "n_max"),
         ({"snr_min": -1.0}, {}, "'snr_min' parameter"),
+        ({"gain": -1.0}, {}, "'gain' parameter must be a positive number"),
+        ({"saturation": float("nan")}, {}, "'saturation' parameter must be a positive number"),
         ({"selector": "psychic"}, {}, "Got 'psychic'"),
         ({"mask": "none.fits"}, {}, "no file 'none.fits'"),
     ],
@@ -471,7 +476,7 @@ def test_ctrl_c(night, tmp_path, early):
     """As a terminal does, all processes are sent the signal, as workers start or later."""
     os.mkfifo(tmp_path / "never.fits")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "mlpsf.cli", "run", night / "0.fits", tmp_path / "never.fits"]
+    command = [sys.executable, "-m", "mlpsf", "run", night / "0.fits", tmp_path / "never.fits"]
     command += ["--out", out, "--workers", "1", "--n-max", "4", "--n-min", "4", "--relax"]
     with subprocess.Popen(
         command,
@@ -529,7 +534,7 @@ def test_killed_and_started_again(night, undisturbed, tmp_path, monkeypatch):
         os.mkfifo(frame)
     frames = [*(night / f"{number}.fits" for number in range(3)), *never]
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "mlpsf.cli", "run", *frames, "--out", out]
+    command = [sys.executable, "-m", "mlpsf", "run", *frames, "--out", out]
     command += ["--workers", "2", "--n-max", "4", "--n-min", "4", "--relax", "--quiet"]
     rows = out / "rows"
     with subprocess.Popen(command, stderr=subprocess.PIPE) as run:

@@ -474,7 +474,7 @@ def test_bad_hdu_number(run, frame_file):
 
 def program(*arguments, folder):
     return subprocess.run(
-        [sys.executable, "-m", "mlpsf.cli", *map(str, arguments)],
+        [sys.executable, "-m", "mlpsf", *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         text=True,

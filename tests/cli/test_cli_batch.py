@@ -127,6 +127,12 @@ def test_options_are_passed_on(run, frames, tmp_path):
     assert run.time_limit == math.inf
 
 
+def test_one_image_of_a_file_of_settings_need_be_no_list(run, frames, tmp_path):
+    (tmp_path / "mlpsf.toml").write_text("[run]\nhdu = 'all'\ngain = 2\n")
+    assert run(*frames, "-q")[0] == 0
+    assert {job.settings.gain for job in run.jobs} == {2.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

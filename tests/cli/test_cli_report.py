@@ -122,6 +122,8 @@ def test_settings_of_a_file_that_is_named(run, frame, beside):
         ("[select]\nat = [1, 2]", "no option [select] at."),
         ("n-max = ", "cannot be read as settings (TOML)"),
         ("relax = 'yes'", "relax must be true or false. Got 'yes'"),
+        ("gain = true", "gain must be a value, not true or false"),
+        ("n-max = [3]", "n-max is one value, not a list. Got [3]"),
         ("overwrite = true", "no option overwrite"),
         ("[n-max]\na = 1", "n-max is an option, and its value no table"),
     ],

@@ -83,13 +83,7 @@ class _Configured(TyperCommand):
             # Typer hands only what was given to the parser on; a flag that was not is absent.
             if param.name in given and given[param.name] is not None:
                 continue
-            found[param.name] = _value(
-                path,
-                key,
-                value,
-                is_flag=getattr(param, "is_flag", False),
-                is_path=param.name in self.paths,
-            )
+            found[param.name] = _value(path, key, value, param, param.name in self.paths)
         if found:
             ctx.default_map = {**(ctx.default_map or {}), **found}
             ctx.meta["mlpsf.config"] = (path, sorted(k for k in wanted if options[k].name in found))
@@ -131,11 +125,16 @@ def _unknown(path: Path, where: str, key: str, known: dict[str, Any]) -> InputEr
     return InputError(f"{path}: there is no option {where}.{guess}")
 
 
-def _value(path: Path, key: str, value: Any, *, is_flag: bool, is_path: bool) -> Any:
+def _value(path: Path, key: str, value: Any, param: Any, is_path: bool) -> Any:
     if isinstance(value, dict):
         raise InputError(f"{path}: {key} is an option, and its value no table.")
-    if is_flag and not isinstance(value, bool):
-        raise InputError(f"{path}: {key} must be true or false. Got {value!r}.")
+    if getattr(param, "is_flag", False) is not isinstance(value, bool):
+        what = "a value, not true or false" if isinstance(value, bool) else "true or false"
+        raise InputError(f"{path}: {key} must be {what}. Got {value!r}.")
+    if param.multiple and not isinstance(value, list):
+        value = [value]
+    if isinstance(value, list) and not param.multiple and param.nargs == 1:
+        raise InputError(f"{path}: {key} is one value, not a list. Got {value!r}.")
     # A file is found from where the settings are, not from where the command is given.
     if is_path and isinstance(value, str):
         return str(path.parent / Path(value).expanduser())
