@@ -45,6 +45,7 @@ STAGES = (
     "training",
     "batch",
     "cli",
+    "__main__",
 )
 """Folders and modules of the package, in order: each may import those before it, and none after."""
 

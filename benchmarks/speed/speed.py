@@ -124,7 +124,7 @@ def cold(commands: list[list[str]], folder: Path, right: tuple[int, ...] = (0,))
 def mlpsf_command(*words: str) -> list[str]:
     """Return the installed command, or the module where none is installed."""
     script = Path(sys.executable).with_name("mlpsf")
-    start = [str(script)] if script.exists() else [sys.executable, "-m", "mlpsf.cli"]
+    start = [str(script)] if script.exists() else [sys.executable, "-m", "mlpsf"]
     return [*start, *words]
 
 

@@ -1,0 +1,5 @@
+"""Entry point of ``python -m mlpsf``, the same as ``mlpsf``."""
+
+from mlpsf.cli.main import console
+
+console()
