@@ -18,6 +18,7 @@ COMMANDS = {
     "contaminants": ("selection.contaminants", "what a contaminant does to the PSF"),
     "any_frame": ("selection.any_frame", "what is said of frames of every kind"),
     "any_input": ("robust.any_input", "frames of any kind: an error in words, or a valid PSF"),
+    "units": ("robust.units", "the same frame in another unit, with another sky: the same stars"),
     "flips": ("robust.flips", "damaged files: an error in words, or a valid result"),
     "special_frames": ("selection.special_frames", "stars and PSFs of space, drizzled, varying"),
     "real_frames": ("selection.real_frames", "sheets of what is chosen on your own frames"),
