@@ -489,6 +489,10 @@ BAD: list[Bad] = [
         "frame.fits.fz", "ZNAXIS1", "1000000000"), "FrameError", "", FRAMES),
     Bad("frame", "an .fz whose tiles are of 0 pixels", card("frame.fits.fz", "ZTILE1", "0"),
         "FrameError", "", FRAMES),
+    Bad("frame", "an .fz of 2^31 columns", card("frame.fits.fz", "TFIELDS", "2147483647"),
+        "FrameError", "columns", FRAMES),
+    Bad("frame", "an .fz of 10^9 axes", card("frame.fits.fz", "ZNAXIS", "1000000000"),
+        "FrameError", "axes", FRAMES),
     Bad("frame", "an .fz of an unknown compression", card(
         "frame.fits.fz", "ZCMPTYPE", "'NONSENSE'"), "FrameError", "", FRAMES),
     Bad("frame", "a .gz of 4 MB that unpacks to 4 GB", frame_file("bomb.fits.gz")(

@@ -28,9 +28,10 @@ FREE = 256 * 2**20
 
 _BLOCK = 2880
 _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
-_AXES = 999  # the standard's limit
+_AXES = 999  # the standard's limit, of columns too
 _CARD = re.compile(
-    rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}) *= *([+-]?\d+)"
+    rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS)"
+    rb" *= *([+-]?\d+)"
 )
 _PACKED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
@@ -80,8 +81,10 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
         if header is None:
             return ""
         cards = {key.decode(): int(value) for key, value in _CARD.findall(header)}
-        if not 0 <= cards.get("NAXIS", 0) <= _AXES or not 0 <= cards.get("ZNAXIS", 0) <= _AXES:
-            return f"header {number} says that it has {cards['NAXIS']} axes, {_AXES} at most"
+        for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
+            # astropy goes through all that a header says that it has.
+            if not 0 <= cards.get(key, 0) <= _AXES:
+                return f"header {number} says that it has {cards[key]} {what}, 0 to {_AXES} may be"
         where = f"header {number} promises "
         pixels = _product(cards, "NAXIS")
         n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
