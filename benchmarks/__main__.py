@@ -20,6 +20,8 @@ COMMANDS = {
     "any_input": ("robust.any_input", "frames of any kind: an error in words, or a valid PSF"),
     "units": ("robust.units", "the same frame in another unit, with another sky: the same stars"),
     "flips": ("robust.flips", "damaged files: an error in words, or a valid result"),
+    "fuzz": ("robust.fuzz", "files changed under guidance of coverage: as flips"),
+    "faults": ("robust.faults", "a night whose workers, disks and files fail: nothing is lost"),
     "special_frames": ("selection.special_frames", "stars and PSFs of space, drizzled, varying"),
     "real_frames": ("selection.real_frames", "sheets of what is chosen on your own frames"),
     "picture": ("selection.picture", "the picture at the top of the README"),

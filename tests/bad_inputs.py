@@ -446,6 +446,11 @@ CUTOUTS = ("read_cutouts", "mlpsf select CUTOUTS")
 LONG = "n" * 260 + ".fits"
 
 
+def two_images() -> tuple[Any, Any]:
+    """Of 4 x 4 pixels each, in four blocks."""
+    return fits.PrimaryHDU(np.eye(4)), fits.ImageHDU(np.eye(4))
+
+
 def deep(n: int) -> str:
     return "[" * n + "]" * n
 
@@ -485,10 +490,21 @@ BAD: list[Bad] = [
         ("read_frame",)),
     Bad("frame", "GCOUNT -5", card("frame.fits", "GCOUNT", "-5"), "FrameError", "",
         ("read_frame",)),
+    Bad("frame", "PCOUNT -376, by which astropy goes back to where it was", frame_file("back.fits")(
+        lambda lab: fits_bytes(*two_images()).replace(
+            b"PCOUNT  =                    0", b"PCOUNT  =                 -376")), "FrameError",
+        "negative", FRAMES),
+    Bad("frame", "a .gz with a damaged header behind its packed size", frame_file("odd.fits.gz")(
+        lambda lab: gzip.compress(fits_bytes(*two_images()).replace(b"XTENSION", b"XTENSI\0N"))),
+        "FrameError", "header 1", FRAMES),
     Bad("frame", "an .fz whose header says 10^9 pixels a side", card(
         "frame.fits.fz", "ZNAXIS1", "1000000000"), "FrameError", "", FRAMES),
     Bad("frame", "an .fz whose tiles are of 0 pixels", card("frame.fits.fz", "ZTILE1", "0"),
         "FrameError", "", FRAMES),
+    Bad("frame", "an .fz of 2^31 columns", card("frame.fits.fz", "TFIELDS", "2147483647"),
+        "FrameError", "columns", FRAMES),
+    Bad("frame", "an .fz of 10^9 axes", card("frame.fits.fz", "ZNAXIS", "1000000000"),
+        "FrameError", "axes", FRAMES),
     Bad("frame", "an .fz of an unknown compression", card(
         "frame.fits.fz", "ZCMPTYPE", "'NONSENSE'"), "FrameError", "", FRAMES),
     Bad("frame", "a .gz of 4 MB that unpacks to 4 GB", frame_file("bomb.fits.gz")(

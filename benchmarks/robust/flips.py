@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -119,23 +120,11 @@ def run(reader: str, folder: Path, seconds: float, first: int) -> tuple[Counter[
 
 def work(pipe: Any, reader: str, folder: Path, seconds: float, seed: int) -> None:
     """Damage and read, one file after another, in a process of its own."""
-    warnings.simplefilter("ignore")
-
-    def hangs(*_: object) -> None:
-        raise Hanging
-
-    signal.signal(signal.SIGPROF, hangs)
     entrances, names = READERS[reader]
     end = time.monotonic() + seconds
     with TemporaryDirectory() as place:
-        lab = Lab(Path(place))
-        shutil.copy(folder / "frame.fits", lab / "frame.fits")
-        for name in names:  # what is loaded once is no file's memory
-            for entrance in entrances:
-                ENTRANCES[entrance](lab, folder / name)
-        with Path("/proc/self/statm").open() as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + MOST, resource.RLIM_INFINITY))
+        lab = ready(Path(place), folder, entrances, names)
+        limit_memory()
         while True:
             rng = np.random.default_rng(seed)
             good = folder / str(rng.choice(names))
@@ -147,6 +136,29 @@ def work(pipe: Any, reader: str, folder: Path, seconds: float, seed: int) -> Non
                 return
 
 
+def ready(place: Path, folder: Path, entrances: tuple[str, ...], names: Iterable[str]) -> Lab:
+    """Return a lab at a place, with all loaded that good files need: that is no file's memory."""
+    warnings.simplefilter("ignore")
+
+    def hangs(*_: object) -> None:
+        raise Hanging
+
+    signal.signal(signal.SIGPROF, hangs)
+    lab = Lab(place)
+    shutil.copy(folder / "frame.fits", lab / "frame.fits")
+    for name in names:
+        for entrance in entrances:
+            ENTRANCES[entrance](lab, folder / name)
+    return lab
+
+
+def limit_memory() -> None:
+    """Let this process take no more than `MOST` bytes beyond what it has."""
+    with Path("/proc/self/statm").open() as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + MOST, resource.RLIM_INFINITY))
+
+
 def read(lab: Lab, entrances: tuple[str, ...], path: Path) -> tuple[str, str]:
     """Return what a file gets, in a word, and how it failed if it did."""
     what = "a result"
@@ -156,13 +168,25 @@ def read(lab: Lab, entrances: tuple[str, ...], path: Path) -> tuple[str, str]:
             ENTRANCES[entrance](lab, path)
         except MlpsfError as error:
             what = type(error).__name__
+            if of_memory(error):
+                return "a failure", f"{entrance}: it took more than {MOST:,} bytes; {_place(error)}"
         except (Exception, Hanging) as error:
-            place = [f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
             said = " ".join(str(error).split())[:200]
-            return "a failure", f"{entrance}: {type(error).__name__}: {said}; {place[-5:]}"
+            return "a failure", f"{entrance}: {type(error).__name__}: {said}; {_place(error)}"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     return what, ""
+
+
+def of_memory(error: BaseException | None) -> bool:
+    """Return whether an error came of a lack of memory, whatever it was made into."""
+    while error is not None and not isinstance(error, MemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _place(error: BaseException) -> list[str]:
+    return [f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)][-5:]
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:

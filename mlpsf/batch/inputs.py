@@ -17,7 +17,7 @@ from typing import Any
 from mlpsf.errors import FrameError, InputError
 from mlpsf.version import __version__
 
-__all__ = ["AUXILIARY", "Job", "Settings", "find_frames", "plan_jobs", "stamp_of"]
+__all__ = ["AUXILIARY", "Job", "Settings", "find_frames", "plan_jobs", "stamp_of", "state_of"]
 
 # fmt: off
 AUXILIARY = frozenset((
@@ -140,6 +140,8 @@ class Job:
     settings : Settings
     version : str
         Version of mlpsf that planned the job.
+    state : tuple of int, optional
+        The file as it was when the job was planned; see `state_of`.
     """
 
     path: str
@@ -149,6 +151,7 @@ class Job:
     key: str
     settings: Settings
     version: str = __version__
+    state: tuple[int, ...] | None = None
 
     @property
     def stars(self) -> Path:
@@ -284,10 +287,18 @@ def plan_jobs(
     for (path, number), stem in zip(images, stems, strict=True):
         # Frames of the same name in different folders are distinguished by a hash of the path.
         name = f"{stem}-{_hash([str(path), number])[:8]}" if shared[stem] > 1 else stem
-        key = _hash([str(path), number, stamp_of(path), fingerprint])
-        jobs.append(
-            Job(path=str(path), hdu=number, name=name, out=str(folder), key=key, settings=settings)
+        state = state_of(path)
+        key = _hash([str(path), number, state and state[:2], fingerprint])
+        job = Job(
+            path=str(path),
+            hdu=number,
+            name=name,
+            out=str(folder),
+            key=key,
+            settings=settings,
+            state=state,
         )
+        jobs.append(job)
     given = {Path(file).resolve() for file in files.values() if file}
     products = (p for job in jobs for p in (job.stars, job.psf, job.report))
     lost = next((p for p in (*products, *night_files(folder)) if p.resolve() in given), None)
@@ -345,13 +356,23 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
     return chosen
 
 
-def stamp_of(path: Path) -> list[int] | None:
+def stamp_of(path: Path) -> tuple[int, ...] | None:
     """Return size and time of a file; to read and hash it would take as long as the job."""
+    state = state_of(path)
+    return state and state[:2]
+
+
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """Return size, time, time of the last change of any kind and number of a file.
+
+    The first two are those of its content. The others tell a file that was away for a time, or was
+    another, and is the same again; a copy of a folder has others.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _hash(value: object) -> str:

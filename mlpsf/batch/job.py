@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from threadpoolctl import threadpool_limits
 
-from mlpsf.batch.inputs import Job, stamp_of
+from mlpsf.batch.inputs import Job, stamp_of, state_of
 from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError, printable
 from mlpsf.files import file_hash
 from mlpsf.version import __version__
@@ -113,7 +113,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
     -------
     Outcome
         ``again`` is True if the frame may succeed next time, for example after lack of space or
-        memory.
+        memory, or if its file was touched since the job was planned.
 
     Examples
     --------
@@ -139,14 +139,26 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
             _work(job, row, pictures, caught)
         except MlpsfError as error:
             row["error"] = _line(error)
-            again = isinstance(error, OutputError)
+            again = isinstance(error, OutputError) or _of_system(error)
         except Exception as error:  # an error of one frame must not end the run
             row["error"] = f"{type(error).__name__}: {_line(error)}"
             again = True
         row["seconds"] = round(time.perf_counter() - start, 3)
-    row["warnings"] = " | ".join(dict.fromkeys(_line(w.message) for w in caught))
+    said = [_line(w.message) for w in caught]
+    # What it was read of may not be what its key is of: the next run sees the old file again.
+    if job.state is not None and state_of(Path(job.path)) != job.state:
+        again = True
+        said.append("the file was changed, moved or away as it was read: the next run reads it")
+    row["warnings"] = " | ".join(dict.fromkeys(said))
     products = {p.name: file_hash(p) for p in _files(job) if p.exists()}
     return {"row": row, "again": again, "products": products, "pictures": pictures}
+
+
+def _of_system(error: BaseException | None) -> bool:
+    """Return whether an error came of one of the system: no permission, a disk that is away."""
+    while error is not None and getattr(error, "errno", None) is None:
+        error = error.__cause__ or error.__context__
+    return isinstance(error, OSError)
 
 
 def _files(job: Job) -> tuple[Path, ...]:
@@ -289,7 +301,7 @@ def _report(
 
 
 def _selector(name: str, model: str | None) -> Any:
-    return name if model is None else _model(model, tuple(stamp_of(Path(model)) or ()))
+    return name if model is None else _model(model, stamp_of(Path(model)) or ())
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import importlib.util
 import json
 import os
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Night", "Settings", "run_frames", "summarise"]
 
-_FORMAT = 5
+_FORMAT = 6
 _LONGEST = 2**22  # bytes of a row's file
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF)
@@ -229,11 +230,12 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
     others = {}
     for path in (summary, parquet):
         check_folder(path) if path.is_dir() else None
-    if summary.exists() and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
+    # An empty file is nobody's: a power cut leaves names without contents.
+    if _holds(summary) and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
         others[summary] = "mlpsf did not make it"
     elif parquet.exists() and not summary.exists():
         others[parquet] = "no run made it"
-    if page.exists() and product_kind(page) != "report":
+    if _holds(page) and product_kind(page) != "report":
         others[page] = "mlpsf did not make it"
     for job in jobs:
         mine: set[str] = set()
@@ -244,7 +246,7 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
                 others[job.stars] = f"it was made of {made_of}"
         for path, kind in ((job.stars, "stars"), (job.psf, "psf"), (job.report, "report")):
             # A product that a row names may be damaged. Open only others: a night has thousands.
-            if path.name not in mine and path.exists() and product_kind(path) != kind:
+            if path.name not in mine and _holds(path) and product_kind(path) != kind:
                 others[path] = "mlpsf did not make it"
     if others:
         path, what = next(iter(others.items()))
@@ -253,13 +255,22 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
         )
 
 
+def _holds(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
 def _row_path(job: Job) -> Path:
     return Path(job.out, "rows", f"{job.name}.json")
 
 
 def _keep(job: Job, outcome: Outcome) -> None:
+    content = {"format": _FORMAT, "key": job.key, **outcome}
     with whole_file(_row_path(job)) as temporary:
-        temporary.write_text(json.dumps({"format": _FORMAT, "key": job.key, **outcome}, indent=1))
+        temporary.write_text(json.dumps({**content, "sha256": _check(content)}, indent=1))
+
+
+def _check(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _kept(job: Job, retry_failed: bool) -> Row | None:
@@ -283,11 +294,13 @@ def _kept(job: Job, retry_failed: bool) -> Row | None:
 
 
 def _read_row(job: Job) -> dict[str, Any]:
-    """Read what an earlier run kept of a job."""
+    """Read what an earlier run kept of a job; raise if it is damaged, or of another job."""
     path = _row_path(job)
     if path.stat().st_size > _LONGEST:
         raise ValueError("too long for a row")
     kept: dict[str, Any] = json.loads(path.read_text())
+    if kept.pop("sha256") != _check(kept) or kept["row"]["name"] != job.name:
+        raise ValueError("not what was written of this job")
     return kept
 
 
