@@ -103,6 +103,11 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def temporary_prefix(path: Path) -> str:
+    """Return how the names of a file's temporary ones begin: its own name may be too long."""
+    return f".mlpsf-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` if the block ends without an error.
@@ -124,7 +129,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = check_folder(path)
     try:
         handle, name = tempfile.mkstemp(
-            prefix=".mlpsf-", suffix="".join(path.suffixes[-2:]), dir=path.parent
+            prefix=temporary_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent
         )
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error}.") from error

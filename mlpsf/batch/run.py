@@ -23,7 +23,7 @@ from mlpsf.batch.inputs import Job, Settings, find_frames, night_files, plan_job
 from mlpsf.batch.job import Outcome, Row, failed, is_row
 from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError
-from mlpsf.files import check_folder, file_hash, product_kind, whole_file
+from mlpsf.files import check_folder, file_hash, product_kind, temporary_prefix, whole_file
 from mlpsf.version import __version__
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def run_frames(
     except OSError as error:
         raise OutputError(f"Cannot make the folder {rows_folder}: {error}.") from error
     with _locked(rows_folder):
-        _sweep(rows_folder)
+        _sweep(jobs)
         rows = {job.key: row for job in jobs if (row := _kept(job, retry_failed)) is not None}
         missing = [job for job in jobs if job.key not in rows]
         n_kept = len(rows)
@@ -166,7 +166,7 @@ def run_frames(
         try:
             _collect(results, rows, len(jobs), progress)
         finally:
-            _sweep(rows_folder)
+            _sweep(jobs)
         table = summarise([rows[job.key] for job in jobs])
         table.meta["settings"] = asdict(settings)
         files = (*_write_summary(table, Path(out)), _write_page(table, jobs, Path(out)))
@@ -215,12 +215,20 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _sweep(rows_folder: Path) -> None:
-    """Remove temporary files of processes that were killed while writing."""
-    for folder in (rows_folder, rows_folder.parent):
-        for left in folder.glob(".mlpsf-*"):
-            with suppress(OSError):
-                left.unlink()
+def _sweep(jobs: Sequence[Job]) -> None:
+    """Remove what processes left that were killed while they wrote files of this run.
+
+    Another command may be at work in the folder.
+    """
+    folder = Path(jobs[0].out)
+    mine = {p for job in jobs for p in (job.stars, job.psf, job.report, _row_path(job))}
+    begin = {temporary_prefix(path) for path in (*mine, *night_files(folder))}
+    length = len(temporary_prefix(folder))
+    for place in (folder, folder / "rows"):
+        for left in place.glob(".mlpsf-*"):
+            if left.name[:length] in begin:
+                with suppress(OSError):
+                    left.unlink()
 
 
 def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
@@ -233,7 +241,7 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
     # An empty file is nobody's: a power cut leaves names without contents.
     if _holds(summary) and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
         others[summary] = "mlpsf did not make it"
-    elif parquet.exists() and not summary.exists():
+    elif _holds(parquet) and not _holds(summary):
         others[parquet] = "no run made it"
     if _holds(page) and product_kind(page) != "report":
         others[page] = "mlpsf did not make it"
