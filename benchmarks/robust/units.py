@@ -115,7 +115,8 @@ def try_frame(seed: int) -> list[Outcome]:
 def choose(pixels: np.ndarray, selector: str, known: dict[str, Any]) -> Table | str:
     """Return the stars of a frame, or the name of the error where there is no list."""
     try:
-        return select_stars(read_frame(pixels.astype(np.float32), **known), selector=selector)
+        frame = read_frame(pixels.astype(np.float32), **known)
+        return select_stars(frame, selector=selector, n_min=1)
     except TooFewStarsError as error:
         return type(error).__name__ if error.table is None else error.table
     except MlpsfError as error:
