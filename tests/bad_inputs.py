@@ -506,6 +506,8 @@ BAD: list[Bad] = [
         "frame.fits.fz", "ZNAXIS1", "1000000000"), "FrameError", "", FRAMES),
     Bad("frame", "an .fz whose tiles are of 0 pixels", card("frame.fits.fz", "ZTILE1", "0"),
         "FrameError", "", FRAMES),
+    Bad("frame", "an .fz with an axis that is text", card("frame.fits.fz", "ZNAXIS1", "'1'"),
+        "FrameError", "2-D image", FRAMES),
     Bad("frame", "an .fz of 2^31 columns", card("frame.fits.fz", "TFIELDS", "2147483647"),
         "FrameError", "columns", FRAMES),
     Bad("frame", "an .fz of 10^9 axes", card("frame.fits.fz", "ZNAXIS", "1000000000"),
