@@ -490,6 +490,11 @@ BAD: list[Bad] = [
         ("read_frame",)),
     Bad("frame", "GCOUNT -5", card("frame.fits", "GCOUNT", "-5"), "FrameError", "",
         ("read_frame",)),
+    Bad("frame", "a header of 10^9 axes behind a compressed image", frame_file("behind.fits.fz")(
+        lambda lab: fits_bytes(fits.PrimaryHDU(), fits.CompImageHDU(np.eye(60, dtype="i2")))
+        + header_only(NAXIS=10**9).replace(b"SIMPLE  =                    T".ljust(80),
+                                           b"XTENSION= 'IMAGE   '".ljust(80))),
+        "FrameError", "axes", FRAMES),
     Bad("frame", "PCOUNT -376, by which astropy goes back to where it was", frame_file("back.fits")(
         lambda lab: fits_bytes(*two_images()).replace(
             b"PCOUNT  =                    0", b"PCOUNT  =                 -376")), "FrameError",
@@ -501,6 +506,8 @@ BAD: list[Bad] = [
         "frame.fits.fz", "ZNAXIS1", "1000000000"), "FrameError", "", FRAMES),
     Bad("frame", "an .fz whose tiles are of 0 pixels", card("frame.fits.fz", "ZTILE1", "0"),
         "FrameError", "", FRAMES),
+    Bad("frame", "an .fz with an axis that is text", card("frame.fits.fz", "ZNAXIS1", "'1'"),
+        "FrameError", "2-D image", FRAMES),
     Bad("frame", "an .fz of 2^31 columns", card("frame.fits.fz", "TFIELDS", "2147483647"),
         "FrameError", "columns", FRAMES),
     Bad("frame", "an .fz of 10^9 axes", card("frame.fits.fz", "ZNAXIS", "1000000000"),

@@ -34,6 +34,7 @@ DRAWN = 20
 FOLDERS = 3
 STUCK = 300  # seconds without a new row
 LIMIT = 30  # seconds of a frame, which a stopped worker exceeds
+NEVER = (float("inf"), float("inf"))
 ROOMS = (0, 1000, 20_000, 100_000, 400_000)  # bytes that a file may have on a full disk
 
 
@@ -83,8 +84,8 @@ class Night:
         self.faults: list[Fault] = []
         self.ends: Counter[str] = Counter()
         self.complaints: list[str] = []
-        self.away: dict[Path, float] = {}  # inputs to be put back, and when
-        self.full_until = 0.0
+        self.away: dict[Path, int] = {}  # inputs, and the number of rows at which they come back
+        self.full = NEVER  # the number of rows at which, and when, the disk has room again
         drawn = draw(place / "drawn", seed)
         self.frames: dict[Path, Path] = {}  # each name, and what it is a link to
         for number in range(n_frames):
@@ -108,7 +109,7 @@ class Night:
         """Begin a run as a user would."""
         command = [sys.executable, "-m", "mlpsf.cli", "run", f"@{self.place}/list.txt"]
         command += ["--out", str(self.place / out), "--workers", str(self.workers)]
-        command += ["--n-min", "1", "--n-max", "8", "--relax", "--quiet"]
+        command += ["--n-min", "1", "--n-max", "3", "--relax", "--quiet"]
         command += ["--time-limit", str(LIMIT)]
         with (self.place / "said").open("wb") as said:
             return subprocess.Popen(
@@ -130,43 +131,50 @@ class Night:
     def disturb(self) -> None:
         """Run under faults, again and again, until a run has come to its end."""
         while True:
-            process = self.start("out")
-            first = self.n_rows()
             # It is ended after so many frames, if faults have not ended it before.
-            enough = first + int(self.rng.integers(3, max(len(self.frames) // 12, 6)))
-            code = self.watch(process, enough)
+            enough = self.n_rows() + int(self.rng.integers(3, 60))
+            process = self.start("out")
+            try:
+                code = self.watch(process, enough)
+            finally:
+                process.kill()
             said = (self.place / "said").read_text()
             how = {0: "to its end", 4: "to its end", 130: "interrupted", 1: "with an error"}
             how[-signal.SIGKILL] = "killed"
             self.ends[how.get(code, f"with {code}")] += 1
+            print(f"{self.n_rows()} rows; ended {how.get(code)}: {said[-300:].strip()}", flush=True)
             if "Traceback" in said or code not in how:
                 self.complaints.append(f"A run ended with {code}: {said[-1500:]}")
-            self.put_back(everything=True)
+            self.put_back()
             if code in (0, 4) or len(self.complaints) > 20:
                 return
             self.damage_outputs()
 
     def watch(self, process: subprocess.Popen[bytes], enough: int) -> int:
-        """Inject faults into a run until it ends, by itself or by one of them."""
+        """Inject faults into a run until it ends, by itself or by one of them.
+
+        They come with the rows, not with the seconds: a night gets as many on a slow machine.
+        """
         last, since = self.n_rows(), time.monotonic()
+        early = since + float(self.rng.uniform(0, 20)) if self.rng.random() < 0.1 else np.inf
         while process.poll() is None:
-            time.sleep(float(self.rng.uniform(0.05, 0.6)))
+            time.sleep(float(self.rng.uniform(0.02, 0.2)))
             now, done = time.monotonic(), self.n_rows()
-            if done != last:
-                last, since = done, now
             if now - since > STUCK:
                 self.complaints.append(f"Nothing came for {STUCK} s")
                 os.killpg(process.pid, signal.SIGKILL)
-            self.put_back()
-            if self.full_until and now > self.full_until:
-                self.disk_of(process, resource.RLIM_INFINITY)
-                self.full_until = 0.0
-            if done >= enough and done < len(self.frames):
+            if (done >= enough or now > early) and done < len(self.frames):
                 self.end(process)
                 break
-            with suppress(ProcessLookupError, FileNotFoundError):
-                self.inject(process)
-        self.full_until = 0.0
+            self.put_back(done)
+            if done >= self.full[0] or now > self.full[1]:
+                self.disk_of(process, resource.RLIM_INFINITY)
+                self.full = NEVER
+            for _ in range(last, done):
+                with suppress(ProcessLookupError, FileNotFoundError):
+                    self.inject(process, done)
+            last, since = done, now if done != last else since
+        self.full = NEVER
         return process.wait()
 
     def n_rows(self) -> int:
@@ -175,22 +183,24 @@ class Night:
 
     # --- faults while it runs
 
-    def inject(self, process: subprocess.Popen[bytes]) -> None:
-        """Inject one fault, or none."""
+    def inject(self, process: subprocess.Popen[bytes], done: int) -> None:
+        """Inject one fault, or none, after a frame."""
         way = self.rng.random()
         workers = list(workers_of(process.pid))
-        if way < 0.10 and workers:
+        if way < 0.06 and workers:
+            time.sleep(float(self.rng.uniform(0, 0.5)))
             os.kill(int(self.rng.choice(workers)), signal.SIGKILL)
             self.faults.append(Fault("a worker killed"))
-        elif way < 0.11 and workers:
+        elif way < 0.065 and workers:
             os.kill(int(self.rng.choice(workers)), signal.SIGSTOP)
             self.faults.append(Fault("a worker stopped"))
-        elif way < 0.14 and not self.full_until:
+        elif way < 0.09 and self.full is NEVER:
             self.disk_of(process, int(self.rng.choice(ROOMS)))
-            self.full_until = time.monotonic() + float(self.rng.uniform(0.3, 4))
+            rows, seconds = int(self.rng.integers(1, 6)), float(self.rng.uniform(1, 20))
+            self.full = (done + rows, time.monotonic() + seconds)
             self.faults.append(Fault("a full disk"))
-        elif way < 0.6:
-            self.take_away(self.next_frame())
+        elif way < 0.5:
+            self.take_away(self.next_frame(), done)
 
     def next_frame(self) -> Path:
         """Return an input that is soon to be read, or any."""
@@ -198,11 +208,11 @@ class Night:
         at = self.n_rows() if self.rng.random() < 0.8 else int(self.rng.integers(len(paths)))
         return paths[min(at + int(self.rng.integers(0, 8)), len(paths) - 1)]
 
-    def take_away(self, path: Path) -> None:
+    def take_away(self, path: Path, done: int) -> None:
         """Make an input missing, unreadable or damaged for a time."""
         if path in self.away:
             return
-        self.away[path] = time.monotonic() + float(self.rng.uniform(0.1, 5))
+        self.away[path] = done + int(self.rng.integers(1, 10))
         content = self.frames[path].read_bytes()
         new, way = path.with_name("new"), int(self.rng.integers(5))
         if way == 0:
@@ -226,10 +236,10 @@ class Night:
         kinds = ("missing", "unreadable", "cut short", "damaged", "another")
         self.faults.append(Fault(f"an input {kinds[way]} for a time", str(path)))
 
-    def put_back(self, everything: bool = False) -> None:
-        """Put inputs back whose time is over."""
+    def put_back(self, done: float = float("inf")) -> None:
+        """Put inputs back whose time is over, by default all."""
         for path, when in [*self.away.items()]:
-            if everything or when < time.monotonic():
+            if when <= done:
                 os.link(self.frames[path], path.with_name("new"))
                 path.with_name("new").replace(path)
                 path.with_name("new").unlink(missing_ok=True)  # of a link to the same, it stays
@@ -338,9 +348,9 @@ def draw(folder: Path, seed: int) -> list[Path]:
     paths = [folder / f"{number}.fits" for number in range(DRAWN)]
     for number, path in enumerate(paths):
         simulate_frame(
-            shape=tuple(int(n) for n in rng.integers(200, 301, 2)),
+            shape=tuple(int(n) for n in rng.integers(180, 241, 2)),
             fwhm=float(rng.uniform(2.5, 3.5)),
-            n_stars=0 if number == DRAWN - 2 else int(rng.integers(20, 40)),
+            n_stars=0 if number == DRAWN - 2 else int(rng.integers(12, 20)),
             n_galaxies=0,
             flux_range=(1e4, 2e5),
             seed=seed * DRAWN + number,

@@ -218,18 +218,14 @@ def _hdu_bytes(cards: list[bytes], data: bytes, anew: bool) -> bytes:
     where = {card[:8]: i for i, card in enumerate(cards)}
     total = _sum(data)
     if anew and b"DATASUM " in where:
-        cards[where[b"DATASUM "]] = _card(b"DATASUM ", f"'{total}'")
+        cards[where[b"DATASUM "]] = f"DATASUM = '{total}'".ljust(CARD).encode()
     if anew and b"CHECKSUM" in where:
-        cards[where[b"CHECKSUM"]] = _card(b"CHECKSUM", f"'{'0' * 16}'")
+        cards[where[b"CHECKSUM"]] = f"CHECKSUM= '{'0' * 16}'".ljust(CARD).encode()
     head = b"".join(cards)
     head = head.ljust(-(-len(head) // BLOCK) * BLOCK)
     if anew and b"CHECKSUM" in where:
-        at = where[b"CHECKSUM"] * CARD + head[where[b"CHECKSUM"] * CARD :].index(b"'") + 1
-        code = _encoded(0xFFFFFFFF - _sum(head, total))
-        # The code is made for a text that begins at the 12th byte of its card.
-        shift = (at - 11) % 4
-        code = code[-shift:] + code[:-shift] if shift else code
-        head = head[:at] + code + head[at + 16 :]
+        at = where[b"CHECKSUM"] * CARD + 11
+        head = head[:at] + _encoded(0xFFFFFFFF - _sum(head, total)) + head[at + 16 :]
     return head + data
 
 

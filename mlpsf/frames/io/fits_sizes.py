@@ -26,7 +26,7 @@ MOST = 100
 FREE = 256 * 2**20
 """Bytes that any file may unpack to."""
 
-_BLOCK = 2880
+_WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
 _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
 _AXES = 999  # the standard's limit, of columns too
 _CARD = re.compile(
@@ -84,7 +84,8 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
         if size is None and not _BEGINS.match(header):
             # astropy would look for the next one behind the size of the packed file, for ever.
             return f"what should be its header {number} is none"
-        cards = {key.decode(): int(value) for key, value in _CARD.findall(header)}
+        found = (match for match in _CARD.finditer(header) if match.start() % _WIDTH == 0)
+        cards = {match[1].decode(): int(match[2]) for match in found}  # ZPCOUNT is no PCOUNT
         for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
             # astropy goes through all that a header says that it has.
             if not 0 <= cards.get(key, 0) <= _AXES:
@@ -130,6 +131,6 @@ def _header(file: IO[bytes], anything: bool) -> bytes | None:
         if not blocks and not anything and block[:6] not in (b"SIMPLE", b"XTENSI"):
             return None
         blocks.append(block)
-        if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, 80)):
+        if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, _WIDTH)):
             return b"".join(blocks)
     return None

@@ -115,6 +115,8 @@ def image_shape(hdu: Any) -> tuple[int, int] | None:
     if not isinstance(hdu, _IMAGE_HDUS):
         return None
     shape = tuple(hdu.shape or ())
+    if not all(isinstance(n, int) for n in shape):  # a damaged header may give text
+        return None
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
     return (shape[0], shape[1]) if len(shape) == 2 and min(shape) > 0 else None
