@@ -107,7 +107,7 @@ class Night:
 
     def start(self, out: str) -> subprocess.Popen[bytes]:
         """Begin a run as a user would."""
-        command = [sys.executable, "-m", "mlpsf.cli", "run", f"@{self.place}/list.txt"]
+        command = [sys.executable, "-m", "mlpsf", "run", f"@{self.place}/list.txt"]
         command += ["--out", str(self.place / out), "--workers", str(self.workers)]
         command += ["--n-min", "1", "--n-max", "3", "--relax", "--quiet"]
         command += ["--time-limit", str(LIMIT)]

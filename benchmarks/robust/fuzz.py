@@ -65,7 +65,7 @@ def fuzz(readers: list[str], place: Path, finds: Path, seconds: float, workers: 
     if importlib.util.find_spec("atheris") is None:
         raise MissingPackageError(
             "python -m benchmarks fuzz needs atheris, which has wheels for Linux on x86-64 only: "
-            "pip install 'mlpsf[benchmarks]'."
+            "pip install 'mlpsf[fuzz]'."
         )
     finds.mkdir(parents=True, exist_ok=True)
     start = time.time()

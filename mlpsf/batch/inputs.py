@@ -141,7 +141,7 @@ class Job:
     version : str
         Version of mlpsf that planned the job.
     state : tuple of int, optional
-        The file as it was when the job was planned; see `state_of`.
+        Size and time of the file as the job was planned; see `stamp_of`.
     """
 
     path: str
@@ -287,8 +287,8 @@ def plan_jobs(
     for (path, number), stem in zip(images, stems, strict=True):
         # Frames of the same name in different folders are distinguished by a hash of the path.
         name = f"{stem}-{_hash([str(path), number])[:8]}" if shared[stem] > 1 else stem
-        state = state_of(path)
-        key = _hash([str(path), number, state and state[:2], fingerprint])
+        stamp = stamp_of(path)
+        key = _hash([str(path), number, stamp, fingerprint])
         job = Job(
             path=str(path),
             hdu=number,
@@ -296,7 +296,7 @@ def plan_jobs(
             out=str(folder),
             key=key,
             settings=settings,
-            state=state,
+            state=stamp,
         )
         jobs.append(job)
     given = {Path(file).resolve() for file in files.values() if file}
@@ -365,8 +365,8 @@ def stamp_of(path: Path) -> tuple[int, ...] | None:
 def state_of(path: Path) -> tuple[int, ...] | None:
     """Return size, time, time of the last change of any kind and number of a file.
 
-    The first two are those of its content. The others tell a file that was away for a time, or was
-    another, and is the same again; a copy of a folder has others.
+    The first two are those of its content, on every machine. The others tell, on one machine, a
+    file that was away for a time, or was another, and is the same again.
     """
     try:
         status = path.stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import math
 import re
@@ -34,6 +35,16 @@ __all__ = ["Outcome", "Row", "failed", "is_row", "judge_psf", "run_job"]
 # A Dask worker may run several jobs in threads. But warnings and thread limits apply to the whole
 # process, and TRIPPy was written for one thread.
 _ALONE = threading.Lock()
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "ENOENT", "ENODEV"),
+        *("ENXIO", "ENOTCONN", "EHOSTDOWN", "EREMOTEIO", "ENOSPC", "EDQUOT", "ENOMEM", "EMFILE"),
+        "ENFILE",
+    )
+    if hasattr(errno, name)
+}
+"""Errors of the system that may be over when the next run comes."""
 _EVER = 1e9  # seconds; the system needs a finite waiting time
 
 
@@ -134,7 +145,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
-        start = time.perf_counter()
+        start, before = time.perf_counter(), state_of(Path(job.path))
         try:
             _work(job, row, pictures, caught)
         except MlpsfError as error:
@@ -146,7 +157,8 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         row["seconds"] = round(time.perf_counter() - start, 3)
     said = [_line(w.message) for w in caught]
     # What it was read of may not be what its key is of: the next run sees the old file again.
-    if job.state is not None and state_of(Path(job.path)) != job.state:
+    stamp = before and before[:2]
+    if job.state not in (None, stamp) or state_of(Path(job.path)) != before:
         again = True
         said.append("the file was changed, moved or away as it was read: the next run reads it")
     row["warnings"] = " | ".join(dict.fromkeys(said))
@@ -158,7 +170,7 @@ def _of_system(error: BaseException | None) -> bool:
     """Return whether an error came of one of the system: no permission, a disk that is away."""
     while error is not None and getattr(error, "errno", None) is None:
         error = error.__cause__ or error.__context__
-    return isinstance(error, OSError)
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def _files(job: Job) -> tuple[Path, ...]:

@@ -244,10 +244,11 @@ def _serve(pipe: Connection) -> None:
 
 
 def _keep_memory() -> None:
-    """Let the C library keep the memory of a frame for the next one, up to half a gigabyte.
+    """Let the C library keep the memory of a frame for the next one.
 
     Otherwise the system takes back each array of a frame's size, and hands it out again page by
-    page: a tenth of the time. Only glibc has this, and musl and macOS do without.
+    page: a tenth of the time. So a worker keeps about what its largest frame took. Only glibc has
+    this; musl and macOS do without, and Dask's workers, which are the user's own processes.
     """
     with suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)

@@ -92,7 +92,7 @@ def run_frames(
         Address or scheduler file of a Dask scheduler, whose workers are used instead.
     retry_failed : bool
         Whether to retry frames that failed because of their content. Frames that failed for lack
-        of space, memory or time are always tried again.
+        of space, memory, time or permission, or whose file was away, are always tried again.
     time_limit : float
         Seconds after which the worker of a frame is killed and replaced; ``math.inf`` for no
         limit. For Dask, see `mlpsf.batch.pool.run_on_dask`.
@@ -226,7 +226,7 @@ def _sweep(jobs: Sequence[Job]) -> None:
     length = len(temporary_prefix(folder))
     for place in (folder, folder / "rows"):
         for left in place.glob(".mlpsf-*"):
-            if left.name[:length] in begin:
+            if place != folder or left.name[:length] in begin:  # only runs write rows
                 with suppress(OSError):
                     left.unlink()
 
@@ -248,7 +248,9 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
     for job in jobs:
         mine: set[str] = set()
         with suppress(*_UNREADABLE):
-            kept = _read_row(job)
+            # One of an earlier version, without a checksum, tells whose the products are, too.
+            kept = _load_row(job)
+            kept = _read_row(job) if "sha256" in kept else kept
             mine, made_of = set(kept["products"]), kept["row"]["frame"]
             if made_of != job.path:
                 others[job.stars] = f"it was made of {made_of}"
@@ -301,12 +303,17 @@ def _kept(job: Job, retry_failed: bool) -> Row | None:
     return row
 
 
-def _read_row(job: Job) -> dict[str, Any]:
-    """Read what an earlier run kept of a job; raise if it is damaged, or of another job."""
+def _load_row(job: Job) -> dict[str, Any]:
     path = _row_path(job)
     if path.stat().st_size > _LONGEST:
         raise ValueError("too long for a row")
     kept: dict[str, Any] = json.loads(path.read_text())
+    return kept
+
+
+def _read_row(job: Job) -> dict[str, Any]:
+    """Read what an earlier run kept of a job; raise if it is damaged, or of another job."""
+    kept = _load_row(job)
     if kept.pop("sha256") != _check(kept) or kept["row"]["name"] != job.name:
         raise ValueError("not what was written of this job")
     return kept

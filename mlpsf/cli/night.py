@@ -68,7 +68,7 @@ def run(
         typer.Option(
             "--retry-failed",
             help="Try again also what failed for a reason in the frame. What failed for lack of "
-            "space, memory or time is always tried again.",
+            "space, memory, time or permission, or of a disk that was away, always is.",
         ),
     ] = False,
     time_limit: Annotated[

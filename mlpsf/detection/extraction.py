@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,16 @@ from numpy.typing import NDArray
 
 __all__ = ["extract"]
 
-_ALONE = threading.Lock()
+_ALONE = threading.RLock()
+os.register_at_fork(before=_ALONE.acquire, after_in_parent=_ALONE.release)
+os.register_at_fork(after_in_child=_ALONE.release)  # a child would wait for its parent's thread
 _SUB_OBJECTS = 16384  # of one blend; sep's own 1024 are too few for the core of a cluster
 
 
 def extract(pixels: NDArray[Any], sigma: float, **options: Any) -> Any:
     """Call `sep.extract`, with more room where the pixels above the threshold need it.
+
+    One search at a time in a process, for sep's limits are the whole process's.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ for every place; any other is the same everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -185,6 +186,10 @@ def fit_over_frame(
     """
     ny, nx = shape
     order = order_of(psf)
+    terms_of_psf = getattr(psf, "terms", None)
+    if terms_of_psf is not None and terms_of_psf.limits is not None:
+        # No format holds its polynomial: one through held samples would be wrong at the stars.
+        psf = replace(psf, terms=replace(terms_of_psf, limits=None))
     if order == 0:
         value = sample(psf)
         n_terms = terms(np.zeros(1), np.zeros(1)).shape[1]

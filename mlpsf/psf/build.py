@@ -205,6 +205,7 @@ def _model(
             for table in solution.changes(size, rep_fact, span)
         ]
         terms = PSFTerms(np.array(tables), weights, hand.frame_shape, hand.first)
+        terms = terms.held(*hand.places.T)
     return PSFModel(
         _lookup_table(light * scale - moffat, rep_fact),
         alpha,

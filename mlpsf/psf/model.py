@@ -78,7 +78,7 @@ class PSFModel(PSFTable):
         Warns
         -----
         AstropyUserWarning
-            If the place is far from the stars: the PSF is extrapolated.
+            If the place is far from the stars: the PSF is extrapolated, and held near them.
 
         Examples
         --------
@@ -92,7 +92,7 @@ class PSFModel(PSFTable):
         table = self.lookup_table
         if self.terms is not None:
             warn_of_extrapolation(self.terms, self.stars, *place, stacklevel=3)
-            table = table + self.terms.change(*place, self.stars)
+            table = table + self.terms.change(*place)
         return replace(self, lookup_table=table, meta=meta, terms=None)
 
     def fwhm_at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
@@ -131,12 +131,12 @@ class PSFModel(PSFTable):
         if self.terms is None:
             return self._light.stamps(dx, dy, size)
         if self.motion is None:
-            return self._light.stamps(dx, dy, size, self.terms.amounts(x, y, self.stars))
+            return self._light.stamps(dx, dy, size, self.terms.amounts(x, y))
         # A trail is drawn by TRIPPy, one place after the other.
         places = np.broadcast_arrays(dx, dy, x, y)
         out = np.empty((len(dx), size, size))
         for stamp, (a, b, px, py) in zip(out, np.stack(places, axis=1), strict=True):
-            table = self.lookup_table + self.terms.change(px, py, self.stars)
+            table = self.lookup_table + self.terms.change(px, py)
             here = replace(self, lookup_table=table, terms=None)
             stamp[:] = here._light.stamps(np.array([a]), np.array([b]), size)[0]
         return out

@@ -131,7 +131,7 @@ def write_psf(
     numbers = [np.array(lookup_table), np.array([alpha, beta, rep_fact])]
     if terms is not None:
         hdus += _terms_to_hdus(terms)
-        numbers += [hdus[-2].data, hdus[-1].data, _frame(terms)]
+        numbers += [hdus[-2].data, hdus[-1].data, *_cards_of(terms)]
     header[_CHECK] = _digest(*numbers)
     # Write to a stream, because astropy compresses files with names that end in .gz.
     with whole_file(path) as temporary, temporary.open("wb") as stream:
@@ -163,6 +163,9 @@ def _terms_to_hdus(terms: PSFTerms) -> list[Any]:
     if any(terms.first):
         changes.header["FRAMEX0"] = (terms.first[0], "x of its first pixel, 0-based")
         changes.header["FRAMEY0"] = (terms.first[1], "y of its first pixel, 0-based")
+    for k, (low, high) in enumerate([] if terms.limits is None else terms.limits.T):
+        changes.header[f"LOW{k}"] = (low, "least of this change, where the PSF is held")
+        changes.header[f"HIGH{k}"] = (high, "most of it")
     return [changes, fits.ImageHDU(np.array(terms.weights), name="WEIGHTS")]
 
 
@@ -172,8 +175,16 @@ def _terms_from_hdus(hdus: fits.HDUList) -> tuple[PSFTerms, list[NDArray[Any]]]:
     weights = np.asarray(hdus["WEIGHTS"].data, dtype=np.float64)
     shape = (int(header["FRAMENY"]), int(header["FRAMENX"]))
     first = (int(header.get("FRAMEX0", 0)), int(header.get("FRAMEY0", 0)))
-    terms = PSFTerms(steps * np.float64(header["STEP"]), weights, shape, first)
-    return terms, [steps, weights, _frame(terms)]
+    limits = None
+    if "LOW0" in header:
+        limits = np.array([[header[f"{v}{k}"] for k in range(len(steps))] for v in ("LOW", "HIGH")])
+    terms = PSFTerms(steps * np.float64(header["STEP"]), weights, shape, first, limits)
+    return terms, [steps, weights, *_cards_of(terms)]
+
+
+def _cards_of(terms: PSFTerms) -> list[NDArray[Any]]:
+    """Return what the cards hold, for the checksum; files of before have no limits."""
+    return [_frame(terms), *([] if terms.limits is None else [terms.limits])]
 
 
 def _frame(terms: PSFTerms) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class PSFTerms:
     first : (int, int)
         x and y of the frame's first pixel: of a part of a larger image, as a patch of a tract,
         whose positions are given there.
+    limits : (2, n_terms) array, optional
+        Lowest and highest amount of each table, where the polynomial is held; see `held`.
 
     Attributes
     ----------
@@ -62,6 +64,7 @@ class PSFTerms:
     weights: FloatArray
     frame_shape: tuple[int, int]
     first: tuple[int, int] = (0, 0)
+    limits: FloatArray | None = None
 
     def __post_init__(self) -> None:
         tables = np.array(self.tables, dtype=np.float32)
@@ -78,32 +81,45 @@ class PSFTerms:
         ny, nx = (int(n) for n in self.frame_shape)
         if min(ny, nx) < 1:
             raise InputError(f"a frame has rows and columns; got {self.frame_shape}")
+        limits = self.limits
+        if limits is not None:
+            # Of float32, so that the cards of a file hold all digits.
+            limits = np.array(limits, dtype=np.float32).astype(np.float64)
+            if limits.shape != (2, len(tables)) or not (limits[0] <= limits[1]).all():
+                raise InputError(
+                    f"the limits of {len(tables)} tables are a lowest and a highest amount of "
+                    f"each; got {limits.tolist()}"
+                )
+            limits.setflags(write=False)
         for array in (tables, weights):
             array.setflags(write=False)
         first = int(self.first[0]), int(self.first[1])
         values = {"tables": tables, "weights": weights, "frame_shape": (ny, nx), "first": first}
-        for name, value in values.items():
+        for name, value in {**values, "limits": limits}.items():
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PSFTerms, (self.tables, self.weights, self.frame_shape, self.first)
+        return PSFTerms, (self.tables, self.weights, self.frame_shape, self.first, self.limits)
 
     @property
     def order(self) -> int:
         """Order of the polynomial: 1, 2 or 3."""
         return {2: 1, 5: 2, 9: 3}[len(self.weights)]
 
-    def amounts(self, x: ArrayLike, y: ArrayLike, stars: NDArray[Any] | None = None) -> FloatArray:
+    def held(self, x: ArrayLike, y: ArrayLike) -> PSFTerms:
+        """Return terms whose amounts stay near what stars at these positions show.
+
+        Far from all stars a polynomial may be no star at all.
+        """
+        shown = replace(self, limits=None).amounts(x, y)
+        low, high = shown.min(axis=0), shown.max(axis=0)
+        beyond = _BEYOND * (high - low)
+        return replace(self, limits=np.stack([low - beyond, high + beyond]))
+
+    def amounts(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Return how much of each table there is at positions (0-based pixels), (n, n_terms).
 
-        Off the frame it is that of the nearest place on it.
-
-        Parameters
-        ----------
-        x, y : float or (n,) arrays
-        stars : (n, 2 or more) array, optional
-            Positions of the stars that the polynomial was fitted to. Far from all of them it is
-            held near what they show: there a polynomial may be no star at all.
+        Within the limits; off the frame it is that of the nearest place on it.
         """
         (ny, nx), (x0, y0) = self.frame_shape, self.first
         place_x = np.clip(np.atleast_1d(np.asarray(x, dtype=np.float64)) - x0, -0.5, nx - 0.5)
@@ -111,12 +127,7 @@ class PSFTerms:
         place_x, place_y = np.broadcast_arrays(place_x, place_y)
         terms = polynomial(place_x, place_y, self.frame_shape, self.order)
         amounts = np.asarray(terms[:, 1:] @ self.weights)
-        if stars is None or len(stars) == 0:
-            return amounts
-        shown = self.amounts(stars[:, 0], stars[:, 1])
-        low, high = shown.min(axis=0), shown.max(axis=0)
-        beyond = _BEYOND * (high - low)
-        return np.clip(amounts, low - beyond, high + beyond)
+        return amounts if self.limits is None else np.clip(amounts, *self.limits)
 
     def reach(self, x: float, y: float, stars: ArrayLike) -> float:
         """Return how uncertain the change is at a position, over what one star by itself tells.
@@ -138,9 +149,9 @@ class PSFTerms:
         normal = known.T @ known + 1e-3 * np.eye(len(here))
         return float(np.sqrt(here @ np.linalg.solve(normal, here)))
 
-    def change(self, x: float, y: float, stars: NDArray[Any] | None = None) -> FloatArray:
-        """Return the change of the lookup table at a position; see `amounts`."""
-        amounts = self.amounts(x, y, stars)[0].astype(np.float32)
+    def change(self, x: float, y: float) -> FloatArray:
+        """Return the change of the lookup table at a position."""
+        amounts = self.amounts(x, y)[0].astype(np.float32)
         flat = amounts @ self.tables.reshape(len(self.tables), -1)
         return np.asarray(flat.reshape(self.tables.shape[1:]), dtype=np.float64)
 

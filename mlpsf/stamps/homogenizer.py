@@ -22,10 +22,11 @@ from mlpsf.stamps.standard import STAMP_SIZE
 __all__ = ["PSFHomogenizer", "stamps_of_weight"]
 
 
-class PSFHomogenizer(
+class PSFHomogenizer(  # type: ignore[call-arg]
     ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
     TransformerMixin,  # type: ignore[misc]
     CutoutEstimator,
+    auto_wrap_output_keys=None,  # images fit into no data frame
 ):
     """Replace the PSF of each frame's cutouts by one standard star.
 

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -393,6 +394,27 @@ def test_input_is_never_replaced(night, monkeypatch, tmp_path):
     again = dataclasses.replace(SETTINGS, catalogue=str(tmp_path / "night.ecsv"))
     with pytest.raises(InputError, match=r"would replace .*night.ecsv, which it needs"):
         run_frames([night / "0.fits"], tmp_path, settings=again, overwrite=True)
+
+
+def test_products_of_another_frame_are_not_replaced_after_an_upgrade(night, monkeypatch, tmp_path):
+    monkeypatch.setattr(batch, "run_on_processes", run_here)
+    run_frames([night / "0.fits"], tmp_path / "out", settings=SETTINGS)
+    row = tmp_path / "out" / "rows" / "0.json"
+    kept = json.loads(row.read_text())
+    del kept["sha256"]
+    row.write_text(json.dumps({**kept, "format": 5}))
+    (tmp_path / "0.fits").write_bytes((night / "1.fits").read_bytes())
+    with pytest.raises(OutputError, match="it was made of"):
+        run_frames([tmp_path / "0.fits"], tmp_path / "out", settings=SETTINGS)
+
+
+def test_a_copy_on_another_machine_is_the_same_file(night, tmp_path):
+    job = jobs_of(night, tmp_path)[0]
+    there = tmp_path / "there.fits"
+    shutil.copy2(job.path, there)
+    outcome = run_job(dataclasses.replace(job, path=str(there)))
+    assert not outcome["again"]
+    assert "changed" not in outcome["row"]["warnings"]
 
 
 def test_one_run_a_folder(night, tmp_path):

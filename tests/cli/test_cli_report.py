@@ -110,6 +110,9 @@ def test_settings_of_a_file_that_is_named(run, frame, beside):
     done = run("select", frame, "--config", mask)
     # Found from where the settings are.
     assert f"{beside / 'no_such.fits'}" in str(done.exception)
+    mask.write_text("[label]\ngood = 'no_such.reg'\n")
+    done = run("label", frame, "--config", mask, "--out", "set.h5")
+    assert f"{beside / 'no_such.reg'}" in str(done.exception)
     done = run("select", frame, "--config", "none.toml")
     assert isinstance(done.exception, InputError)
     assert "no file none.toml" in str(done.exception)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import sep
@@ -345,3 +348,21 @@ def test_the_size_of_each_group_is_that_of_the_group_alone():
     found = stellar_sizes(size, e1, e2)
     alone = [stellar_size(*v) for v in zip(size, e1, e2, strict=True)]
     assert found == pytest.approx(alone, rel=1e-12)
+
+
+def test_a_search_does_not_stop_a_fork():
+    code = """
+import multiprocessing, threading, warnings
+import numpy as np
+from mlpsf.detection.extraction import extract
+warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
+pixels = np.random.default_rng(0).normal(size=(1500, 1500)).astype(np.float32)
+thread = threading.Thread(target=lambda: [extract(pixels, 1.5, err=1.0) for _ in range(3)])
+thread.start()
+child = multiprocessing.get_context("fork").Process(target=extract, args=(pixels[:99].copy(), 5))
+child.start()
+child.join()
+thread.join()
+raise SystemExit(child.exitcode)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0

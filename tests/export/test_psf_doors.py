@@ -19,8 +19,9 @@ from mlpsf.export import (
     export_psf,
     psf_image,
 )
-from mlpsf.export.places import effective, frame_size
+from mlpsf.export.places import effective, fit_over_frame, frame_size, monomials
 from mlpsf.psf import PSFModel
+from mlpsf.psf.terms import PSFTerms
 
 PLACES = [(10.0, 20.0), (600.0, 30.0), (319.0, 299.0), (55.0, 580.0), (630.0, 590.0)]
 
@@ -325,3 +326,20 @@ def test_frame_of_a_psf(scene, varying):
     assert frame_size(PSFModel(np.zeros((210, 210)), 3.0, 3.0)) == (21, 21)
     with pytest.raises(InputError, match="2 x 2 pixels"):
         frame_size(varying, (1, 40))
+
+
+def test_a_polynomial_is_exact_at_the_stars_whatever_holds_the_psf_beyond():
+    rng = np.random.default_rng(4)
+    u = (np.arange(210) - 99.5) / 10
+    light = np.exp(-0.5 * (u**2 + u[:, None] ** 2) / 4)
+    tables = 0.02 * np.stack([light, light * (u**2 - u[:, None] ** 2)])
+    terms = PSFTerms(tables, rng.normal(0, 1, (5, 2)), (200, 300))
+    x, y = rng.uniform(100, 160, 20), rng.uniform(60, 110, 20)
+    psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0, terms=terms.held(x, y))
+    assert not np.allclose(psf.at(299, 0).lookup_table, terms.change(299, 0))
+    found = fit_over_frame(
+        psf, lambda p: p.lookup_table, lambda a, b: monomials(a, b, 2), (200, 300)
+    )
+    made = np.tensordot(monomials(x, y, 2), found, (1, 0))
+    for image, a, b in zip(made, x, y, strict=True):
+        np.testing.assert_allclose(image, psf.at(a, b).lookup_table, atol=2e-6)

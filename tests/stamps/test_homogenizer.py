@@ -304,13 +304,13 @@ def test_columns_of_a_data_frame_keep_their_names():
         homogenizer.transform(X[X.columns[::-1]])
 
 
-def test_stamps_have_names_in_a_data_frame():
+def test_pixels_of_stamps_have_names_and_stay_arrays():
     X = np.random.default_rng(0).normal(size=(8, 225))
-    homogenizer = PSFHomogenizer(size=15, pad=True).set_output(transform="pandas")
-    stamps = homogenizer.fit_transform(X)
-    assert stamps.shape == (8, 225)
-    assert list(stamps.columns) == list(homogenizer.get_feature_names_out())
-    assert stamps.columns[-1] == "psfhomogenizer224"
+    homogenizer = PSFHomogenizer(size=15, pad=True)
+    with sklearn.config_context(transform_output="pandas"):
+        assert isinstance(homogenizer.fit_transform(X), np.ndarray)
+        assert homogenizer.fit_transform(X.reshape(8, 15, 15)).shape == (8, 15, 15)
+    assert homogenizer.get_feature_names_out()[-1] == "psfhomogenizer224"
 
 
 def test_images_of_an_even_side_are_refused():

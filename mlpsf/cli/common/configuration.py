@@ -28,8 +28,13 @@ _NOT_SET = frozenset({"config", "overwrite", "help"})  # to be given each time
 def configured(command: Callable[..., Any]) -> type[TyperCommand]:
     """Return the class of a command whose defaults a file may set."""
     hints = get_type_hints(command)
-    paths = {name for name, kind in hints.items() if Path in (kind, *get_args(kind))}
+    paths = {name for name, kind in hints.items() if _holds_path(kind)}
     return type("ConfiguredCommand", (_Configured,), {"paths": paths})
+
+
+def _holds_path(kind: Any) -> bool:
+    """Return whether an option's type is of paths: one, none or a list."""
+    return kind is Path or any(map(_holds_path, get_args(kind)))
 
 
 class _Configured(TyperCommand):
@@ -136,6 +141,7 @@ def _value(path: Path, key: str, value: Any, param: Any, is_path: bool) -> Any:
     if isinstance(value, list) and not param.multiple and param.nargs == 1:
         raise InputError(f"{path}: {key} is one value, not a list. Got {value!r}.")
     # A file is found from where the settings are, not from where the command is given.
-    if is_path and isinstance(value, str):
-        return str(path.parent / Path(value).expanduser())
-    return value
+    values = value if isinstance(value, list) else [value]
+    if is_path and all(isinstance(one, str) for one in values):
+        values = [str(path.parent / Path(one).expanduser()) for one in values]
+    return values if isinstance(value, list) else values[0]

@@ -376,7 +376,8 @@ def _warn_of_lost_digits(raw: NDArray[Any], bad: NDArray[np.bool_], name: str) -
     if 0 < noise < 4 * step:
         warnings.warn(
             f"{name}: the noise, {noise:.3g}, is hardly more than the steps of {step:.3g} in which "
-            f"float32 holds pixels of {level:.3g}. Subtract a constant from them first",
+            f"float32 holds pixels of {level:.3g}. Subtract a constant first, and give gain and "
+            "saturation of what is left",
             AstropyUserWarning,
             stacklevel=3,
         )
