@@ -14,6 +14,7 @@ import signal
 import sys
 import warnings
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,16 @@ def test_the_page_is_that_of_the_table():
 def test_no_undocumented_word_is_printed():
     assert errors.printable("a\x1b[2J\tb\udcff") == r"a\x1b[2J\tb\udcff"
     assert str(errors.InputError("x\x00y")) == r"x\x00y"
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize(
+    "seed",
+    [20009, 20018, 20336, 20382, 20478, 20566, 21741, 22069, 24878, 25677, 27653, 29977],
+)
+def test_frames_that_once_failed(seed):
+    """Random frames of `benchmarks any_input`: one of each kind of failure that it found."""
+    # As in test_benchmarks_results: last in the path.
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    any_input = import_module("benchmarks.robust.any_input")
+    assert [one.failure for one in any_input.try_frame(seed)] == ["", ""]

@@ -95,7 +95,7 @@ def find_sources(
     else:
         raw, segments = _as_detections(catalogue), None
     moments = _moments(frame, raw)
-    x, y = _windowed_positions(raw, moments, free=detected)
+    x, y = _windowed_positions(raw, moments, frame.shape, free=detected)
     whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
     profile = stellar_profile(frame, x, y, moments, whole)
     table = Table(
@@ -245,6 +245,11 @@ def _detect(
             f"{pixels[~frame.mask].max() * light.unit:.4g} above the sky. Try a lower 'sigma', or "
             "look whether this is the right image of the file."
         )
+    # Where there is negative light, its centre may be anywhere.
+    off = np.zeros(len(raw), dtype=bool)
+    for axis, n in zip("xy", pixels.shape[::-1], strict=True):
+        off |= ~((raw[axis] >= -0.5) & (raw[axis] <= n - 0.5))
+    raw["x"][off], raw["y"][off] = raw["xpeak"][off], raw["ypeak"][off]
     if len(raw) > _SEP_OBJECTS:
         raise NoSourcesError(f"{len(raw)} detections: noise, not stars. Try a higher 'sigma'.")
     return raw, segments
@@ -269,14 +274,18 @@ def _as_detections(catalogue: Table) -> NDArray[Any]:
 
 
 def _windowed_positions(
-    raw: NDArray[Any], moments: Moments, *, free: bool
+    raw: NDArray[Any], moments: Moments, shape: tuple[int, int], *, free: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return Gaussian-windowed centroids; the isophotal position where they diverge."""
     limit = np.maximum(1.0, np.sqrt(raw["npix"] / np.pi)) if free else np.full(len(raw), 2.0)
     with np.errstate(invalid="ignore"):
         good = moments.ok & (np.hypot(moments.dx, moments.dy) <= limit)
     x, y = raw["x"].astype(np.float64), raw["y"].astype(np.float64)
-    return np.where(good, np.rint(x) + moments.dx, x), np.where(good, np.rint(y) + moments.dy, y)
+    at = np.rint(x) + moments.dx, np.rint(y) + moments.dy
+    with np.errstate(invalid="ignore"):
+        for place, n in zip(at, shape[::-1], strict=True):
+            good &= (place >= -0.5) & (place <= n - 0.5)
+    return np.where(good, at[0], x), np.where(good, at[1], y)
 
 
 def _moments(frame: Frame, raw: NDArray[Any]) -> Moments:

@@ -74,7 +74,8 @@ def _clipped_variance(values: NDArray[np.float32]) -> NDArray[np.float64]:
     # The median of integer pixels changes in whole units, so a higher quantile is used as well.
     middle, upper = row_quantiles(size, 0.5, 0.9)
     keep = size <= 4 * np.maximum(middle / 0.6745, upper / 1.6449)[:, None]
-    total = np.sum(np.where(keep, size, 0.0) ** 2, axis=1, dtype=np.float64)
+    # Squares of float32 may be more than it holds.
+    total = np.square(np.where(keep, size, np.float32(0)), dtype=np.float64).sum(axis=1)
     variance: NDArray[np.float64] = total / np.maximum(np.count_nonzero(keep, axis=1), 1)
     return variance
 
@@ -332,8 +333,9 @@ def noise_correlation(noise: NDArray[np.floating], mask: NDArray[np.bool_]) -> f
     spread = 1.4826 * row_median(np.abs(flat - middle[:, None]))
     # A source in a block is light and no noise, and crowded frames have no block without one.
     tiny = np.finfo(np.float32).tiny
-    height = (flat.max(axis=1) - middle) / np.maximum(spread, tiny)
-    depth = (middle - flat.min(axis=1)) / np.maximum(spread, tiny)
+    with np.errstate(over="ignore"):  # a block without noise, or nearly, is not quiet
+        height = (flat.max(axis=1) - middle) / np.maximum(spread, tiny)
+        depth = (middle - flat.min(axis=1)) / np.maximum(spread, tiny)
     quiet = np.flatnonzero((spread > 0) & (height < _HIGHEST) & (depth < _HIGHEST))
     quiet = quiet[np.argsort(height[quiet], kind="stable")[: max(_QUIET, len(pixels) // 5)]]
     if len(quiet) < _QUIET:

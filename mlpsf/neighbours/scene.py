@@ -101,7 +101,8 @@ class Scene:
             drawn = self.star.stamps(x - column, y - row, x, y, side)
         else:
             drawn = self.star.psf.stamps(x - column, y - row, side)
-        drawn *= self.flux[rows].astype(np.float32)[:, None, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # seen later: no scene is so bright
+            drawn *= self.flux[rows].astype(np.float32)[:, None, None]
         return drawn
 
     @cached_property

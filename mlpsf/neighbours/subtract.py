@@ -98,6 +98,8 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
     for number in range(rounds):
         scene = _fit(frame, scene, 2)
+        if not np.isfinite(scene.flux).all():  # no sky, or no star, that could be solved for
+            return given
         frame = _showing(frame, scene)
         found = _hidden(frame, scene, others)
         last = number == rounds - 1 or len(found[0]) < _NEW * len(scene.x)
@@ -250,6 +252,7 @@ def _hidden(
         part["y"] += first
         parts.append(part[(part["y"] >= low - 0.5) & (part["y"] < high - 0.5)])
     found = np.concatenate(parts)
+    found = found[np.isfinite(found["x"]) & np.isfinite(found["y"])]  # of no light in all
     at = np.column_stack([found["x"], found["y"]])
     known = np.column_stack([np.append(scene.x, others[0]), np.append(scene.y, others[1])])
     apart = cKDTree(known).query(at)[0] if len(at) else np.zeros(0)

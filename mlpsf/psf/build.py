@@ -11,7 +11,7 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from mlpsf.errors import InputError
+from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
@@ -238,6 +238,14 @@ def _unsmooth(
     x, y = hand.places.T
     psf = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
     psf.check()
+    fine = psf.oversampled
+    peak = np.unravel_index(fine.argmax(), fine.shape)
+    off = float(np.hypot(*(np.array(peak) - (len(fine) - 1) / 2))) * psf.size / len(fine)
+    if off > max(psf.fwhm, 2.0):
+        raise PSFError(
+            f"no smooth PSF describes the {len(x)} stars, and the brightest pixel of their mean is "
+            f"{off:.0f} from its centre: look at them, and give others or more"
+        )
     return replace(psf, meta={**meta, "method": "corrected"})
 
 

@@ -301,6 +301,8 @@ def _search(
     left = left - flux * np.einsum("nk,nkp->np", trend, modes)
     left = left - np.einsum("nk,nkp->np", _least_squares(plain, weight, left), plain)
     sources = _point_sources(psf, cut)
+    if not len(sources):
+        raise PSFError("no pixel is far enough from the stars to be searched for neighbours")
     dot = (weight * left) @ sources.T
     norm = np.maximum(weight @ (sources**2).T, 1e-30)
     weighted = plain * weight[:, None, :]

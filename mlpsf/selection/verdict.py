@@ -255,6 +255,8 @@ def _defocused(frame: Frame, sources: Table, bright: NDArray[np.intp], fwhm: flo
     half = int(np.ceil(fwhm))
     x, y = (np.asarray(sources[k])[rows] for k in "xy")
     cut = extract_cutouts(frame, x, y, 2 * half + 1, background=frame.background.level).data
+    if not np.isfinite(cut).any(axis=0).all():
+        return None
     light = np.nansum(np.maximum(cut, 0), axis=(1, 2))
     star = np.nanmedian(cut / np.maximum(light, 1e-30)[:, None, None], axis=0)
     u = np.arange(-half, half + 1)

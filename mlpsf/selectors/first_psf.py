@@ -85,6 +85,7 @@ def first_psf(
     rows = rows[np.argsort(-snr[rows], kind="stable")][: int(np.clip(len(rows) // 2, 50, 600))]
     fwhm = stellar_size(m.fwhm[rows], m.e1[rows], m.e2[rows])
     near = rows[np.abs(m.fwhm[rows] / fwhm - 1) < 0.1]
+    near = near if len(near) else rows
     fwhm = float(np.median(m.fwhm[near]))
     e1, e2 = np.median(m.e1[near]), np.median(m.e2[near])
     unlike = np.hypot(m.fwhm[rows] / fwhm - 1, np.hypot(m.e1[rows] - e1, m.e2[rows] - e2) / 2)

@@ -150,7 +150,8 @@ def residual_figures(
     count = use.sum(axis=1)
     weight = use / (np.abs(model.reshape(n, -1)) + np.float32(1))
     mean = values.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
-    square = np.where(use, values - mean.astype(np.float32)[:, None], np.float32(0)) ** 2
+    off = np.where(use, values - mean.astype(np.float32)[:, None], np.float32(0))
+    square = np.square(off, dtype=np.float64)
     total = weight.sum(axis=1, dtype=np.float64)
     mean_square = (weight * square).sum(axis=1, dtype=np.float64) / np.maximum(total, 1e-30)
     flux = model.sum(axis=(1, 2), dtype=np.float64)

@@ -100,8 +100,11 @@ def gaussian_moments(
         wx = _weighted_powers(grid, dx[todo], s)
         wy = _weighted_powers(grid, dy[todo], s)
         # m[:, j, i] is the sum of light * weight * y**j * x**i
-        m = np.ascontiguousarray(np.swapaxes(wy, 1, 2)) @ (pixels[todo] @ wx)
+        with np.errstate(over="ignore", invalid="ignore"):  # more than float32 holds
+            m = np.ascontiguousarray(np.swapaxes(wy, 1, 2)) @ (pixels[todo] @ wx)
         m = m.astype(np.float64)
+        held = np.isfinite(m).all(axis=(1, 2))
+        m[~held] = 0.0
         light = m[:, 0, 0]
         good = light > 0
         light = np.where(good, light, 1.0)

@@ -19,12 +19,15 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsf.errors import PSFError
+
 __all__ = ["Moffat", "PolarBasis", "Quadrature", "centroid", "gradient"]
 
 FloatArray = NDArray[np.float64]
 
 _BEND = 3.0  # of the radial coordinate: it grows as ln(1 + r^2 / alpha^2) up to here, then slower
 _KNOT = 0.25  # distance of knots in that coordinate: 0.5 alpha at the centre, r / 5 in the wings
+_SHEARED = 1.05  # long axis over that of a round profile, from which pixels see more splines
 _FLOOR = 0.02  # lower limit of a new radial profile over the last one, for the logarithm
 
 
@@ -208,6 +211,23 @@ class PolarBasis:
         """Return the index of the first of the four radial splines that are not 0 at points."""
         return self._splines(self._place(x, y)[0])[0]
 
+    def splines_of_pixels(
+        self, x: FloatArray, y: FloatArray
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the index of the first spline, and that behind the last, that pixels see.
+
+        Parameters are those of :meth:`first_spline`; pixels are one wide.
+        """
+        # Those at the points of a pixel nearest to and farthest from the star.
+        at = [
+            [np.sign(v) * np.maximum(np.abs(v) - 0.5, 0.0) for v in (x, y)],
+            [v + np.copysign(0.5, v) for v in (x, y)],
+        ]
+        if np.linalg.norm(self._unshear, 2) > _SHEARED:  # other points are
+            at += [[x + i, y + j] for i in (-0.5, 0.0, 0.5) for j in (-0.5, 0.0, 0.5)]
+        first = np.stack([self.first_spline(*point) for point in at])
+        return first.min(axis=0) - 1, first.max(axis=0) + 5
+
     def design(
         self, x: FloatArray, y: FloatArray, columns: tuple[int, int] | None = None
     ) -> FloatArray:
@@ -340,6 +360,11 @@ def centroid(basis: PolarBasis, c: FloatArray, fwhm: float) -> FloatArray:
     Returns
     -------
     (2,) or (n, 2) array
+
+    Raises
+    ------
+    PSFError
+        If there is no light there.
     """
     offset = np.arange(-12, 13) * max(fwhm / 8, 0.1)
     x, y = (v.ravel() for v in np.meshgrid(offset, offset))
@@ -349,7 +374,10 @@ def centroid(basis: PolarBasis, c: FloatArray, fwhm: float) -> FloatArray:
     for _ in range(15):
         square = (x - at[:, :1]) ** 2 + (y - at[:, 1:]) ** 2
         weight = light * np.exp(-0.5 * square / (fwhm / 2.355) ** 2)
-        mean = np.column_stack([weight @ x, weight @ y]) / weight.sum(axis=1)[:, None]
+        total = weight.sum(axis=1)[:, None]
+        if not (total > 0).all():
+            raise PSFError("the PSF has no light at its centre: are the stars images of one kind?")
+        mean = np.column_stack([weight @ x, weight @ y]) / total
         # A weight of the width of the source reduces a shift by half.
         at = at + 2 * (mean - at)
     return at[0] if c.ndim == 1 else at

@@ -47,12 +47,8 @@ class Design:
         self, basis: PolarBasis, quadrature: Quadrature, x: FloatArray, y: FloatArray
     ) -> None:
         self.shape, self.n_columns = x.shape, basis.unit().size
-        # The splines of a pixel are those between its points nearest to and farthest from the star.
-        near = [np.sign(v) * np.maximum(np.abs(v) - 0.5, 0.0) for v in (x, y)]
-        far = [v + np.copysign(0.5, v) for v in (x, y)]
-        # One more, because in a sheared frame the nearest point is another.
-        low = np.maximum(basis.first_spline(*near).min(axis=0) - 1, 0)
-        high = np.minimum(basis.first_spline(*far).max(axis=0) + 5, basis.n_radial)
+        first, last = basis.splines_of_pixels(x, y)
+        low, high = np.maximum(first.min(axis=0), 0), np.minimum(last.max(axis=0), basis.n_radial)
         middle = basis.first_spline(x.mean(axis=0), y.mean(axis=0)) // _RING
         rows = np.arange(basis.shape[0])[:, None] * basis.n_radial
         self.rings = []

@@ -336,6 +336,8 @@ class Fit:
         shift = centroid(self.basis, local, self.stars.fwhm)
         self.x += shift[:, 0]
         self.y += shift[:, 1]
+        if not all(np.isfinite(v).all() for v in (self.x, self.y, self.flux, self.c)):
+            raise PSFError("no PSF fits the stars: are they images of one kind, and bright enough?")
         change = np.abs(image / total - self._last).max() / image.max() if self._last.size else 1.0
         self._last = image / total
         return float(change)
