@@ -551,6 +551,11 @@ BAD: list[Bad] = [
     Bad("frame", "BZERO is text", card("frame.fits", "BZERO", "'text'"), "FrameError", "", FRAMES),
     Bad("frame", "a BUNIT with a flipped byte", card("frame.fits", "BUNIT", "'a\xc4u'"), FINE, "",
         ("read_frame", "mlpsf select")),
+    *(
+        Bad("frame", f"a {key} without its first quote", card("frame.fits", key, "text'"), FINE, "",
+            ("read_frame", "mlpsf select"))
+        for key in ("BUNIT", "TELESCOP", "OBJECT", "FILENAME")
+    ),
     Bad("frame", "a GAIN of 1e300", card("frame.fits", "GAIN", "1E300"), FINE, "",
         ("read_frame", "mlpsf select")),
     Bad("frame", "a GAIN that is text", card("frame.fits", "GAIN", "'high'"), FINE, "",
