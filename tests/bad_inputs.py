@@ -495,6 +495,10 @@ BAD: list[Bad] = [
         + header_only(NAXIS=10**9).replace(b"SIMPLE  =                    T".ljust(80),
                                            b"XTENSION= 'IMAGE   '".ljust(80))),
         "FrameError", "axes", FRAMES),
+    Bad("frame", "a header of 10^9 axes that begins with nonsense", frame_file("odd.fits")(
+        lambda lab: fits_bytes(fits.PrimaryHDU()) + header_only(NAXIS=10**9).replace(
+            b"SIMPLE  =                    T", b"nonsense".ljust(30))), "FrameError", "axes",
+        FRAMES),
     Bad("frame", "PCOUNT -376, by which astropy goes back to where it was", frame_file("back.fits")(
         lambda lab: fits_bytes(*two_images()).replace(
             b"PCOUNT  =                    0", b"PCOUNT  =                 -376")), "FrameError",
