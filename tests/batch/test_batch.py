@@ -359,7 +359,7 @@ def test_only_its_own_files_are_replaced(night, monkeypatch, tmp_path):
     assert mine.read_text() == "mine"
     (tmp_path / "elsewhere").mkdir()
     for name in ("night.ecsv", "night.parquet"):
-        (tmp_path / "elsewhere" / name).touch()
+        (tmp_path / "elsewhere" / name).write_text("mine")
         with pytest.raises(OutputError, match=rf"{name} exists, and .* --overwrite"):
             run_frames(frames, tmp_path / "elsewhere", settings=SETTINGS)
         (tmp_path / "elsewhere" / name).unlink()
