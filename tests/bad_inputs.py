@@ -668,7 +668,8 @@ BAD: list[Bad] = [
         for key, value in (
             ("BETA", "1E5"), ("BETA", "1E300"), ("BETA", "0.5"), ("BETA", "'two'"),
             ("ALPHA", "1E300"), ("ALPHA", "-3.0"), ("ALPHA", "1E-30"),
-            ("REPFACT", "7"), ("REPFACT", "'ten'"), ("NAXIS1", "1000000000"),
+            ("REPFACT", "7"), ("REPFACT", "'ten'"), ("ALPHA", "'' 3.0"), ("PIXSCALE", "'' 3.0"),
+            ("FRAME", "a'"), ("NAXIS1", "1000000000"),
         )
     ),
     *(
