@@ -496,6 +496,10 @@ BAD: list[Bad] = [
         + header_only(NAXIS=10**9).replace(b"SIMPLE  =                    T".ljust(80),
                                            b"XTENSION= 'IMAGE   '".ljust(80))),
         "FrameError", "axes", FRAMES),
+    Bad("frame", "a header of 10^9 axes that begins with nonsense", frame_file("odd.fits")(
+        lambda lab: fits_bytes(fits.PrimaryHDU()) + header_only(NAXIS=10**9).replace(
+            b"SIMPLE  =                    T", b"nonsense".ljust(30))), "FrameError", "axes",
+        FRAMES),
     Bad("frame", "PCOUNT -376, by which astropy goes back to where it was", frame_file("back.fits")(
         lambda lab: fits_bytes(*two_images()).replace(
             b"PCOUNT  =                    0", b"PCOUNT  =                 -376")), "FrameError",
@@ -552,6 +556,11 @@ BAD: list[Bad] = [
     Bad("frame", "BZERO is text", card("frame.fits", "BZERO", "'text'"), "FrameError", "", FRAMES),
     Bad("frame", "a BUNIT with a flipped byte", card("frame.fits", "BUNIT", "'a\xc4u'"), FINE, "",
         ("read_frame", "mlpsf select")),
+    *(
+        Bad("frame", f"a {key} without its first quote", card("frame.fits", key, "text'"), FINE, "",
+            ("read_frame", "mlpsf select"))
+        for key in ("BUNIT", "TELESCOP", "OBJECT", "FILENAME")
+    ),
     Bad("frame", "a GAIN of 1e300", card("frame.fits", "GAIN", "1E300"), FINE, "",
         ("read_frame", "mlpsf select")),
     Bad("frame", "a GAIN that is text", card("frame.fits", "GAIN", "'high'"), FINE, "",
@@ -660,7 +669,8 @@ BAD: list[Bad] = [
         for key, value in (
             ("BETA", "1E5"), ("BETA", "1E300"), ("BETA", "0.5"), ("BETA", "'two'"),
             ("ALPHA", "1E300"), ("ALPHA", "-3.0"), ("ALPHA", "1E-30"),
-            ("REPFACT", "7"), ("REPFACT", "'ten'"), ("NAXIS1", "1000000000"),
+            ("REPFACT", "7"), ("REPFACT", "'ten'"), ("ALPHA", "'' 3.0"), ("PIXSCALE", "'' 3.0"),
+            ("FRAME", "a'"), ("NAXIS1", "1000000000"),
         )
     ),
     *(

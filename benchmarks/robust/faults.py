@@ -155,14 +155,17 @@ class Night:
 
         They come with the rows, not with the seconds: a night gets as many on a slow machine.
         """
-        last, since = self.n_rows(), time.monotonic()
+        moved, since = 0, time.monotonic()
         early = since + float(self.rng.uniform(0, 20)) if self.rng.random() < 0.1 else np.inf
         while process.poll() is None:
             time.sleep(float(self.rng.uniform(0.02, 0.2)))
-            now, done = time.monotonic(), self.n_rows()
+            now, done, last = time.monotonic(), self.n_rows(), moved
+            with suppress(FileNotFoundError):  # a row that is made again is none more
+                moved = (self.place / "out" / "rows").stat().st_mtime_ns
             if now - since > STUCK:
                 self.complaints.append(f"Nothing came for {STUCK} s")
                 os.killpg(process.pid, signal.SIGKILL)
+                break
             if (done >= enough or now > early) and done < len(self.frames):
                 self.end(process)
                 break
@@ -170,10 +173,10 @@ class Night:
             if done >= self.full[0] or now > self.full[1]:
                 self.disk_of(process, resource.RLIM_INFINITY)
                 self.full = NEVER
-            for _ in range(last, done):
+            if moved != last:
+                since = now
                 with suppress(ProcessLookupError, FileNotFoundError):
                     self.inject(process, done)
-            last, since = done, now if done != last else since
         self.full = NEVER
         return process.wait()
 

@@ -34,10 +34,12 @@ from benchmarks.common.results import record
 from benchmarks.robust.flips import READERS, limit_memory, read, ready, stock
 from mlpsf.errors import MissingPackageError
 
+LARGEST = 5 * 10**5  # bytes of a file to begin with: of a larger one few changes are tried
+
 MORE = {
     # Small, so that much of them is tried, and of kinds that nights have.
     "frame": ("scaled.fits", "mosaic.fits", "floats.fits.fz", "hcompress.fits.fz", "plio.fits.fz"),
-    "PSF": ("small.fits", "varies.fits"),
+    "PSF": ("small.fits", "moving.fits", "varies.fits"),
     "table": ("sky.fits",),
 }
 
@@ -122,6 +124,9 @@ def stock_more(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         PSFModel(np.zeros((70, 70)), 1.2, 3.0).save(folder / "small.fits")
+        PSFModel(np.zeros((70, 70)), 1.2, 3.0).trail(9.0, 20.0, 600.0, 0.5).save(
+            folder / "moving.fits"
+        )
         terms = PSFTerms(rng.normal(0, 1e-3, (2, 70, 70)), [[0.5, 0.1], [0.2, 0.0]], (200, 100))
         PSFModel(np.zeros((70, 70)), 1.2, 3.0, terms=terms).save(folder / "varies.fits")
     with fits.open(folder / "frame.fits", mode="update") as hdus:  # what the lists are read for
@@ -137,7 +142,8 @@ def run(
     A process that dies of a file is replaced, and the next one goes on from what it found.
     """
     work = place / reader
-    names = [*READERS[reader][1], *MORE.get(reader, ())]
+    names = [name for name in READERS[reader][1] if (place / name).stat().st_size < LARGEST]
+    names += MORE.get(reader, ())
     endings = sorted({"".join(Path(name).suffixes) for name in names})
     for folder in ("good", "seeds", "corpus"):
         (work / folder).mkdir(parents=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 
 LONGEST = 2**21  # bytes of a file
-HARD_LIMIT = 60  # seconds for what hangs in compiled code, where Python cannot interrupt it
+HARD_LIMIT = 300  # wall seconds for what hangs in compiled code, where Python cannot interrupt it
 WATCHED = ("mlpsf.", "astropy.io.fits.")
 
 

@@ -265,6 +265,8 @@ def read_psf(
             terms=terms,
         )
         check(psf)
-    except (KeyError, TypeError, ValueError, ArithmeticError, InputError, PSFError) as error:
+    except (
+        KeyError, TypeError, ValueError, ArithmeticError, fits.VerifyError, InputError, PSFError,
+    ) as error:  # fmt: skip
         raise ModelFileError(f"{path} is no TRIPPy PSF: {error}") from error
     return psf

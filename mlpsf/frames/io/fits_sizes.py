@@ -78,7 +78,8 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
     """Walk over the headers of a file; `size` is None for a compressed one."""
     start = 0
     for number in range(100_000):
-        header = _header(file, anything=size is None)
+        # Behind the first, astropy takes anything for a header, up to the next END.
+        header = _header(file, anything=size is None or number > 0)
         if header is None:
             return ""
         if size is None and not _BEGINS.match(header):
@@ -96,7 +97,8 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
         where = f"header {number} promises "
         pixels = _product(cards, "NAXIS")
         n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
-        n_bytes *= pixels + max(cards.get("PCOUNT", 0), 0)
+        # Without axes there is no data, whatever the PCOUNT.
+        n_bytes *= pixels + max(cards.get("PCOUNT", 0), 0) if cards.get("NAXIS", 0) else 0
         start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
         if size is not None and n_bytes > 2 * size + FREE:
             return f"{where}{n_bytes:,} bytes, the file has {size:,}"

@@ -256,7 +256,7 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
     mask = variance = saturated = noise_plane = None
     following = [hdus[n] for n in _planes_behind(hdus, number)]
     if following:
-        header = following[0].header
+        header = _repaired(following[0])
         plane = _plane(following[0], f"the mask of {name}")
 
         def bits(*names: str) -> int:
@@ -295,11 +295,16 @@ def _linear(data: Any, header: fits.Header) -> Any:
 
 
 def _repaired(hdu: Any) -> fits.Header:
-    """Copy a header; malformed cards are repaired where astropy can."""
+    """Copy a header; malformed cards are repaired where astropy can, and left out where not."""
     with quiet():
         with contextlib.suppress(*_READ_ERRORS):
             hdu.verify("silentfix+ignore")
         header: fits.Header = hdu.header.copy()
+        for number in reversed(range(len(header))):
+            try:
+                header[number]
+            except _READ_ERRORS:  # whoever asks for it, here or later, would fail
+                del header[number]
     return header
 
 
