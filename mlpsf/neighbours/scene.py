@@ -101,8 +101,7 @@ class Scene:
             drawn = self.star.stamps(x - column, y - row, x, y, side)
         else:
             drawn = self.star.psf.stamps(x - column, y - row, side)
-        with np.errstate(over="ignore", invalid="ignore"):  # seen later: no scene is so bright
-            drawn *= self.flux[rows].astype(np.float32)[:, None, None]
+        drawn *= self.flux[rows].astype(np.float32)[:, None, None]
         return drawn
 
     @cached_property

@@ -209,8 +209,9 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
     sky = frame.background
     good = ~(frame.mask | frame.saturated)
     gain = frame.known_gain if frame.variance is None else np.inf
-    # The matrices are small: threads would wait for each other.
-    with threadpool_limits(1):
+    # The matrices are small: threads would wait for each other. What float32 does not hold is
+    # looked at afterwards.
+    with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         return fit_scene(scene, frame.data, sky.level, sky.rms, good, 1.0 / gain, rounds=times)
 
 

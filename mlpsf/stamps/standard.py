@@ -45,6 +45,7 @@ STAMP_SIZE = 41
 
 _BETA = 3.0  # exponent of the standard star's Moffat profile: between seeing and optics
 _BLOCK = 512  # sources processed at once: limits memory to about 50 MB
+_MOST = float(np.finfo(np.float32).max)
 _STEPS = 6  # steps of the fit: detections are centred to a tenth of a pixel
 
 
@@ -285,7 +286,7 @@ def _native_stamps(
     data = cut.data - sky_and_noise(cut.data)[0][:, None, None]
     dx, dy = cut.x - cut.x0, cut.y - cut.y0
     fit = fit_psf(data, star.psf, dx=dx, dy=dy, half_width=round(FITTED * fwhm), n_iter=_STEPS)
-    rows = np.flatnonzero(fit.ok)
+    rows = np.flatnonzero(fit.ok & (np.abs(fit.flux) < 1e-3 * _MOST))
     flux = fit.flux[rows].astype(np.float32)[:, None, None]
     at = frame.place(cut.x[rows], cut.y[rows])
     data[rows] -= flux * star.stamps(fit.dx[rows], fit.dy[rows], *at, data.shape[-1])
