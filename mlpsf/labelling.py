@@ -159,7 +159,7 @@ def best_labels(
     distance = np.asarray(distance, dtype=np.float64)
     finite = np.isfinite(distance)
     labels = np.zeros(distance.shape, dtype=int)
-    if n_best < 1 or not finite.any():
+    if n_best < 1:
         return labels
     ordered = np.sort(distance[finite])
     good = finite.copy()

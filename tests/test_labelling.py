@@ -66,7 +66,9 @@ def test_order_of_the_sources_does_not_matter(distance, n_best, seed):
 def test_25_are_the_best_unless_told():
     assert np.flatnonzero(best_labels(np.arange(40.0))).tolist() == list(range(25))
     assert best_labels(np.arange(40.0), n_best=1).tolist() == [1] + 39 * [0]
-    assert not best_labels(np.arange(40.0), n_best=0).any()
+    for n_best in (0, -1):
+        assert not best_labels(np.arange(40.0), n_best=n_best).any()
+    assert not best_labels([np.inf, np.nan]).any()
 
 
 def test_ties_over_the_last_place_get_none():
