@@ -13,7 +13,15 @@ from hypothesis.extra.numpy import arrays
 
 from mlpsf.errors import InputError, TooFewStarsError
 from mlpsf.flags import Flag
-from mlpsf.selection.choice import Rules, candidates, choose, unjudged, warn_of_few_reserved
+from mlpsf.frames.tiles import tile_cutouts
+from mlpsf.selection.choice import (
+    Rules,
+    candidates,
+    choose,
+    unjudged,
+    warn_of_few_reserved,
+    with_places,
+)
 
 few = settings(max_examples=60, deadline=None)
 
@@ -94,6 +102,19 @@ def test_without_places_the_brightest_are_first():
     assert candidates(stars(0, **{"snr": []}), np.zeros(0), rank_by="snr").size == 0
 
 
+def test_places_are_those_on_the_detector():
+    u = np.arange(21) - 10
+    cutouts = 1e3 * np.exp(-0.3 * (u**2 + u[:, None] ** 2)) + np.arange(21.0) * np.ones((3, 1, 1))
+    frame = tile_cutouts(cutouts, [100.0, 200.0, 300.0], [50.0, 40.0, 30.0])
+    sources = Table({"x": frame.tile_x, "y": frame.tile_y})
+    sources["x"].unit = "pix"
+    placed = with_places(frame, sources)
+    assert placed["x"].tolist() == [100.0, 200.0, 300.0]
+    assert placed["y"].tolist() == [50.0, 40.0, 30.0]
+    assert placed["x"].unit == "pix"
+    assert sources["x"].tolist() == frame.tile_x.tolist()
+
+
 # --- the reserve
 
 
@@ -163,6 +184,24 @@ def test_five_decimals_are_compared():
     assert out["selected"].tolist() == [True, True, False]
     # The last of them counts.
     assert choose(stars(2), [0.95001, 0.95002], n_min=1, n_max=1)["selected"].tolist() == [0, 1]
+
+
+@few
+@given(
+    arrays(np.float64, 20, elements=st.sampled_from([0.2, 0.6, 0.95, 0.97, np.nan])),
+    *(st.fixed_dictionaries({
+        "threshold": st.sampled_from([0.1, 0.5, 0.96]),
+        "n_max": st.integers(1, 9),
+        "reserve": st.sampled_from([0.0, 0.4]),
+        "relax": st.booleans(),
+    }),) * 2,
+)  # fmt: skip
+def test_an_earlier_choice_leaves_nothing_behind(probability, before, words):
+    sources = Table({"flags": np.tile([0, 0, 0, int(Flag.KEPT), 1], 4)})
+    fresh = choose(sources, probability, n_min=0, **words)
+    again = choose(choose(sources, probability, n_min=1, **before), probability, n_min=0, **words)
+    for name in fresh.colnames:
+        np.testing.assert_array_equal(again[name], fresh[name])
 
 
 # --- too few
