@@ -318,6 +318,8 @@ def test_cutouts_are_copied_where_numpy_asks():
     assert not np.shares_memory(np.array(cut), cut.data)
     with pytest.raises(AttributeError):
         cut.scale = 2.0
+    # Two are the same only if they are one: pixels are compared by NumPy.
+    assert len({cut, cut, cut[:]}) == 2
 
 
 def test_nearest_pixels_are_on_the_frame():
