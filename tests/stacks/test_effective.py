@@ -105,6 +105,24 @@ def test_beyond_its_reach_there_is_nothing():
     assert not star[:, 27:].any()
 
 
+@pytest.mark.parametrize(("dx", "dy"), [(4, -4), (-4, 4), (0, 0), (3, -1), (5, -5), (-6, 2)])
+def test_light_at_its_rim_is_drawn_too(dx, dy):
+    # On grid points there is no step from them: all of the light, and none beyond.
+    psf, expected = EffectivePSF(np.ones((41, 41))), np.zeros((17, 17))
+    expected[8 + dy - 2 : 8 + dy + 3, 8 + dx - 2 : 8 + dx + 3] = 1
+    for size in (17, 9, 5, 3, 1):
+        middle = slice(8 - size // 2, 8 + size // 2 + 1)
+        drawn = psf.stamps(np.array([float(dx)]), np.array([float(dy)]), size)[0]
+        np.testing.assert_array_equal(drawn, expected[middle, middle])
+
+
+def test_a_star_that_is_nowhere_is_not_drawn():
+    psf, x, y = gaussian_psf(3.0), np.array([0.3, np.nan, 0.0, 1e9]), np.array([0.1, 0, np.nan, 0])
+    drawn = psf.stamps(x, y, 21)
+    assert not drawn[1:].any()
+    np.testing.assert_array_equal(drawn[0], psf.stamps(x[:1], y[:1], 21)[0])
+
+
 def test_many_stars_at_once_are_each_by_itself():
     psf = gaussian_psf(3.0, skew=0.2)
     rng = np.random.default_rng(1)
@@ -351,6 +369,14 @@ def test_a_pixel_without_data_takes_a_star_out_around_it():
     assert lost.sum() > 200
     ratio = holed.grid / whole.grid
     np.testing.assert_array_equal(np.isclose(ratio, ratio[40, 50], rtol=1e-5), lost)
+
+
+def test_where_no_star_has_data_there_is_nothing():
+    data, dx, dy, flux = stars(4.0, n=6)
+    dx[:], data[:, 12, 16] = 0.0, np.nan
+    psf = stack_stars(data, dx, dy, flux, 8)
+    assert psf.grid[80, 120] == 0
+    assert psf.grid[80, 40] > 0
 
 
 @pytest.mark.parametrize(
