@@ -369,6 +369,8 @@ def test_a_pixel_without_data_takes_a_star_out_around_it():
     assert lost.sum() > 200
     ratio = holed.grid / whole.grid
     np.testing.assert_array_equal(np.isclose(ratio, ratio[40, 50], rtol=1e-5), lost)
+    # Beyond, the pixel counts as 0 with its small weight.
+    assert abs(ratio[~lost] / ratio[0, 0] - 1).max() < 0.1
 
 
 def test_where_no_star_has_data_there_is_nothing():
