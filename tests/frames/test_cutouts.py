@@ -309,6 +309,7 @@ def test_some_of_the_cutouts():
         for name in ("data", "x", "y", "x0", "y0", "near_edge"):
             np.testing.assert_array_equal(getattr(some, name), getattr(cut, name)[rows])
         assert some.scale == cut.scale
+        assert not some.homogenized
         assert len(some) == 2
 
 
@@ -374,7 +375,14 @@ def test_bad_positions(x, y, match):
 
 
 @pytest.mark.parametrize(
-    "words", [{"fwhm": 0}, {"fwhm": np.nan}, {"fwhm": np.inf}, {"fwhm": 3, "reference_fwhm": 0}]
+    "words",
+    [
+        {"fwhm": 0},
+        {"fwhm": np.nan},
+        {"fwhm": np.inf},
+        {"fwhm": 3, "reference_fwhm": 0},
+        {"fwhm": 3, "reference_fwhm": -4.0},
+    ],
 )
 def test_bad_fwhm(words):
     with pytest.raises(InputError, match="must be positive"):
