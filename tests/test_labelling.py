@@ -636,6 +636,12 @@ def test_truth_defects():
     assert labels_of([10.0, 50.0], defects=defects)[0].tolist() == [0, 1]
     defects[10, 15:18] = 0, 1, 1  # 6 pixels and more away
     assert labels_of([9.9, 50.0], defects=defects)[0].tolist() == [1, 1]
+    # Any number but 0 marks a pixel, and none may be marked.
+    marked = np.zeros((20, 100), np.int8)
+    assert labels_of([10.0, 50.0], defects=marked)[0].tolist() == [1, 1]
+    assert labels_of([], defects=marked)[0].shape == (0,)
+    marked[10, 50] = -1
+    assert labels_of([10.0, 50.0], defects=marked)[0].tolist() == [1, 0]
 
 
 def test_truth_of_an_empty_field():
