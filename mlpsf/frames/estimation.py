@@ -307,7 +307,7 @@ def noise_correlation(noise: NDArray[np.floating], mask: NDArray[np.bool_]) -> f
 
     Examples
     --------
-    >>> white = np.random.default_rng(1).normal(size=(256, 256))
+    >>> white = np.random.default_rng(0).normal(size=(1024, 1024))
     >>> good = np.zeros(white.shape, dtype=bool)
     >>> round(noise_correlation(white, good), 1)
     1.0

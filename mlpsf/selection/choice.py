@@ -345,11 +345,10 @@ def _too_few(
 ) -> TooFewStarsError:
     enough_at = float(ranked[wanted - 1]) if len(ranked) >= wanted else float("nan")
     if np.isfinite(enough_at) and enough_at < 0.5:
-        others = float(ranked[found]) if found < len(ranked) else 0.0
         these = f"A lower n_min (--n-min {found}) takes these, r" if found else "R"
         hint = (
-            f"the best of the others has {others:g}, and too few look like good stars. {these}"
-            "elax (--relax) takes the best there are"
+            f"the best of the others has {ranked[found]:g}, and too few look like good stars. "
+            f"{these}elax (--relax) takes the best there are"
         )
     elif np.isfinite(enough_at):
         # Rounded down, so that the threshold printed does give enough.

@@ -234,7 +234,7 @@ def extract_stamps(
     >>> extract_stamps(
     ...     frame, sources["x"][:9], sources["y"][:9], fwhm=sources.meta["fwhm"],
     ...     star=frame_star(frame, sources))
-    <Cutouts: 9 of 41 x 41, 0.41 frame pixels a pixel>
+    <Cutouts: 9 of 41 x 41, 0.853 frame pixels a pixel>
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
     if star is not None and abs(found / min(fwhm, REFERENCE_FWHM) - 1) > 0.01:

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 
 from mlpsf.errors import InputError
 from mlpsf.frames.background import measure_background
-from mlpsf.frames.cutouts import extract_cutouts
+from mlpsf.frames.cutouts import Cutouts, extract_cutouts, nearest_pixels, psf_size
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.stacks.moments import FWHM_PER_SIGMA, gaussian_moments
 from mlpsf.stacks.values import as_cutouts, sky_and_noise
@@ -102,6 +102,35 @@ def test_background():
     np.testing.assert_array_equal(number.data[0], image[17:24, 17:24] - 3.5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    xy=st.lists(st.tuples(st.floats(0, 49), st.floats(0, 39)), min_size=1, max_size=8),
+    size=ODD,
+    plane=st.booleans(),
+    dtype=st.sampled_from(["i2", "f4"]),
+)
+def test_over_the_edge_a_background_is_subtracted_too(xy, size, plane, dtype):
+    # Inside and outside in one call; cutouts that are larger than the frame.
+    image = image_of(dtype)
+    level = image_of("f4", seed=1) if plane else 3.5
+    x, y = np.array(xy).T
+    cut = extract_cutouts(image, x, y, size, background=level)
+    half = size // 2
+    padded = np.pad((image - level).astype(np.float32), half, constant_values=np.nan)
+    for i in range(len(xy)):
+        row, column = int(np.rint(y[i])), int(np.rint(x[i]))
+        expected = padded[row : row + size, column : column + size]
+        np.testing.assert_allclose(cut.data[i], expected, rtol=1e-6)
+
+
+def test_a_pixel_of_no_value_is_missing():
+    image = image_of("f8")
+    image[20, 20], image[21, 21] = np.inf, np.nan
+    for background in (0.0, np.ones(image.shape)):
+        missing = np.isnan(extract_cutouts(image, [20], [20], 5, background=background).data[0])
+        assert np.argwhere(missing).tolist() == [[2, 2], [3, 3]]
+
+
 def test_edge_is_flagged_and_not_lost():
     image = image_of("f4")
     x, y = [2.0, 47.0, 25.0, 25.0, 25.0], [20.0, 20.0, 2.0, 37.0, 20.0]
@@ -124,7 +153,31 @@ def test_input_is_not_changed():
     np.testing.assert_array_equal(x, before[1])
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5])
+def test_the_edge_is_half_a_cutout_away(scale):
+    # 5 pixels to each side of the centre, of the size of the cutout's pixels.
+    image, reach = image_of("f4"), 5 * scale
+    x = np.array([reach, reach - 0.01, 49 - reach, 49.01 - reach, 25.0, 25.0, 25.0, 25.0])
+    y = np.array([20.0, 20.0, 20.0, 20.0, reach, reach - 0.01, 39 - reach, 39.01 - reach])
+    cut = extract_cutouts(image, x, y, 11, fwhm=4 * scale)
+    assert cut.near_edge.tolist() == 4 * [False, True]
+    np.testing.assert_array_equal(cut.x0, x)
+    if scale == 1:
+        plain = extract_cutouts(image, np.rint(x) - [0, 1, 0, -1, 0, 0, 0, 0], np.rint(y), 11)
+        assert plain.near_edge.tolist() == [False, True, False, True] + 4 * [False]
+
+
+def test_more_sources_than_are_resampled_at_once():
+    image, rng = image_of("f4"), np.random.default_rng(0)
+    x, y = rng.uniform(8, 40, 1100), rng.uniform(8, 30, 1100)
+    together = extract_cutouts(image, x, y, 3, fwhm=5.0)
+    for rows in (slice(0, 3), slice(510, 514), slice(1022, 1026), slice(1097, 1100)):
+        alone = extract_cutouts(image, x[rows], y[rows], 3, fwhm=5.0)
+        np.testing.assert_allclose(together.data[rows], alone.data, rtol=1e-5)
+
+
 def test_no_sources_no_cutouts():
+    assert extract_cutouts(image_of(), [], []).data.shape == (0, 111, 111)
     assert extract_cutouts(image_of(), [], [], 9).data.shape == (0, 9, 9)
     assert extract_cutouts(image_of(), [], [], 9, fwhm=3.0).data.shape == (0, 9, 9)
 
@@ -196,13 +249,115 @@ def test_resampled_masked_pixels():
     np.testing.assert_array_equal(missing, mask[30:51, 30:51])
 
 
+@pytest.mark.parametrize("fwhm", [2.0, 4.0, 8.0])
+def test_resampling_is_cubic_convolution(fwhm):
+    # Keys's kernel, wider where pixels are averaged; on one axis, beside a constant other.
+    def kernel(u):
+        u = np.abs(u)
+        inner, outer = 1.5 * u**3 - 2.5 * u**2 + 1, -0.5 * u**3 + 2.5 * u**2 - 4 * u + 2
+        return np.where(u < 1, inner, np.where(u < 2, outer, 0.0))
+
+    row = np.random.default_rng(3).uniform(1, 100, 90)
+    scale, x = fwhm / 4, 44.3
+    wanted = x + scale * np.arange(-5, 6)
+    weight = kernel((np.arange(90) - wanted[:, None]) / max(scale, 1))
+    expected = weight @ row / weight.sum(axis=1)
+    for turned in (False, True):
+        image = np.broadcast_to(row, (90, 90))
+        cut = extract_cutouts(image.T if turned else image, [x], [x], 11, fwhm=fwhm).data[0]
+        np.testing.assert_allclose(cut[:, 4] if turned else cut[7], expected, rtol=1e-5)
+
+
+def test_a_quarter_of_the_weight_may_be_missing():
+    image, mask = np.full((60, 60), 7.0), np.zeros((60, 60), bool)
+    mask[30, 30] = True
+    frame = read_frame(image + 0.01 * image_of(shape=image.shape), mask=mask)
+    # Of the weights on one axis, the two next ones at 0.5, 0.45 and 0.3 pixels off are 0.56 twice,
+    # 0.63 and 0.49, 0.82 and 0.29. Both axes multiply.
+    for x, y, lost in (
+        (30.0, 30.0, 1), (30.5, 30.0, 2), (30.0, 30.5, 2), (30.5, 30.5, 4), (30.45, 30.45, 3),
+        (30.3, 30.3, 1), (30.0, 30.3, 2),
+    ):  # fmt: skip
+        cut = extract_cutouts(frame, [x], [y], 5, fwhm=4.0).data[0]
+        assert np.isnan(cut).sum() == lost
+
+
+# --- the cutouts of an array
+
+
+def test_cutouts_of_an_array():
+    data = image_of("f8", shape=(4, 9, 9))
+    cut = Cutouts.of(data, [3.4, 7.0, 1.0, 2.0], [2.6, 0.0, 1.0, 2.0])
+    assert cut.data.dtype == np.float32
+    assert cut.x0.tolist() == [3, 7, 1, 2]
+    assert cut.y0.tolist() == [3, 0, 1, 2]
+    assert cut.x[0] == 3.4
+    assert (cut.scale, cut.homogenized) == (1.0, False)
+    assert cut.near_edge.tolist() == 4 * [False]
+    assert cut.positions == (cut.x, cut.y)
+    assert Cutouts.of(data, homogenized=True).homogenized
+    for x, y in ((None, None), ([1.0] * 4, None), (None, [1.0] * 4)):
+        unknown = Cutouts.of(data, x, y)
+        assert np.isnan([unknown.x, unknown.y, unknown.x0, unknown.y0]).all()
+        assert unknown.positions == (None, None)
+
+
+def test_some_of_the_cutouts():
+    cut = extract_cutouts(image_of("f4"), [2.2, 20.0, 30.0], [9.0, 10.6, 11.0], 7, fwhm=3.0)
+    for rows in (slice(1, 3), [2, 0], np.array([True, False, True])):
+        some = cut[rows]
+        for name in ("data", "x", "y", "x0", "y0", "near_edge"):
+            np.testing.assert_array_equal(getattr(some, name), getattr(cut, name)[rows])
+        assert some.scale == cut.scale
+        assert not some.homogenized
+        assert len(some) == 2
+
+
+def test_cutouts_are_copied_where_numpy_asks():
+    cut = Cutouts.of(np.zeros((2, 3, 3)))
+    assert np.shares_memory(np.asarray(cut), cut.data)
+    assert not np.shares_memory(np.array(cut), cut.data)
+    with pytest.raises(AttributeError):
+        cut.scale = 2.0
+    # Two are the same only if they are one: pixels are compared by NumPy.
+    assert len({cut, cut, cut[:]}) == 2
+
+
+def test_nearest_pixels_are_on_the_frame():
+    x, y = [-5.0, -0.4, 0.6, 3.4, 9.0], [9.0, 2.4, 1.6, -0.4, -5.0]
+    row, column = nearest_pixels(x, y, (3, 5))
+    assert row.tolist() == [2, 2, 2, 0, 0]
+    assert column.tolist() == [0, 0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("fwhm", "side"),
+    [(0.1, 31), (3.4, 31), (3.5, 33), (4.0, 37), (4.5, 41), (5.0, 45), (11.2, 101), (50.0, 101)],
+)
+def test_side_of_a_psf(fwhm, side):
+    assert psf_size(fwhm) == side
+
+
 # --- refusals
 
 
-@pytest.mark.parametrize("size", [2, 10, 1, 0, -3, 10.5])
+@pytest.mark.parametrize("size", [2, 10, 1, 0, -3, 10.5, "5", None])
 def test_bad_size(size):
     with pytest.raises(InputError, match="'size' of cutouts must be an odd integer"):
         extract_cutouts(image_of(), [5], [5], size)
+
+
+@pytest.mark.parametrize(("shape", "most"), [((40, 50), 1001), ((4, 600), 1201), ((510, 4), 1021)])
+def test_the_largest_size(shape, most):
+    image = image_of(shape=shape)
+    assert extract_cutouts(image, [1], [2], most).data.shape == (1, most, most)
+    with pytest.raises(InputError, match=f"odd integer from 3 to {most}. Got {most + 2}."):
+        extract_cutouts(image, [1], [2], most + 2)
+
+
+def test_a_frame_has_two_axes():
+    with pytest.raises(InputError, match=r"two axes. Got an array of shape \(3, 40, 50\)"):
+        extract_cutouts(image_of(shape=(3, 40, 50)), [5], [5], 5)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +374,16 @@ def test_bad_positions(x, y, match):
         extract_cutouts(image_of(), x, y, 5)
 
 
-@pytest.mark.parametrize("words", [{"fwhm": 0}, {"fwhm": np.nan}, {"fwhm": 3, "reference_fwhm": 0}])
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"fwhm": 0},
+        {"fwhm": np.nan},
+        {"fwhm": np.inf},
+        {"fwhm": 3, "reference_fwhm": 0},
+        {"fwhm": 3, "reference_fwhm": -4.0},
+    ],
+)
 def test_bad_fwhm(words):
     with pytest.raises(InputError, match="must be positive"):
         extract_cutouts(image_of(), [5], [5], 5, **words)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -71,15 +69,6 @@ def legend(ax):
 def draw(display):
     """Draw for good: whatever cannot be laid out raises or warns here."""
     display.figure_.canvas.draw()
-
-
-@pytest.mark.parametrize(
-    "name", ["frames", "psfs", "runs", "scores", "stars", "variation", "named"]
-)
-def test_examples(name):
-    result = doctest.testmod(importlib.import_module(f"mlpsf.plots.{name}"))
-    assert result.attempted
-    assert not result.failed
 
 
 def test_all_are_exported():

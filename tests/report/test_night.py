@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -29,13 +26,6 @@ def night(n=8):
             "seconds": np.full(n, 3.0),
         }
     )
-
-
-@pytest.mark.parametrize("name", ["report.night", "report.first_look", "rich"])
-def test_examples(name):
-    result = doctest.testmod(importlib.import_module(f"mlpsf.{name}"))
-    assert result.attempted
-    assert not result.failed
 
 
 def test_what_stands_out():

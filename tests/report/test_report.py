@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
 import re
 import shlex
@@ -58,13 +56,6 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def read(page):
     return Reader(page.read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("name", ["report.advice", "report.listing", "report.page", "pictures"])
-def test_examples(name):
-    result = doctest.testmod(importlib.import_module(f"mlpsf.{name}"))
-    assert result.attempted
-    assert not result.failed
 
 
 def test_stars_are_on_the_page(read, hostile):

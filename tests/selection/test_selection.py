@@ -300,6 +300,8 @@ def test_reserve_stars_are_spread_down_the_ranking():
     rows = np.flatnonzero(out["reserved"])
     assert rows.tolist() == [2, 6, 10, 14, 18, 22, 26, 30, 34, 38]
     assert set(out["reason"][rows]) == {"reserved"}
+    one = choose(stars(12), np.linspace(1, 0.9, 12), reserve=0.1, n_max=12, n_min=2)
+    assert np.flatnonzero(one["reserved"]).tolist() == [6]
 
 
 # --- what is written down, and refusals
