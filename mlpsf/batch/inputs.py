@@ -28,6 +28,7 @@ AUXILIARY = frozenset((
 # fmt: on
 """Names of image HDUs that describe another image; ``hdu="all"`` skips them."""
 
+_LONGEST_NAME = 200  # bytes, of 255: products add their kind
 _ENDINGS = (".gz", ".fz", ".bz2", ".fits", ".fit", ".fts")
 
 
@@ -286,7 +287,11 @@ def plan_jobs(
     jobs = []
     for (path, number), stem in zip(images, stems, strict=True):
         # Frames of the same name in different folders are distinguished by a hash of the path.
-        name = f"{stem}-{_hash([str(path), number])[:8]}" if shared[stem] > 1 else stem
+        unlike = _hash([str(path), number])[:8]
+        name = f"{stem}-{unlike}" if shared[stem] > 1 else stem
+        if len(os.fsencode(name)) > _LONGEST_NAME:
+            # No file system holds the names of its files.
+            name = f"{os.fsencode(stem)[:_LONGEST_NAME].decode(errors='ignore')}-{unlike}"
         stamp = stamp_of(path)
         key = _hash([str(path), number, stamp, fingerprint])
         job = Job(

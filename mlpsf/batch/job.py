@@ -112,7 +112,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
     """Choose the stars of one frame, build its PSF, and write both.
 
     Errors of the frame are not raised but reported in the row. Files of an earlier run with other
-    settings are removed first.
+    settings are removed once the frame is read; they stay where it cannot be.
 
     Parameters
     ----------
@@ -243,11 +243,6 @@ def _work(job: Job, row: Row, pictures: list[str], caught: list[Any]) -> None:
     from mlpsf.report.night import thumbnails
 
     settings = job.settings
-    try:
-        for path in _files(job):
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot replace {path}: {error}.") from error
     frame = read_frame(
         job.path,
         hdu=job.hdu,
@@ -255,6 +250,12 @@ def _work(job: Job, row: Row, pictures: list[str], caught: list[Any]) -> None:
         gain=settings.gain,
         saturation=settings.saturation,
     )
+    # Not before: what was made of a frame is not lost with the disk that the frame is on.
+    try:
+        for path in _files(job):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"Cannot replace {path}: {error}.") from error
     pictures[:] = thumbnails(frame)
     if job.hdu is None:
         number = re.search(r"\[(\d+)\]$", frame.name)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from mlpsf.batch.inputs import Job, Settings, find_frames, night_files, plan_jobs
 from mlpsf.batch.job import Outcome, Row, failed, is_row
 from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
-from mlpsf.errors import InputError, OutputError
+from mlpsf.errors import InputError, OutputError, printable
 from mlpsf.files import check_folder, file_hash, product_kind, temporary_prefix, whole_file
 from mlpsf.version import __version__
 
@@ -357,7 +357,9 @@ def summarise(rows: Sequence[Row]) -> Table:
     for name in Row.__annotations__:
         kind = kinds.get(name, str)
         values = [cast("dict[str, Any]", row)[name] for row in rows]
-        table[name] = [kind(unknown[kind] if value is None else value) for value in values]
+        values = [kind(unknown[kind] if value is None else value) for value in values]
+        # No table can hold a name whose bytes are not UTF-8.
+        table[name] = values if kind is not str else list(map(printable, values))
     # ECSV reads an empty string back as masked, so ``error`` cannot be used as a filter.
     table.add_column([row["error"] == "" for row in rows], name="done", index=3)
     table["fwhm"].unit, table["seconds"].unit = "pix", "s"

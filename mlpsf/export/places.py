@@ -6,6 +6,7 @@ for every place; any other is the same everywhere.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError
@@ -30,6 +32,8 @@ __all__ = [
     "psf_at",
     "sign",
 ]
+
+_FREE = 0.01  # of the largest correction, that a corner may be off without a word
 
 FloatArray = NDArray[np.float64]
 Place = tuple[float, float]
@@ -189,6 +193,7 @@ def fit_over_frame(
     terms_of_psf = getattr(psf, "terms", None)
     if terms_of_psf is not None and terms_of_psf.limits is not None:
         # No format holds its polynomial: one through held samples would be wrong at the stars.
+        _warn_of_free_corners(terms_of_psf, psf.lookup_table, shape)
         psf = replace(psf, terms=replace(terms_of_psf, limits=None))
     if order == 0:
         value = sample(psf)
@@ -207,6 +212,29 @@ def fit_over_frame(
     size = np.abs(matrix).max(axis=0)
     solution = np.linalg.lstsq(matrix / size, values.reshape(len(values), -1), rcond=None)[0]
     return np.asarray((solution / size[:, None]).reshape(-1, *values.shape[1:]))
+
+
+def _warn_of_free_corners(terms: Any, table: FloatArray, shape: tuple[int, int]) -> None:
+    """Warn if a polynomial that is not held leaves the PSF at a corner of the frame."""
+    free, tables = replace(terms, limits=None), np.asarray(terms.tables)
+    x, y = (np.array(v, dtype=float) for v in zip(*_corners(shape), strict=True))
+    off = np.tensordot(free.amounts(x, y) - terms.amounts(x, y), tables, (1, 0))
+    off = np.abs(off).max(axis=(1, 2))
+    size = max(np.abs(table).max(), np.abs(tables).max())
+    if off.max() > _FREE * size:
+        at = int(off.argmax())
+        warnings.warn(
+            f"far from its stars this PSF is held near what they show, and the polynomial of this "
+            f"format is not: it leaves it at the corner ({x[at]:.0f}, {y[at]:.0f}). Use it where "
+            "the stars are, or write the PSF of a place (at=(x, y), --at X Y)",
+            AstropyUserWarning,
+            stacklevel=2,
+        )
+
+
+def _corners(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    ny, nx = shape
+    return [(x, y) for x in (0, nx - 1) for y in (0, ny - 1)]
 
 
 def sign(header: fits.Header, meta: Any, n_stars: int | None = None) -> None:

@@ -19,7 +19,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError
+from mlpsf.errors import InputError, ModelFileError, OutputError, PSFError, printable
 from mlpsf.files import check_replaceable, input_file, whole_file
 from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.psf.terms import PSFTerms
@@ -124,6 +124,7 @@ def write_psf(
         if meta.get(name) is not None:
             value = meta[name]
             if isinstance(value, str):  # headers can hold only printable ASCII
+                value = printable(value).replace("\n", "\\n")
                 value = value.encode("ascii", "backslashreplace").decode()
             # A comment that does not fit next to its value is truncated, with a warning.
             header[keyword] = (value, comment if len(str(value)) < 25 else "")

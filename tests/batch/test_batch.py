@@ -408,6 +408,39 @@ def test_products_of_another_frame_are_not_replaced_after_an_upgrade(night, monk
         run_frames([tmp_path / "0.fits"], tmp_path / "out", settings=SETTINGS)
 
 
+@pytest.mark.parametrize("how", ["away", "cut short"])
+def test_products_outlive_an_input_that_cannot_be_read(night, monkeypatch, tmp_path, how):
+    monkeypatch.setattr(batch, "run_on_processes", run_here)
+    frame, out = tmp_path / "0.fits", tmp_path / "out"
+    shutil.copy2(night / "0.fits", frame)
+
+    def run():
+        return run_frames([frame], out, settings=SETTINGS).table["error"][0]
+
+    assert run() == ""
+    before = products(out)
+    whole = frame.read_bytes()
+    frame.unlink() if how == "away" else frame.write_bytes(whole[:3000])
+    assert run() != ""
+    assert products(out) == before
+    frame.write_bytes(whole)
+    assert run() == ""
+
+
+@pytest.mark.parametrize("name", [b"b\xff", b"new\nline", b"n" * 245, b"\xc3\xa4" * 120])
+def test_names_that_are_hard_to_write(night, monkeypatch, tmp_path, name):
+    monkeypatch.setattr(batch, "run_on_processes", run_here)
+    frame = tmp_path / os.fsdecode(name + b".fits")
+    frame.write_bytes((night / "0.fits").read_bytes())
+    out = tmp_path / "out"
+    result = run_frames([frame], out, settings=SETTINGS)
+    assert result.table["error"].tolist() == [""]
+    assert run_frames([frame], out, settings=SETTINGS).n_kept == 1
+    assert len(Table.read(out / "night.ecsv")) == 1
+    (psf,) = out.glob("*_psf.fits")
+    assert PSFModel.load(psf).fwhm > 1
+
+
 def test_a_copy_on_another_machine_is_the_same_file(night, tmp_path):
     job = jobs_of(night, tmp_path)[0]
     there = tmp_path / "there.fits"

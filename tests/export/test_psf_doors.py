@@ -337,9 +337,10 @@ def test_a_polynomial_is_exact_at_the_stars_whatever_holds_the_psf_beyond():
     x, y = rng.uniform(100, 160, 20), rng.uniform(60, 110, 20)
     psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0, terms=terms.held(x, y))
     assert not np.allclose(psf.at(299, 0).lookup_table, terms.change(299, 0))
-    found = fit_over_frame(
-        psf, lambda p: p.lookup_table, lambda a, b: monomials(a, b, 2), (200, 300)
-    )
+    with pytest.warns(AstropyUserWarning, match=r"leaves it at the corner"):
+        found = fit_over_frame(
+            psf, lambda p: p.lookup_table, lambda a, b: monomials(a, b, 2), (200, 300)
+        )
     made = np.tensordot(monomials(x, y, 2), found, (1, 0))
     for image, a, b in zip(made, x, y, strict=True):
         np.testing.assert_allclose(image, psf.at(a, b).lookup_table, atol=2e-6)
