@@ -17,7 +17,16 @@ from typing import Any
 from mlpsf.errors import FrameError, InputError
 from mlpsf.version import __version__
 
-__all__ = ["AUXILIARY", "Job", "Settings", "find_frames", "plan_jobs", "stamp_of", "state_of"]
+__all__ = [
+    "AUXILIARY",
+    "Job",
+    "Settings",
+    "find_frames",
+    "night_files",
+    "plan_jobs",
+    "stamp_of",
+    "state_of",
+]
 
 # fmt: off
 AUXILIARY = frozenset((
@@ -90,7 +99,6 @@ class Settings:
 
         check_positive(self.gain, "gain")
         check_positive(self.saturation, "saturation", infinite=True)
-
         check_snr_min(self.snr_min)
         Rules(
             threshold=self.threshold or 0.0,

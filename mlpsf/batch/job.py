@@ -35,15 +35,12 @@ __all__ = ["Outcome", "Row", "failed", "is_row", "judge_psf", "run_job"]
 # A Dask worker may run several jobs in threads. But warnings and thread limits apply to the whole
 # process, and TRIPPy was written for one thread.
 _ALONE = threading.Lock()
-_PASSING = {
-    getattr(errno, name)
-    for name in (
-        *("EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "ENOENT", "ENODEV"),
-        *("ENXIO", "ENOTCONN", "EHOSTDOWN", "EREMOTEIO", "ENOSPC", "EDQUOT", "ENOMEM", "EMFILE"),
-        "ENFILE",
-    )
-    if hasattr(errno, name)
-}
+# fmt: off
+_PASSING = {getattr(errno, name, None) for name in (
+    "EACCES", "EPERM", "EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "ENOENT", "ENODEV", "ENXIO",
+    "ENOTCONN", "EHOSTDOWN", "EREMOTEIO", "ENOSPC", "EDQUOT", "ENOMEM", "EMFILE", "ENFILE",
+)}
+# fmt: on
 """Errors of the system that may be over when the next run comes."""
 _EVER = 1e9  # seconds; the system needs a finite waiting time
 

@@ -194,7 +194,7 @@ def fit_over_frame(
     if terms_of_psf is not None and terms_of_psf.limits is not None:
         # No format holds its polynomial: one through held samples would be wrong at the stars.
         _warn_of_free_corners(terms_of_psf, psf.lookup_table, shape)
-        psf = replace(psf, terms=replace(terms_of_psf, limits=None))
+        psf = replace(psf, terms=terms_of_psf.free)
     if order == 0:
         value = sample(psf)
         n_terms = terms(np.zeros(1), np.zeros(1)).shape[1]
@@ -216,9 +216,9 @@ def fit_over_frame(
 
 def _warn_of_free_corners(terms: Any, table: FloatArray, shape: tuple[int, int]) -> None:
     """Warn if a polynomial that is not held leaves the PSF at a corner of the frame."""
-    free, tables = replace(terms, limits=None), np.asarray(terms.tables)
+    tables = np.asarray(terms.tables)
     x, y = (np.array(v, dtype=float) for v in zip(*_corners(shape), strict=True))
-    off = np.tensordot(free.amounts(x, y) - terms.amounts(x, y), tables, (1, 0))
+    off = np.tensordot(terms.free.amounts(x, y) - terms.amounts(x, y), tables, (1, 0))
     off = np.abs(off).max(axis=(1, 2))
     size = max(np.abs(table).max(), np.abs(tables).max())
     if off.max() > _FREE * size:

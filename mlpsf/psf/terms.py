@@ -106,12 +106,17 @@ class PSFTerms:
         """Order of the polynomial: 1, 2 or 3."""
         return {2: 1, 5: 2, 9: 3}[len(self.weights)]
 
+    @property
+    def free(self) -> PSFTerms:
+        """The same terms, not held anywhere."""
+        return replace(self, limits=None)
+
     def held(self, x: ArrayLike, y: ArrayLike) -> PSFTerms:
         """Return terms whose amounts stay near what stars at these positions show.
 
         Far from all stars a polynomial may be no star at all.
         """
-        shown = replace(self, limits=None).amounts(x, y)
+        shown = self.free.amounts(x, y)
         low, high = shown.min(axis=0), shown.max(axis=0)
         beyond = _BEYOND * (high - low)
         return replace(self, limits=np.stack([low - beyond, high + beyond]))
