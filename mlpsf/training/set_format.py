@@ -12,12 +12,15 @@ The datasets of a file with n cutouts of m frames, for reading it without mlpsf:
 ``flags``          int32 (n,)          bits of `mlpsf.Flag`
 ``probability``    float32 (n,)        of being good, from the labelling; NaN: unknown
 ``distance``       float32 (n,)        residual distance used for ranking; NaN: unknown
-``frame_name``     text (m,)           names of the frames
+``frame_name``     text (m,)           names of the frames, UTF-8
 =================  ==================  ===========================================================
 
 Attributes of the file: ``format`` ("mlpsf cutouts"), ``format_version``, ``size`` (s),
 ``reference_fwhm`` (pixels; 0 for cutouts at the frames' own scale), ``label_source``,
 ``parameters`` (JSON), ``mlpsf_version``.
+
+Texts have a fixed length. HDF5 keeps those of any length in a heap without checksums, and goes
+round for ever where that is damaged; so none is written, and none is read.
 """
 
 from __future__ import annotations
@@ -41,13 +44,14 @@ __all__ = [
     "SIDES",
     "VERSION",
     "CutoutWriter",
+    "attributes_of",
     "chunk_rows",
     "lay_out",
     "problem_of",
 ]
 
 FORMAT = "mlpsf cutouts"
-VERSION = 2
+VERSION = 3
 
 SIDES = range(3, 1002, 2)
 """Sides of cutouts in pixels that a set may have."""
@@ -83,13 +87,13 @@ def lay_out(
     """Create the datasets and attributes of an empty set in a new HDF5 file."""
     file.attrs.update(
         {
-            "format": FORMAT,
+            "format": _text(FORMAT),
             "format_version": VERSION,
             "size": size,
             "reference_fwhm": float(reference_fwhm or 0.0),
-            "label_source": label_source,
-            "parameters": json.dumps(dict(parameters), default=str),
-            "mlpsf_version": __version__,
+            "label_source": _text(label_source),
+            "parameters": _text(json.dumps(dict(parameters), default=str)),
+            "mlpsf_version": _text(__version__),
         }
     )
     file.create_dataset(
@@ -105,8 +109,35 @@ def lay_out(
     )
     for key, (dtype, _) in COLUMNS.items():
         file.create_dataset(key, (0,), dtype, maxshape=(None,), chunks=(8192,), fletcher32=True)
-    text = h5py.string_dtype()
-    file.create_dataset("frame_name", (0,), text, maxshape=(None,), chunks=(256,))
+    file.create_dataset(
+        "frame_name",
+        (0,),
+        h5py.string_dtype(length=LONGEST_NAME),
+        maxshape=(None,),
+        chunks=(256,),
+        compression="gzip",
+        fletcher32=True,
+    )
+
+
+def _text(value: str) -> np.ndarray:
+    content = value.encode() or b"\0"  # HDF5 has no text of length 0
+    return np.array(content, h5py.string_dtype(length=len(content)))
+
+
+def attributes_of(file: Any) -> dict[str, Any]:
+    """Return the attributes of a set, without those that are texts of any length.
+
+    Parameters
+    ----------
+    file : h5py.File
+    """
+    attributes = {}
+    for key in ("format", "format_version", "size", "reference_fwhm", "label_source", "parameters"):
+        if key in file.attrs and file.attrs.get_id(key).dtype.kind != "O":
+            value = file.attrs[key]
+            attributes[key] = value.decode() if isinstance(value, bytes) else value
+    return attributes
 
 
 def problem_of(file: Any, size_on_disk: int) -> str:
@@ -120,10 +151,10 @@ def problem_of(file: Any, size_on_disk: int) -> str:
     size_on_disk : int
         Bytes of the file.
     """
-    size = file.attrs.get("size")
+    size = attributes_of(file).get("size")
     if not isinstance(size, int | np.integer) or int(size) not in SIDES:
         return f"the size of its cutouts is {str(size)[:40]}"
-    expected = {"cutouts": "f", "frame_name": "O"} | {
+    expected = {"cutouts": "f", "frame_name": "S"} | {
         key: np.dtype(dtype).kind for key, (dtype, _) in COLUMNS.items()
     }
     for key, kind in expected.items():
@@ -133,14 +164,12 @@ def problem_of(file: Any, size_on_disk: int) -> str:
         data = file[key]
         if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
             return f"its {key} is no dataset of its own"
-        if data.dtype.kind not in {"i": "iu", "f": "fiu", "O": "O"}[kind]:
+        if data.dtype.kind not in {"i": "iu", "f": "fiu", "S": "S"}[kind]:
             return f"its {key} is of type {data.dtype}"
         if data.nbytes > max(_MOST * size_on_disk, _FREE):
             return f"its {key} would take {data.nbytes:,} bytes, the file has {size_on_disk:,}"
         if data.chunks and np.prod(data.chunks, dtype=float) * data.dtype.itemsize > _FREE:
             return f"its {key} is in pieces of {data.chunks}"
-    if h5py.check_string_dtype(file["frame_name"].dtype) is None:
-        return "its frame_name is no text"
     n = file["cutouts"].shape[:1]
     shapes = {key: file[key].shape for key in COLUMNS}
     if file["cutouts"].shape != (*n, size, size) or set(shapes.values()) != {n}:
@@ -149,9 +178,8 @@ def problem_of(file: Any, size_on_disk: int) -> str:
 
 
 _MOST, _FREE = 200, 256 * 2**20  # bytes in memory: of each on the disk, and for all
-LONGEST = 2**20
-"""Longest text of an attribute, in characters."""
-
+LONGEST_NAME = 1024
+"""Longest name of a frame, in bytes."""
 
 _ROOM = 2**22  # bytes that HDF5 may write beside the cutouts
 
@@ -181,7 +209,8 @@ class CutoutWriter:
         Raises
         ------
         InputError
-            Shapes do not match, a column is missing or unknown, or a label is not -1, 0 or 1.
+            Shapes do not match, a column is missing or unknown, a label is not -1, 0 or 1, or the
+            name is longer than `LONGEST_NAME`.
         OutputError
             The disk has no room for them.
         """
@@ -197,6 +226,11 @@ class CutoutWriter:
             raise InputError(
                 f"Columns of a set are {', '.join(k for k in COLUMNS if k != 'frame')}. "
                 f"Unknown: {unknown}; missing: {missing}."
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            raise InputError(
+                f"The name of a frame may have {LONGEST_NAME} bytes. Got {len(name.encode())}: "
+                f"{name[:80]}..."
             )
         n = len(pixels)
         values: dict[str, NDArray[Any]] = {}

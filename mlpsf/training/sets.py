@@ -24,10 +24,10 @@ from mlpsf.files import input_file, whole_file
 from mlpsf.training.set_format import (
     COLUMNS,
     FORMAT,
-    LONGEST,
     SIDES,
     VERSION,
     CutoutWriter,
+    attributes_of,
     chunk_rows,
     lay_out,
     problem_of,
@@ -121,15 +121,13 @@ class CutoutSet:
             raise InputError(f"The set {self.path.name} is damaged: {error}.") from error
 
     def _read_all_but_cutouts(self) -> None:
-        meta, name = self._file.attrs, self.path.name
+        meta, name = attributes_of(self._file), self.path.name
         if meta.get("format") != FORMAT:
             raise InputError(
-                f"{name} is an HDF5 file but no set of cutouts. "
+                f"{name} is an HDF5 file but no set of cutouts, or one of an earlier mlpsf. "
                 "Make one with 'mlpsf label' or CutoutSet.create."
             )
-        # Version 1 differs only in its stamps, which still contained their frames' own PSFs.
-        native = meta.get("format_version") == 1 and not meta.get("reference_fwhm", 0.0)
-        if meta.get("format_version") != VERSION and not native:
+        if meta.get("format_version") != VERSION:
             raise InputError(
                 f"{name} is a set of format version {meta.get('format_version')}; this mlpsf "
                 f"reads version {VERSION}. Label the frames again."
@@ -140,10 +138,9 @@ class CutoutSet:
         self.size = int(meta["size"])
         self.reference_fwhm = float(meta.get("reference_fwhm", 0.0)) or None
         self.label_source = str(meta.get("label_source", ""))
-        text = str(meta.get("parameters", "{}"))
-        self.parameters: dict[str, Any] = json.loads(text) if len(text) <= LONGEST else {}
+        self.parameters: dict[str, Any] = json.loads(meta.get("parameters", "{}"))
         self._cutouts = self._file["cutouts"]
-        self.frames: list[str] = list(self._file["frame_name"].asstr()[:])
+        self.frames: list[str] = [text.decode() for text in self._file["frame_name"][:].tolist()]
         for key in COLUMNS:
             setattr(self, key, self._file[key][:])
         n = len(self.label)

@@ -211,14 +211,23 @@ def test_files_that_are_no_sets_are_refused_in_words(tmp_path, set_path):
         CutoutSet(foreign)
 
 
+def renamed(file, dtype):
+    """Store the frames' names as another type."""
+    names = file["frame_name"][:]
+    del file["frame_name"]
+    file.create_dataset("frame_name", data=names, dtype=dtype)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: f.attrs.modify("format_version", 9), "version 9; this mlpsf reads version 2"),
+        (lambda f: f.attrs.modify("format_version", 9), "version 9; this mlpsf reads version 3"),
         (lambda f: f.__delitem__("snr"), "damaged.*snr"),
         (lambda f: f["x"].resize(7, axis=0), "damaged"),
         (lambda f: f["frame"].__setitem__(0, 8), "damaged.*frames that it does not name"),
         (lambda f: f.attrs.__delitem__("size"), "damaged.*size"),
+        (lambda f: f.attrs.__setitem__("format", "mlpsf cutouts"), "or one of an earlier mlpsf"),
+        (lambda f: renamed(f, h5py.string_dtype()), "damaged.*frame_name is of type object"),
     ],
 )
 def test_damaged_sets_are_refused_in_words(tmp_path, damage, message):
@@ -227,3 +236,21 @@ def test_damaged_sets_are_refused_in_words(tmp_path, damage, message):
         damage(file)
     with pytest.raises(MlpsfError, match=message):
         CutoutSet(path)
+
+
+def test_texts_of_any_length_come_back(tmp_path):
+    parameters = {"frames": ["é" * 1000] * 100}  # more than HDF5 keeps in an object's header
+    path = tmp_path / "set.h5"
+    with CutoutSet.create(path, size=15, label_source="", parameters=parameters) as writer:
+        writer.append("ä" * 512, np.ones((1, 15, 15)), label=1, x=1.0, y=2.0)
+        with pytest.raises(InputError, match="1024 bytes"):
+            writer.append("a" * 1025, np.ones((1, 15, 15)), label=1, x=1.0, y=2.0)
+    with CutoutSet(path) as data:
+        assert data.frames == ["ä" * 512]
+        assert data.parameters == parameters
+        assert data.label_source == ""
+
+
+def test_nothing_is_kept_in_a_heap_without_checksums(set_path):
+    # A damaged one lets HDF5 go round for ever.
+    assert b"GCOL" not in set_path.read_bytes()

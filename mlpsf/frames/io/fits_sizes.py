@@ -7,18 +7,16 @@ the file, and what a compressed file unpacks to must be no more than `MOST` time
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import re
-import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mlpsf.errors import MlpsfError
+from mlpsf.frames.io.packing import DAMAGE, is_packed, tiles_problem, unpacking
 
-__all__ = ["FREE", "MOST", "check_fits"]
+__all__ = ["FREE", "MOST", "check_fits", "check_tiles"]
 
 MOST = 100
 """Largest ratio of a compressed file's content to its size. Images with noise reach 20."""
@@ -26,20 +24,15 @@ MOST = 100
 FREE = 256 * 2**20
 """Bytes that any file may unpack to."""
 
+_ProblemOf = Callable[[Path, int, int], str]
+
 _WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
 _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
 _AXES = 999  # the standard's limit, of columns too
 _CARD = re.compile(
     rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS)"
-    rb" *= *([+-]?\d+)"
+    rb" *=(?: *([+-]?\d+) *(?:/|$))?"
 )
-_BEGINS = re.compile(rb"SIMPLE  = *T[ /]|XTENSION= *'")
-_PACKED: dict[bytes, Any] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZ": bz2.open,
-    b"\xfd7zXZ": lzma.open,
-}
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
 def check_fits(path: Path, error: type[MlpsfError]) -> None:
@@ -54,23 +47,41 @@ def check_fits(path: Path, error: type[MlpsfError]) -> None:
     error : type
         Error to raise.
     """
+    _check(_problem, path, error)
+
+
+def check_tiles(path: Path, error: type[MlpsfError]) -> None:
+    """Raise an error if compressed tiles would unpack to other numbers of pixels than they may.
+
+    Parameters
+    ----------
+    path : Path
+        As of `check_fits`, which it has passed.
+    error : type
+        Error to raise.
+    """
+    _check(_problem_of_tiles, path, error)
+
+
+def _check(problem_of: _ProblemOf, path: Path, error: type[MlpsfError]) -> None:
     status = path.stat()
-    problem = _problem(path, status.st_mtime_ns, status.st_size)
-    if problem:
+    if problem := problem_of(path, status.st_mtime_ns, status.st_size):
         raise error(f"{path.name} is damaged, or no FITS file: {problem}. Copy it again.")
+
+
+@lru_cache(maxsize=64)
+def _problem_of_tiles(path: Path, changed: int, size: int) -> str:  # noqa: ARG001
+    return tiles_problem(path)
 
 
 @lru_cache(maxsize=64)  # of a mosaic, every image is opened by itself
 def _problem(path: Path, changed: int, size: int) -> str:  # noqa: ARG001 - the key of the cache
     """Return what is wrong with the sizes in a file; empty if nothing is."""
-    with path.open("rb") as file:
-        start = file.read(6)
-    unpack = next((way for magic, way in _PACKED.items() if start.startswith(magic)), None)
     limit = max(MOST * size, FREE)
     try:
-        with path.open("rb") if unpack is None else unpack(path, "rb") as file:
-            return _walk(file, size if unpack is None else None, limit)
-    except _DAMAGE:
+        with unpacking(path) as file:
+            return _walk(file, None if is_packed(path) else size, limit)
+    except DAMAGE:
         return ""  # the reader says what it is
 
 
@@ -79,14 +90,16 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
     start = 0
     for number in range(100_000):
         # Behind the first, astropy takes anything for a header, up to the next END.
-        header = _header(file, anything=size is None or number > 0)
+        header = _header(file, anything=number > 0)
         if header is None:
             return ""
-        if size is None and not _BEGINS.match(header):
-            # astropy would look for the next one behind the size of the packed file, for ever.
-            return f"what should be its header {number} is none"
-        found = (match for match in _CARD.finditer(header) if match.start() % _WIDTH == 0)
-        cards = {match[1].decode(): int(match[2]) for match in found}  # ZPCOUNT is no PCOUNT
+        cards: dict[str, int] = {}
+        for i in range(0, len(header), _WIDTH):
+            if match := _CARD.match(header[i : i + _WIDTH]):
+                key, value = match[1].decode(), int(match[2] or -1)
+                if match[2] is None or cards.setdefault(key, value) != value:
+                    # astropy would multiply what is no number, or take another of two.
+                    return f"header {number} does not say what its {key} is"
         for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
             # astropy goes through all that a header says that it has.
             if not 0 <= cards.get(key, 0) <= _AXES:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
 from mlpsf.files import input_file
-from mlpsf.frames.io.fits_sizes import check_fits
+from mlpsf.frames.io.fits_sizes import check_fits, check_tiles
+from mlpsf.frames.io.packing import H_COMPRESS, unpacked
 from mlpsf.frames.io.planes import beside as noise_beside
 from mlpsf.frames.io.planes import mask_bits, named_mask, named_planes
 
@@ -94,8 +95,11 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     with quiet():
         try:
             check_fits(path, FrameError)
-            hdus = fits.open(path)
-            len(hdus)  # reads all headers
+            hdus = fits.open(unpacked(path))
+            for hdu in hdus:  # reads all headers
+                _name_readably(hdu)
+            if any(getattr(hdu, "compression_type", "") == H_COMPRESS for hdu in hdus):
+                check_tiles(path, FrameError)
         except PermissionError as error:
             raise FrameError(f"{str(path)!r} may not be read by this user: {error}.") from error
         except MlpsfError:
@@ -108,6 +112,15 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
             ) from error
         with hdus:
             yield hdus
+
+
+def _name_readably(hdu: Any) -> None:
+    """Delete an HDU's name and version where they cannot be read: whoever asks would fail."""
+    for key in ("EXTNAME", "EXTVER"):
+        try:
+            hdu.header.get(key)
+        except fits.VerifyError:
+            del hdu.header[key]
 
 
 def image_shape(hdu: Any) -> tuple[int, int] | None:
@@ -224,12 +237,13 @@ def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
     return []
 
 
-def _noise_plane(hdus: fits.HDUList, number: int, name: str) -> tuple[Any, str, str] | None:
-    """Read the plane of the noise that an image's file holds, if any."""
+def _noise_plane(
+    hdus: fits.HDUList, number: int, name: str, path: Path | None
+) -> tuple[Any, str, str] | None:
+    """Read the plane of the noise that an image's file holds, or one beside it, if any."""
     for n, kind in named_planes(hdus, number):
         return read_pixels(hdus[n], f"the {kind} of {name}"), kind, hdus[n].name
-    path = hdus.filename()
-    for beside, kind in noise_beside(Path(path)) if path else ():
+    for beside, kind in noise_beside(path) if path else ():
         # A file that is unreadable or of another image only looked like its weights.
         with contextlib.suppress(FrameError), open_fits(beside) as others:
             n = find_hdu(others, None, beside.name)
@@ -247,8 +261,11 @@ def planes_of(path: str | Path) -> set[int]:
         return behind | named | masks
 
 
-def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
-    """Read an image HDU and the mask and variance HDUs that follow it in LSST and HSC files."""
+def image_of_hdus(hdus: fits.HDUList, number: int, name: str, path: Path | None = None) -> Image:
+    """Read an image HDU and the mask and variance HDUs that follow it in LSST and HSC files.
+
+    Without the `path` of its file, none of those beside it is read.
+    """
     hdu = hdus[number]
     if number:
         name = f"{name}[{number}]"
@@ -268,7 +285,7 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str) -> Image:
         if len(following) > 1 and following[1].header["BITPIX"] < 0:
             variance = read_pixels(following[1], f"the variance of {name}")
     else:
-        noise_plane = _noise_plane(hdus, number, name)
+        noise_plane = _noise_plane(hdus, number, name, path)
         if (n := named_mask(hdus, number)) is not None:
             bad, full = mask_bits(hdus[n].name.strip().upper(), headers[-1])
             plane = _plane(hdus[n], f"the mask of {name}")

@@ -99,10 +99,12 @@ def _load(source: Any, hdu: HDUSelector | None) -> Image:
     """Load the image from any kind of source."""
     if isinstance(source, (str, Path)):
         with open_fits(source) as hdus:
-            name = Path(source).name
-            return image_of_hdus(hdus, find_hdu(hdus, hdu, name), name)
+            path = Path(source)
+            return image_of_hdus(hdus, find_hdu(hdus, hdu, path.name), path.name, path)
     if isinstance(source, fits.HDUList):
-        return image_of_hdus(source, find_hdu(source, hdu, "the HDU list"), "HDU list")
+        name, file = "HDU list", source.filename()  # which may be a stream's
+        beside = Path(file) if isinstance(file, str) else None
+        return image_of_hdus(source, find_hdu(source, hdu, f"the {name}"), name, beside)
     if hdu is not None:
         raise InputError(
             f"The 'hdu' parameter is for files and HDU lists. Got {hdu!r} with a "
