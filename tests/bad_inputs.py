@@ -557,6 +557,9 @@ BAD: list[Bad] = [
     Bad("frame", "two widths that differ", spoilt("frame.fits", lambda c: c.replace(
         b"END" + 77 * b" ", b"NAXIS1  =                  999".ljust(80) + b"END", 1)),
         "FrameError", "NAXIS1", FRAMES),
+    Bad("frame", "a NAXIS of 2^63 in a keyword that astropy strips", spoilt(
+        "frame.fits", lambda c: c.replace(b"NAXIS   = " + b"2".rjust(20), b"NAXIS \x1c = " + b"9223372036854775808".rjust(20), 1)),
+        "FrameError", "axes", FRAMES),
     Bad("frame", "a GCOUNT that is text", card("frame.fits", "GCOUNT", "'RICE_1'"), "FrameError",
         "GCOUNT", FRAMES),
     Bad("frame", "an .fz whose tiles say that they are larger", larger_tiles, "FrameError",

@@ -16,6 +16,7 @@ from astropy.io import fits
 # As in test_benchmarks_results: last in the path.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 mutators = import_module("benchmarks.robust.mutators")
+fits_mutators = import_module("benchmarks.robust.fits_mutators")
 
 
 def blind(content, most):
@@ -33,16 +34,16 @@ def written(*hdus):
 def test_checksums_are_made_anew(seed):
     rng = np.random.default_rng(seed)
     content = written(fits.PrimaryHDU(rng.normal(size=(9, 7))), fits.ImageHDU(np.arange(seed + 1)))
-    hdus = mutators._hdus(content)
+    hdus = fits_mutators.split_hdus(content)
     assert len(hdus) == 2
-    hdus[0][0].append(mutators._card(b"ANY     ", str(seed)))
+    hdus[0][0].append(fits_mutators.make_card(b"ANY     ", str(seed)))
     cards, data = hdus[1]
     hdus[1] = (cards, bytes([seed]) + data[1:])
-    changed = b"".join(mutators._hdu_bytes(*hdu, anew=True) for hdu in hdus)
+    changed = b"".join(fits_mutators.hdu_bytes(*hdu, anew=True) for hdu in hdus)
     with fits.open(io.BytesIO(changed), checksum=True) as read:
         assert read[0].header["ANY"] == seed
         assert len(read) == 2
-    stale = b"".join(mutators._hdu_bytes(*hdu, anew=False) for hdu in hdus)
+    stale = b"".join(fits_mutators.hdu_bytes(*hdu, anew=False) for hdu in hdus)
     with (
         pytest.raises(UserWarning, match="verification failed"),
         fits.open(io.BytesIO(stale), checksum=True),

@@ -64,7 +64,7 @@ def change_piece(content: bytes, rng: Random, blind: Blind) -> bytes:
 
 def change_fits(content: bytes, rng: Random, blind: Blind) -> bytes:
     """Change cards, data and HDUs, and make the checksums anew, mostly."""
-    hdus = _hdus(content)
+    hdus = split_hdus(content)
     for _ in range(min(1 + int(rng.expovariate(1.0)), 6)):
         number = rng.randrange(len(hdus))
         cards, data = hdus[number]
@@ -81,10 +81,10 @@ def change_fits(content: bytes, rng: Random, blind: Blind) -> bytes:
     if rng.random() < 0.5:  # else the numbers of a PSF could not be others
         for cards, _ in hdus:
             cards[:] = [card for card in cards if not card.startswith(b"PSFSHA  ")]
-    return b"".join(_hdu_bytes(cards, data, anew) for cards, data in hdus)
+    return b"".join(hdu_bytes(cards, data, anew) for cards, data in hdus)
 
 
-def _hdus(content: bytes) -> list[tuple[list[bytes], bytes]]:
+def split_hdus(content: bytes) -> list[tuple[list[bytes], bytes]]:
     """Split a file into headers and data, as far as its headers tell."""
     hdus, start = [], 0
     while start < len(content):
@@ -121,14 +121,14 @@ def _change_card(cards: list[bytes], rng: Random, blind: Blind) -> None:
     keyword, text = cards[at][:8], cards[at][10:]
     way = rng.random()
     if way < 0.35:
-        cards[at] = _card(keyword, _value(rng))
+        cards[at] = make_card(keyword, _value(rng))
     elif way < 0.55:
         cards[at] = (cards[at][:10] + blind(text.rstrip() or b" ", CARD)).ljust(CARD)[:CARD]
     elif way < 0.8:
         word = rng.choice(_WORDS)
         word = word[:-1] + str(rng.randrange(12)) if word[-1].isdigit() else word
         there = [i for i, card in enumerate(cards) if card[:8].strip() == word.encode()]
-        new = _card(word.encode().ljust(8), _value(rng))
+        new = make_card(word.encode().ljust(8), _value(rng))
         if there and rng.random() < 0.8:
             cards[there[0]] = new
         else:
@@ -150,7 +150,7 @@ def _value(rng: Random) -> str:
     return rng.choice(_NUMBERS if rng.random() < 0.6 else _TEXTS)
 
 
-def _card(keyword: bytes, value: str) -> bytes:
+def make_card(keyword: bytes, value: str) -> bytes:
     return (keyword + b"= " + value.rjust(20).encode()).ljust(CARD)[:CARD]
 
 
@@ -167,7 +167,7 @@ def _change_data(data: bytes, rng: Random, blind: Blind) -> bytes:
     return change_piece(data, rng, blind)
 
 
-def _hdu_bytes(cards: list[bytes], data: bytes, anew: bool) -> bytes:
+def hdu_bytes(cards: list[bytes], data: bytes, anew: bool) -> bytes:
     if not cards:
         return data
     data += bytes(-len(data) % BLOCK)

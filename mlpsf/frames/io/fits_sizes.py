@@ -8,7 +8,7 @@ the file, and what a compressed file unpacks to must be no more than `MOST` time
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -29,10 +29,8 @@ _ProblemOf = Callable[[Path, int, int], str]
 _WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
 _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
 _AXES = 999  # the standard's limit, of columns too
-_CARD = re.compile(
-    rb"(BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS)"
-    rb" *=(?: *([+-]?\d+) *(?:/|$))?"
-)
+_KEY = re.compile(r"BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS")
+_WHOLE = re.compile(r" *([+-]?\d+) *(?:/|$)")
 
 
 def check_fits(path: Path, error: type[MlpsfError]) -> None:
@@ -94,10 +92,10 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
         if header is None:
             return ""
         cards: dict[str, int] = {}
-        for i in range(0, len(header), _WIDTH):
-            if match := _CARD.match(header[i : i + _WIDTH]):
-                key, value = match[1].decode(), int(match[2] or -1)
-                if match[2] is None or cards.setdefault(key, value) != value:
+        for key, text in _cards(header):
+            if _KEY.fullmatch(key):
+                value = _WHOLE.match(text)
+                if value is None or cards.setdefault(key, int(value[1])) != int(value[1]):
                     # astropy would multiply what is no number, or take another of two.
                     return f"header {number} does not say what its {key} is"
         for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
@@ -124,6 +122,14 @@ def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
             return f"header {number} has tiles without pixels"
         file.seek(start)
     return "it has more than 100,000 headers"
+
+
+def _cards(header: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the keywords of a header as astropy understands them, and what is behind the '='."""
+    text = header.decode("ascii", "replace")
+    for i in range(0, len(text), _WIDTH):
+        key, _, value = text[i : i + _WIDTH].partition("=")
+        yield key.upper().removeprefix("HIERARCH ").strip(), value
 
 
 def _product(cards: dict[str, int], name: str) -> int:
