@@ -151,6 +151,7 @@ def _value(rng: Random) -> str:
 
 
 def make_card(keyword: bytes, value: str) -> bytes:
+    """Return a card of 80 bytes."""
     return (keyword + b"= " + value.rjust(20).encode()).ljust(CARD)[:CARD]
 
 
@@ -168,6 +169,7 @@ def _change_data(data: bytes, rng: Random, blind: Blind) -> bytes:
 
 
 def hdu_bytes(cards: list[bytes], data: bytes, anew: bool) -> bytes:
+    """Return the bytes of an HDU, its checksums made `anew` if it has any."""
     if not cards:
         return data
     data += bytes(-len(data) % BLOCK)

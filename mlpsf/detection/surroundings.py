@@ -24,6 +24,7 @@ amplifier's edge have 0.009 to 0.048, the others up to 0.007. In simulated frame
 """
 
 _RING = (2.5, 5.0)  # FWHM: beyond the light of the star, within the stamps
+_NARROWEST = 0.5  # pixels: nothing is narrower, and a ring has pixels in every quadrant
 _SURE = 8.0  # standard deviations; less may be noise
 _COMMON = 5  # fewest stars that show what their surroundings have in common
 _BRIGHTEST = 30  # stars that show it
@@ -74,7 +75,7 @@ def on_uneven_sky(
     """
     x, y, peak = np.asarray(x), np.asarray(y), np.asarray(peak, dtype=np.float64)
     uneven = np.zeros(len(x), dtype=bool)
-    half = int(np.ceil(_RING[1] * fwhm))
+    half = int(np.ceil(_RING[1] * max(fwhm, _NARROWEST)))
     quadrants = _quadrants(half, fwhm)
     full = quadrants[0].sum()
     error = _MEDIAN * frame.background.rms[nearest_pixels(x, y, frame.shape)]
@@ -111,7 +112,7 @@ def _quadrants(half: int, fwhm: float) -> list[NDArray[np.bool_]]:
     """Return the ring's pixels in each quadrant: four along the axes, four along the diagonals."""
     u = np.arange(-half, half + 1)
     x, y = u[None, :], u[:, None]
-    distance = np.hypot(x, y) / fwhm
+    distance = np.hypot(x, y) / max(fwhm, _NARROWEST)
     ring = (distance > _RING[0]) & (distance <= _RING[1])
     return [
         ring & (sx * a >= 0) & (sy * b >= 0)

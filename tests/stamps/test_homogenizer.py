@@ -238,11 +238,11 @@ def test_one_pipeline_for_every_selector(name, one_x):
         selector.set_score_request(groups=True)
         pipe = Pipeline([("selector", selector)])
         found = cross_validate(
-            pipe, X, y, cv=GroupKFold(3), params={"groups": groups}, error_score="raise"
+            pipe, X, y, cv=GroupKFold(2), params={"groups": groups}, error_score="raise"
         )
         assert np.isfinite(found["test_score"]).all()
         search = GridSearchCV(
-            pipe, {"selector__pad": [False]}, cv=GroupKFold(3), error_score="raise"
+            pipe, {"selector__pad": [False]}, cv=GroupKFold(2), error_score="raise"
         )
         search.fit(X, y, groups=groups)
         best = search.best_estimator_
