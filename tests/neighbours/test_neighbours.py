@@ -67,6 +67,15 @@ def scene_of(frame: Frame) -> Scene:
     return frame.scene
 
 
+@pytest.fixture(scope="module")
+def small() -> tuple[Frame, Scene]:
+    """A small crowd, and its scene."""
+    frame = simulate_frame(
+        shape=(200, 200), n_stars=260, n_galaxies=0, fwhm=3.5, star_slope=0.5, seed=4, **CLEAN
+    ).frame
+    return frame, scene_of(subtract_neighbours(frame, find_sources(frame)))
+
+
 class TestScene:
     def test_fluxes_are_true(self, crowd: SimulatedFrame, alone: Frame) -> None:
         truth, scene = crowd.truth, scene_of(alone)
@@ -117,13 +126,6 @@ class TestScene:
     def test_cutout_of_a_source_that_was_not_fitted(self, alone: Frame) -> None:
         scene = scene_of(alone)
         assert not scene.own_light(np.array([-50.0]), np.array([-50.0]), 5).any()
-
-    @pytest.fixture(scope="class")
-    def small(self) -> tuple[Frame, Scene]:
-        frame = simulate_frame(
-            shape=(200, 200), n_stars=260, n_galaxies=0, fwhm=3.5, star_slope=0.5, seed=4, **CLEAN
-        ).frame
-        return frame, scene_of(subtract_neighbours(frame, find_sources(frame)))
 
     @settings(max_examples=5, deadline=None)
     @given(exponent=st.floats(-22, 15))
