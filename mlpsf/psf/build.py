@@ -238,9 +238,9 @@ def _unsmooth(
     x, y = hand.places.T
     psf = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
     psf.check()
-    fine = psf.oversampled
-    peak = np.unravel_index(fine.argmax(), fine.shape)
-    off = float(np.hypot(*(np.array(peak) - (len(fine) - 1) / 2))) * psf.size / len(fine)
+    image = psf.image()
+    peak = np.unravel_index(image.argmax(), image.shape)
+    off = float(np.hypot(*(np.array(peak) - len(image) // 2)))
     if off > max(psf.fwhm, 2.0):
         raise PSFError(
             f"no smooth PSF describes the {len(x)} stars, and the brightest pixel of their mean is "
