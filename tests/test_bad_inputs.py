@@ -132,7 +132,22 @@ def test_no_undocumented_word_is_printed():
 @pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize(
     "seed",
-    [20009, 20018, 20336, 20382, 20360, 20478, 20566, 22069, 24878, 25677, 27653, 29977, 42741, 43768],
+    [
+        20009,
+        20018,
+        20336,
+        20382,
+        20360,
+        20478,
+        20566,
+        22069,
+        24878,
+        25677,
+        27653,
+        29977,
+        42741,
+        43768,
+    ],
 )
 def test_frames_that_once_failed(seed):
     """Random frames of `benchmarks any_input`: one of each kind of failure that it found."""

@@ -217,13 +217,14 @@ def read_psf(
         If the file does not exist, is damaged, or `make` does not accept its content.
     """
     path = input_file(path, ModelFileError, "a PSF file")
-    check_fits(path, ModelFileError)
+    content = check_fits(path, ModelFileError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             # A flipped bit would be another PSF. TRIPPy's own files have no checksums.
             warnings.filterwarnings("error", "(Checksum|Datasum) verification failed")
-            with path.open("rb") as file, fits.open(file, checksum=True) as hdus:
+            stream = content.open("rb") if isinstance(content, Path) else content
+            with stream as file, fits.open(file, checksum=True) as hdus:
                 varies = len(hdus) == 5 and {"CHANGES", "WEIGHTS"} <= {h.name for h in hdus}
                 if len(hdus) not in (3, 6) and not varies:
                     raise ModelFileError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,11 +156,11 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         return read_regions(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
-        check_fits(path, CatalogueError)
+        content = check_fits(path, CatalogueError)
         try:
-            hdu = _ldac_hdu(path)
-            if hdu is not None:
-                return Table.read(path, format="fits", hdu=hdu)
+            hdu = _ldac_hdu(content)
+            if hdu is not None or content is not path:
+                return Table.read(content, format="fits", hdu=hdu)
             table = Table.read(path)
             if all(_is_number(name) for name in table.colnames):  # the first row of a CSV file
                 table = Table.read(path, format="ascii.no_header")
@@ -182,18 +183,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _ldac_hdu(path: Path) -> int | None:
+def _ldac_hdu(content: Path | BytesIO) -> int | None:
     """Return the number of the first LDAC_OBJECTS table in a FITS file."""
-    if not fits.util.fileobj_is_binary(path) and path.suffix.lower() not in (
-        ".fits",
-        ".fit",
-        ".cat",
-        ".ldac",
-        ".gz",
-    ):
-        return None
     try:
-        with fits.open(path) as hdus:
+        with fits.open(content) as hdus:
             for number, hdu in enumerate(hdus):
                 if hdu.name.upper() == "LDAC_OBJECTS":
                     return number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,13 +55,13 @@ def holds_cutouts(path: str | os.PathLike[str]) -> bool:
     try:
         if path.suffix.lower() in _ARCHIVE or not path.is_file():
             return path.suffix.lower() in _ARCHIVE
-        check_fits(path, CatalogueError)
+        content = check_fits(path, CatalogueError)
     except (OSError, ValueError, CatalogueError):
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is wrong with the file, its reader says
         try:
-            with fits.open(path) as hdus:
+            with fits.open(content) as hdus:
                 return _are_cutouts(hdus)
         except Exception:
             return False
@@ -116,9 +117,9 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
         There is no such file, or no cutouts in it.
     """
     path = input_file(path, CatalogueError, "a file of cutouts")
-    check_fits(path, CatalogueError)
+    content = check_fits(path, CatalogueError)
     try:
-        found = _read_archive(path) if path.suffix.lower() in _ARCHIVE else _read_fits(path)
+        found = _read_archive(path) if path.suffix.lower() in _ARCHIVE else _read_fits(content)
     except Exception as error:  # a damaged file can make its parsers raise anything
         raise CatalogueError(f"{path.name} cannot be read as cutouts: {error}.") from error
     cutouts = found.cutouts
@@ -153,8 +154,8 @@ def _read_archive(path: Path) -> CutoutTable:
         return CutoutTable(archive[names["cutouts"]], x, y, groups)
 
 
-def _read_fits(path: Path) -> CutoutTable:
-    with fits.open(path, memmap=False) as hdus, warnings.catch_warnings():
+def _read_fits(content: Path | BytesIO) -> CutoutTable:
+    with fits.open(content, memmap=False) as hdus, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units of foreign tables
         tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and len(h.columns)]
         vignets = [h for h in tables if "VIGNET" in (n.upper() for n in h.columns.names)]

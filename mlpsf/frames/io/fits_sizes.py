@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from mlpsf.errors import MlpsfError
 from mlpsf.frames.io.packing import DAMAGE, is_packed, tiles_problem, unpacking
@@ -24,7 +25,8 @@ MOST = 100
 FREE = 256 * 2**20
 """Bytes that any file may unpack to."""
 
-_ProblemOf = Callable[[Path, int, int], str]
+_T = TypeVar("_T")
+_BEGINS = (b"SIMPLE", b"XTENSI")
 
 _WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
 _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
@@ -33,8 +35,8 @@ _KEY = re.compile(r"BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTIL
 _WHOLE = re.compile(r" *([+-]?\d+) *(?:/|$)")
 
 
-def check_fits(path: Path, error: type[MlpsfError]) -> None:
-    """Raise an error if a FITS file's headers promise what the file cannot hold.
+def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
+    """Return what astropy is to open as a FITS file; raise if it promises what it cannot hold.
 
     A file that is no FITS file, or is cut short, passes: reading it says so.
 
@@ -44,8 +46,20 @@ def check_fits(path: Path, error: type[MlpsfError]) -> None:
         A regular file, plain or compressed.
     error : type
         Error to raise.
+
+    Returns
+    -------
+    Path or BytesIO
+        `path`, or the content of its HDUs, where it is packed or has something behind them. astropy
+        would take that for headers, and does not see where a packed file ends.
     """
-    _check(_problem, path, error)
+    problem, end = _of(_problem, path)
+    if problem:
+        raise error(f"{path.name} is damaged, or no FITS file: {problem}. Copy it again.")
+    if end is None:
+        return path
+    with unpacking(path) as file:
+        return BytesIO(file.read(end))
 
 
 def check_tiles(path: Path, error: type[MlpsfError]) -> None:
@@ -58,70 +72,87 @@ def check_tiles(path: Path, error: type[MlpsfError]) -> None:
     error : type
         Error to raise.
     """
-    _check(_problem_of_tiles, path, error)
+    if problem := _of(_problem_of_tiles, path):
+        raise error(f"{path.name} is damaged: {problem}. Copy it again.")
 
 
-def _check(problem_of: _ProblemOf, path: Path, error: type[MlpsfError]) -> None:
+def _of(function: Callable[[Path, int, int], _T], path: Path) -> _T:
+    """Call a function that remembers files as long as they are the same."""
     status = path.stat()
-    if problem := problem_of(path, status.st_mtime_ns, status.st_size):
-        raise error(f"{path.name} is damaged, or no FITS file: {problem}. Copy it again.")
+    return function(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
 def _problem_of_tiles(path: Path, changed: int, size: int) -> str:  # noqa: ARG001
-    return tiles_problem(path)
+    return tiles_problem(check_fits(path, MlpsfError))
 
 
 @lru_cache(maxsize=64)  # of a mosaic, every image is opened by itself
-def _problem(path: Path, changed: int, size: int) -> str:  # noqa: ARG001 - the key of the cache
-    """Return what is wrong with the sizes in a file; empty if nothing is."""
+def _problem(path: Path, changed: int, size: int) -> tuple[str, int | None]:  # noqa: ARG001
+    """Return what is wrong with the sizes in a file, empty if nothing is, and where its HDUs end.
+
+    The end is None where nothing is known to follow them.
+    """
     limit = max(MOST * size, FREE)
+    packed = is_packed(path)
     try:
         with unpacking(path) as file:
-            return _walk(file, None if is_packed(path) else size, limit)
+            start = 0
+            for number in range(100_000):
+                header = _header(file)
+                if header is None:
+                    return "", start if number and (packed or _follows(file, start)) else None
+                problem, n_bytes = _problem_of_header(header, None if packed else size)
+                if problem:
+                    return f"header {number} {problem}", None
+                start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
+                if packed and start > limit:
+                    return f"it would unpack to {start:,} bytes or more, over {limit:,}", None
+                file.seek(start)
+            return "it has more than 100,000 headers", None
     except DAMAGE:
-        return ""  # the reader says what it is
+        return "", None  # the reader says what it is
 
 
-def _walk(file: IO[bytes], size: int | None, limit: int) -> str:
-    """Walk over the headers of a file; `size` is None for a compressed one."""
-    start = 0
-    for number in range(100_000):
-        # Behind the first, astropy takes anything for a header, up to the next END.
-        header = _header(file, anything=number > 0)
-        if header is None:
-            return ""
-        cards: dict[str, int] = {}
-        for key, text in _cards(header):
-            if _KEY.fullmatch(key):
-                value = _WHOLE.match(text)
-                if value is None or cards.setdefault(key, int(value[1])) != int(value[1]):
-                    # astropy would multiply what is no number, or take another of two.
-                    return f"header {number} does not say what its {key} is"
-        for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
-            # astropy goes through all that a header says that it has.
-            if not 0 <= cards.get(key, 0) <= _AXES:
-                return f"header {number} says that it has {cards[key]} {what}, 0 to {_AXES} may be"
-        if cards.get("PCOUNT", 0) < 0 or cards.get("GCOUNT", 1) < 0:
+def _follows(file: IO[bytes], start: int) -> bool:
+    """Return whether something that is no header follows at a place of a file."""
+    file.seek(start)
+    block = file.read(_BLOCK)
+    return bool(block) and not block.startswith(_BEGINS)
+
+
+def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
+    """Return what is wrong with a header, and the bytes of its data.
+
+    Without the size of its file, any number of bytes may be.
+    """
+    cards: dict[str, int] = {}
+    for key, text in _cards(header):
+        if _KEY.fullmatch(key):
+            value = _WHOLE.match(text)
+            if value is None or cards.setdefault(key, int(value[1])) != int(value[1]):
+                # astropy would multiply what is no number, or take another of two.
+                return f"does not say what its {key} is", 0
+    for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
+        # astropy goes through all that a header says that it has.
+        if not 0 <= cards.get(key, 0) <= _AXES:
+            return f"says that it has {cards[key]} {what}, 0 to {_AXES} may be", 0
+    for key, value in cards.items():
+        if value < 0 and not key.endswith("BITPIX"):
             # astropy would go back to the header before, and never come to an end.
-            return f"header {number} has a negative PCOUNT or GCOUNT"
-        where = f"header {number} promises "
-        pixels = _product(cards, "NAXIS")
-        n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
-        # Without axes there is no data, whatever the PCOUNT.
-        n_bytes *= pixels + max(cards.get("PCOUNT", 0), 0) if cards.get("NAXIS", 0) else 0
-        start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
-        if size is not None and n_bytes > 2 * size + FREE:
-            return f"{where}{n_bytes:,} bytes, the file has {size:,}"
-        if size is None and start > limit:
-            return f"it would unpack to {start:,} bytes or more, over {limit:,}"
-        unpacked = _product(cards, "ZNAXIS") * (abs(cards.get("ZBITPIX", 8)) // 8)
-        if unpacked > max(MOST * n_bytes, FREE):
-            return f"{where}{unpacked:,} bytes of {n_bytes:,} packed ones"
-        if any(cards.get(f"ZTILE{k}", 1) < 1 for k in range(1, cards.get("ZNAXIS", 0) + 1)):
-            return f"header {number} has tiles without pixels"
-        file.seek(start)
-    return "it has more than 100,000 headers"
+            return f"has a negative {key}", 0
+    pixels = _product(cards, "NAXIS")
+    n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
+    # Without axes there is no data, whatever the PCOUNT.
+    n_bytes *= pixels + max(cards.get("PCOUNT", 0), 0) if cards.get("NAXIS", 0) else 0
+    if size is not None and n_bytes > 2 * size + FREE:
+        return f"promises {n_bytes:,} bytes, the file has {size:,}", 0
+    unpacked = _product(cards, "ZNAXIS") * (abs(cards.get("ZBITPIX", 8)) // 8)
+    if unpacked > max(MOST * n_bytes, FREE):
+        return f"promises {unpacked:,} bytes of {n_bytes:,} packed ones", 0
+    if any(cards.get(f"ZTILE{k}", 1) < 1 for k in range(1, cards.get("ZNAXIS", 0) + 1)):
+        return "has tiles without pixels", 0
+    return "", n_bytes
 
 
 def _cards(header: bytes) -> Iterator[tuple[str, str]]:
@@ -142,14 +173,12 @@ def _product(cards: dict[str, int], name: str) -> int:
     return total
 
 
-def _header(file: IO[bytes], anything: bool) -> bytes | None:
-    """Read a header's blocks to its END, with `anything` before it; None where there is none."""
+def _header(file: IO[bytes]) -> bytes | None:
+    """Read a header's blocks to its END; None where there is none."""
     blocks: list[bytes] = []
     for _ in range(_LONGEST // _BLOCK):
         block = file.read(_BLOCK)
-        if len(block) < _BLOCK:
-            return None
-        if not blocks and not anything and block[:6] not in (b"SIMPLE", b"XTENSI"):
+        if len(block) < _BLOCK or not (blocks or block.startswith(_BEGINS)):
             return None
         blocks.append(block)
         if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, _WIDTH)):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
 from mlpsf.files import input_file
 from mlpsf.frames.io.fits_sizes import check_fits, check_tiles
-from mlpsf.frames.io.packing import H_COMPRESS, unpacked
+from mlpsf.frames.io.packing import H_COMPRESS
 from mlpsf.frames.io.planes import beside as noise_beside
 from mlpsf.frames.io.planes import mask_bits, named_mask, named_planes
 
@@ -94,8 +94,7 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
     path = input_file(path, FrameError, "a FITS file", missing=FrameNotFoundError)
     with quiet():
         try:
-            check_fits(path, FrameError)
-            hdus = fits.open(unpacked(path))
+            hdus = fits.open(check_fits(path, FrameError))
             for hdu in hdus:  # reads all headers
                 _name_readably(hdu)
             if any(getattr(hdu, "compression_type", "") == H_COMPRESS for hdu in hdus):

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from astropy.io import fits
 
-__all__ = ["DAMAGE", "H_COMPRESS", "is_packed", "tiles_problem", "unpacked", "unpacking"]
+__all__ = ["DAMAGE", "H_COMPRESS", "is_packed", "tiles_problem", "unpacking"]
 
 H_COMPRESS = "HCOMPRESS_1"
 
@@ -64,24 +64,13 @@ def unpacking(path: Path) -> IO[bytes]:
     return file
 
 
-def unpacked(path: Path) -> Path | io.BytesIO:
-    """Return the path of a plain file, or the content of a packed one.
-
-    astropy does not see the end of a packed file: of a damaged one it reads headers for ever.
-    """
-    if not is_packed(path):
-        return path
-    with unpacking(path) as file:
-        return io.BytesIO(file.read())
-
-
-def tiles_problem(path: Path) -> str:
+def tiles_problem(content: Path | io.BytesIO) -> str:
     """Return what is wrong with an image's tiles; empty if nothing is.
 
     A tile packed by H-compress says its own size (White 1992), and what unpacks it writes so many
     pixels wherever they belong to.
     """
-    with fits.open(unpacked(path), disable_image_compression=True) as hdus:
+    with fits.open(content, disable_image_compression=True) as hdus:
         for number, hdu in enumerate(hdus):
             if hdu.header.get("ZCMPTYPE") != H_COMPRESS or len(hdu.data) == 0:
                 continue
