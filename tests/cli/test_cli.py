@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from astropy.io import fits
 from astropy.table import Table
 from conftest import simulate
 
+import mlpsf
 from mlpsf import __version__
-from mlpsf.cli.main import main
+from mlpsf.cli.main import app, main
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf import PSFModel
 from mlpsf.psf.terms import PSFTerms
@@ -538,3 +542,20 @@ def test_program_fails_in_one_line_with_the_shipped_network(frame_file, tmp_path
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert (tmp_path / "stars.ecsv").is_file()
+
+
+def test_options_that_messages_name_are_there():
+    group = typer.main.get_command(app)
+    known = {o for c in group.commands.values() for p in c.params for o in (*p.opts, "--help")}
+    known |= {o for p in group.params for o in p.opts}
+    no_options = {"--write"}  # begins a name inside mlpsf
+    for path in (Path(mlpsf.__file__).parent).rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        texts = (
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
+        named = {o for text in texts for o in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)}
+        assert named - known - no_options == set(), path

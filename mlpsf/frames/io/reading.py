@@ -192,9 +192,9 @@ def check_positive(value: float | None, parameter: str, *, infinite: bool = Fals
         number = np.nan
     if not (1 / _LIMIT <= number <= _LIMIT or (infinite and number == np.inf)):
         raise InputError(
-            f"The '{parameter}' parameter must be a positive number from {1 / _LIMIT:g} to "
-            f"{_LIMIT:g}. Got {value!r} instead. Leave it out to take it from the header or the "
-            "pixels."
+            f"The '{parameter}' parameter (--{parameter}) must be a positive number from "
+            f"{1 / _LIMIT:g} to {_LIMIT:g}{', or inf for none' if infinite else ''}. Got {value!r} "
+            "instead. Leave it out to take it from the header or the pixels."
         )
     return number
 
