@@ -272,7 +272,7 @@ def test_night(night, undisturbed):
     assert np.all(abs(good["fwhm"] - 2.5) < 0.2)
     assert np.all(good["seconds"] > 0)
     assert good["psf_order"].tolist() == [0] * 4
-    assert np.isnan(good["fwhm_variation"]).all()  # four stars are too few to tell
+    assert np.isnan(good["fwhm_variation"]).all()  # of a PSF that does not vary
     assert table["variation_angle"].unit == "deg"
     assert len(products(out)) == 8
     for row in good:
