@@ -95,10 +95,10 @@ def run(
     Of each frame, the folder gets NAME_stars.ecsv and NAME_psf.fits (NAME_3_... of HDU 3), the
     files that mlpsf psf makes. night.ecsv, and night.parquet where pyarrow is installed (pip
     install 'mlpsf[parquet]'), have a row a frame: FWHM, ellipticity, stars found and chosen,
-    quality (share of the stars' light that the PSF leaves beyond noise; --reserve 0.2 has it
-    judged by stars that the PSF has not seen), seconds, warnings, and the reason of one that
-    failed. night.html shows the same, those that stand out first, with small pictures of each frame
-    and its PSF.
+    quality (share of the stars' light that the PSF leaves beyond noise, 0 where that is all;
+    judged_by: --reserve 0.2 has it judged by stars that the PSF has not seen), seconds, warnings,
+    and the reason of one that failed. night.html shows the same, those that stand out first, with
+    small pictures of each frame and its PSF.
 
     Stopped, or killed, at any moment: give the same command again. It does what is missing, and
     what was made with other settings, and ends with the same files. A frame that fails is a row

@@ -148,7 +148,9 @@ def write_night(
                 link="" if page is None else quote(page),
                 # Anything but a picture's own data would be fetched.
                 pictures=[p for p in shown if p.startswith("data:image/")],
-                values=[_value(row[c], d) for c, d in _SHOWN.items()],
+                values=[
+                    _value(row[c], d) if c != "quality" else _left(row) for c, d in _SHOWN.items()
+                ],
                 notes=notes[k],
                 warned=[text for text in _said(row) if _kind(text) not in everywhere],
                 failed=not row["done"],
@@ -204,6 +206,16 @@ def kinds_of_warnings(table: Table) -> list[tuple[int, str]]:
 def _kind(warning: str) -> str:
     """Return a warning without numbers and files, which differ from frame to frame."""
     return re.sub(r"\S+\.fi?ts?\b\S*|\d+(\.\d+)?", "\N{HORIZONTAL ELLIPSIS}", warning)
+
+
+def _left(row: Any) -> tuple[str, str]:
+    """Return the share of light that a PSF leaves, and of which stars, to sort by and to read."""
+    value, text = _value(row["quality"], 5)
+    if not value:
+        return value, text
+    share = "noise alone" if float(value) == 0 else f"{float(value):.2%}"
+    by = str(row["judged_by"]) if "judged_by" in row.colnames else ""
+    return value, f"{share}, {by} stars" if by else share
 
 
 def _value(value: Any, digits: int) -> tuple[str, str]:

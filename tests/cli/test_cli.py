@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,12 @@ def test_render(run):
     psf.save("psf.fits")
     code, out, err = run("render", "psf.fits", 30, 70.5)
     assert (code, out) == (0, ""), err
+    near = np.random.default_rng(2).uniform([120, 90, 1e4], [140, 110, 2e4], (8, 3))
+    replace(psf, stars=near).save("few.fits")
+    # Warnings look the same in every command.
+    command = [sys.executable, "-m", "mlpsf", "render", "few.fits", "2", "3", "--out", "few_1.fits"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert said.startswith("mlpsf: warning: the PSF at (2, 3) is extrapolated")
     stamp, header = fits.getdata("stamp.fits", header=True)
     np.testing.assert_allclose(stamp, psf.at(30, 70.5).render(0, 0), atol=1e-8)
     assert (header["ATX"], header["ATY"], header["OVERSAMP"]) == (30.0, 70.5, 1)
