@@ -648,3 +648,14 @@ def test_a_model_is_read_once_and_again_when_it_is_another(tmp_path, monkeypatch
     _selector("cnn", str(model))
     assert len(read) == 2
     assert _selector("residual", None) == "residual"
+
+
+def test_a_row_says_what_reading_warns_of(tmp_path):
+    header = fits.Header({"GAIN": -1.0, "SATURATE": 6e4})
+    noise = np.random.default_rng(1).normal(100, 3, (2, 60, 70))
+    chips = [fits.ImageHDU(chip.astype(np.float32), header) for chip in noise]
+    fits.HDUList([fits.PrimaryHDU(), *chips]).writeto(tmp_path / "2.fits")
+    row = run_job(jobs_of(tmp_path, tmp_path / "out", Settings())[0])["row"]
+    more, nonsense = row["warnings"].split(" | ")
+    assert more.startswith("2.fits[1] is the first of 2 images in the file: hdu (--hdu)")
+    assert nonsense.startswith("2.fits[1]: header GAIN = -1.0 is no gain")
