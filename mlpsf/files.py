@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -17,10 +18,41 @@ __all__ = [
     "file_hash",
     "input_file",
     "product_kind",
+    "unwritable",
     "whole_file",
 ]
 
 _HEAD = 1 << 20  # bytes of a file that hold its header
+
+_ELSEWHERE = "give another folder"
+_WHY = {
+    errno.ENOSPC: f"its disk is full. Make room, or {_ELSEWHERE}",
+    errno.EDQUOT: f"the quota on its disk is used up. Make room, or {_ELSEWHERE}",
+    errno.EFBIG: f"no file may be as large there (see ulimit -f). Raise the limit, or {_ELSEWHERE}",
+    errno.EACCES: f"no permission. Change that, or {_ELSEWHERE}",
+    errno.EPERM: f"no permission. Change that, or {_ELSEWHERE}",
+    errno.EROFS: f"its disk is read-only: {_ELSEWHERE}",
+    errno.EIO: f"its disk fails (input/output error): {_ELSEWHERE}",
+    errno.ENAMETOOLONG: "the name is too long: give a shorter one",
+    errno.ENOTDIR: f"a part of the path is a file, not a folder: {_ELSEWHERE}",
+    errno.ENOENT: f"its folder takes no files, or is gone: {_ELSEWHERE}",
+    errno.EEXIST: "a file of that name is there: give another name",
+}
+"""Why a file or folder cannot be written, and what to try, by the error of the system."""
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError, doing: str = "write") -> OutputError:
+    """Return the error that says why a file or folder cannot be written, and what to try.
+
+    Examples
+    --------
+    >>> print(unwritable("a.fits", OSError(errno.EROFS, "")))
+    Cannot write a.fits: its disk is read-only: give another folder.
+    """
+    # numpy says without a number of the system how much it could not write.
+    said = f"{error.strerror or error}. Is its disk full? Make room, or {_ELSEWHERE}"
+    why = _WHY.get(error.errno or 0, said)
+    return OutputError(f"Cannot {doing} {os.fspath(path)}: {why}.")
 
 
 def input_file(
@@ -91,9 +123,14 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, OutputError):
             raise
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
         raise OutputError(f"Cannot write {path}: it is no name of a file ({error}).") from None
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"Cannot write {path}: no permission to write in {folder}.")
+        raise OutputError(
+            f"Cannot write {path}: no permission to write in {folder}. Change "
+            "that, or give another folder."
+        )
     return path
 
 
@@ -132,7 +169,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             prefix=temporary_prefix(path), suffix="".join(path.suffixes[-2:]), dir=path.parent
         )
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error}.") from error
+        raise unwritable(path, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -145,7 +182,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(f"Cannot write {path}: {error}.") from error
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 

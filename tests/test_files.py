@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlpsf.errors import MlpsfError, OutputError
-from mlpsf.files import check_folder, whole_file
+from mlpsf.files import check_folder, unwritable, whole_file
 
 
 def test_written(tmp_path):
@@ -47,6 +48,22 @@ def test_not_at_all(tmp_path, error):
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "number", ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EROFS", "EIO", "EMLINK"]
+)
+def test_why_and_what_to_try(number):
+    error = OSError(getattr(errno, number), os.strerror(getattr(errno, number)), ".mlpsf-1.fits")
+    said = str(unwritable("a.fits", error))
+    assert said.startswith("Cannot write a.fits: ")
+    assert said.endswith("give another folder.")
+    assert not any(word in said for word in ("Errno", ".mlpsf-1"))
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(OutputError, match="the name is too long: give a shorter one"):
+        check_folder(tmp_path / ("a" * 300))
 
 
 def test_no_such_folder(tmp_path):

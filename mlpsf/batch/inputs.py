@@ -18,7 +18,6 @@ from mlpsf.errors import FrameError, InputError
 from mlpsf.version import __version__
 
 __all__ = [
-    "AUXILIARY",
     "Job",
     "Settings",
     "find_frames",
@@ -27,15 +26,6 @@ __all__ = [
     "stamp_of",
     "state_of",
 ]
-
-# fmt: off
-AUXILIARY = frozenset((
-    "MASK", "DQ", "BPM", "BADPIX", "FLAGS", "DEFECTS", "ERR", "ERROR", "SIGMA", "VAR",
-    "VARIANCE", "IVAR", "WHT", "WEIGHT", "WGT", "EXP", "CTX", "SKY", "BKG", "BACKGROUND",
-    "SAMP", "TIME",
-))
-# fmt: on
-"""Names of image HDUs that describe another image; ``hdu="all"`` skips them."""
 
 _LONGEST_NAME = 200  # bytes, of 255: products add their kind
 _ENDINGS = (".gz", ".fz", ".bz2", ".fits", ".fit", ".fts")
@@ -258,7 +248,7 @@ def plan_jobs(
     hdu : sequence of str or int, optional
         Images of each file: numbers; names such as ``"SCI"`` or ``"SCI,2"``, with the wildcards
         ``*`` and ``?``; or ``"all"`` for all images except those that describe another one
-        (`AUXILIARY`). Default: the first image.
+        (`mlpsf.frames.io.hdus.AUXILIARY`). Default: the first image.
 
     Returns
     -------
@@ -336,7 +326,8 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
     """
     if not wanted:
         return [None]
-    from mlpsf.frames.io.fitsio import list_images, planes_of
+    from mlpsf.frames.io.fitsio import list_images, open_fits, quiet
+    from mlpsf.frames.io.hdus import sky_images
 
     try:
         there = list_images(path)
@@ -349,12 +340,8 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
         if text.isdigit():
             taken: list[Any] = [int(text)]
         elif text == "ALL":
-            others = planes_of(path)
-            taken = [
-                n
-                for n, label in labels.items()
-                if label.split(",")[0] not in AUXILIARY and n not in others
-            ]
+            with open_fits(path) as hdus, quiet():
+                taken = [*sky_images(hdus)]
         else:
             taken = [
                 n

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from mlpsf.batch.inputs import Job, stamp_of, state_of
 from mlpsf.errors import InputError, MlpsfError, OutputError, TooFewStarsError, printable
-from mlpsf.files import file_hash
+from mlpsf.files import file_hash, unwritable
 from mlpsf.version import __version__
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _work(job: Job, row: Row, pictures: list[str], caught: list[Any]) -> None:
         for path in _files(job):
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"Cannot replace {path}: {error}.") from error
+        raise unwritable(path, error, "replace") from error
     pictures[:] = thumbnails(frame)
     if job.hdu is None:
         number = re.search(r"\[(\d+)\]$", frame.name)
@@ -349,7 +349,8 @@ def judge_psf(frame: Frame, stars: Table, psf: PSFModel) -> tuple[float | None, 
     Returns
     -------
     quality : float or None
-        Square root of the median over stars; 0 is perfect. None if no star can be judged.
+        Square root of the median over stars; 0: what it leaves is noise. None if no star can
+        be judged.
     judged_by : {"reserved", "chosen", ""}
 
     Examples

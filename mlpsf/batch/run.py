@@ -23,7 +23,14 @@ from mlpsf.batch.inputs import Job, Settings, find_frames, night_files, plan_job
 from mlpsf.batch.job import Outcome, Row, failed, is_row
 from mlpsf.batch.pool import TIME_LIMIT, available_cores, run_on_dask, run_on_processes
 from mlpsf.errors import InputError, OutputError, printable
-from mlpsf.files import check_folder, file_hash, product_kind, temporary_prefix, whole_file
+from mlpsf.files import (
+    check_folder,
+    file_hash,
+    product_kind,
+    temporary_prefix,
+    unwritable,
+    whole_file,
+)
 from mlpsf.version import __version__
 
 if TYPE_CHECKING:
@@ -152,7 +159,7 @@ def run_frames(
     try:
         rows_folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"Cannot make the folder {rows_folder}: {error}.") from error
+        raise unwritable(rows_folder, error, "make the folder") from error
     with _locked(rows_folder):
         _sweep(jobs)
         rows = {job.key: row for job in jobs if (row := _kept(job, retry_failed)) is not None}
@@ -334,10 +341,10 @@ def summarise(rows: Sequence[Row]) -> Table:
         ``ellipticity`` (1 - b/a), ``n_found``, ``n_chosen``, ``quality`` and ``judged_by`` (see
         `mlpsf.batch.job.judge_psf`), ``verdict`` on the frame, ``psf_order`` (of the polynomial
         by which the PSF varies),
-        ``fwhm_variation`` and ``shape_variation`` (rms over the frame of the relative FWHM and of
-        the ellipticity, without the noise), ``variation_angle`` (where the FWHM grows, degrees
-        from +x towards +y), ``seconds``, ``error`` (empty: none), ``warnings``. Unknown numbers are
-        NaN, or -1 for integers.
+        ``fwhm_variation`` and ``shape_variation`` (rms over the frame of the PSF's relative FWHM
+        and of its ellipticity), ``variation_angle`` (where the FWHM grows, degrees from +x towards
+        +y; all three unknown of a PSF that does not vary), ``seconds``, ``error`` (empty: none),
+        ``warnings``. Unknown numbers are NaN, or -1 for integers.
 
     Examples
     --------

@@ -19,7 +19,7 @@ from mlpsf.errors import MlpsfError
 __all__ = ["run"]
 
 EXIT_STOPPED = 130  # as in a shell: 128 plus the number of SIGINT
-_MOST_REASONS = 5  # number of reasons printed; the summary has all
+_MOST_REASONS = 5  # reasons, and kinds of warnings, that are printed; the summary has all
 
 
 @grouped
@@ -95,10 +95,10 @@ def run(
     Of each frame, the folder gets NAME_stars.ecsv and NAME_psf.fits (NAME_3_... of HDU 3), the
     files that mlpsf psf makes. night.ecsv, and night.parquet where pyarrow is installed (pip
     install 'mlpsf[parquet]'), have a row a frame: FWHM, ellipticity, stars found and chosen,
-    quality (share of the stars' light that the PSF leaves beyond noise; --reserve 0.2 has it
-    judged by stars that the PSF has not seen), seconds, warnings, and the reason of one that
-    failed. night.html shows the same, those that stand out first, with small pictures of each frame
-    and its PSF.
+    quality (share of the stars' light that the PSF leaves beyond noise, 0 where that is all;
+    judged_by: --reserve 0.2 has it judged by stars that the PSF has not seen), seconds, warnings,
+    and the reason of one that failed. night.html shows the same, those that stand out first, with
+    small pictures of each frame and its PSF.
 
     Stopped, or killed, at any moment: give the same command again. It does what is missing, and
     what was made with other settings, and ends with the same files. A frame that fails is a row
@@ -120,6 +120,7 @@ def run(
     """  # noqa: D406, D407, D412 - the help of a command, not numpydoc
     from mlpsf.batch.inputs import Settings
     from mlpsf.batch.run import run_frames
+    from mlpsf.report.night import kinds_of_warnings
 
     choice = choosing.settings()
     for name in ("model", "catalogue"):
@@ -154,6 +155,10 @@ def run(
             typer.echo(json.dumps({name: plain(row[name]) for name in table.colnames}))
     bad = table[~table["done"]]
     where = " and ".join(map(str, night.files))
+    if not general.quiet:
+        for n, text in kinds_of_warnings(table)[:_MOST_REASONS]:
+            frames_ = "1 frame" if n == 1 else f"{n} frames alike, the first"
+            tell(f"mlpsf: warning: {frames_}: {text}")
     if len(bad) == len(table):
         raise MlpsfError(
             f"None of {len(table)} frames succeeded; summary in {where}. The first, "

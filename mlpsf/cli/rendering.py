@@ -56,23 +56,23 @@ def render(
     if check_folder(out).suffix.lower() not in (".fits", ".fit"):
         raise OutputError(f"A stamp goes into a FITS file: {out.name!r} must end in .fits.")
     check_outputs([(out, None)], [psf], overwrite=overwrite)
-    model = PSFModel.load(psf)
-    here = model.at(x, y)
-    hdu = fits.PrimaryHDU(here.image(size=size, oversampling=oversampling))
-    cards = {
-        "ATX": (x, "place on the frame, 0-based pixels"),
-        "ATY": (y, "place on the frame, 0-based pixels"),
-        "OVERSAMP": (oversampling, "cells per pixel of the frame"),
-        "FWHM": (here.fwhm, "of a star's image, pixels of the frame"),
-        "ELLIP": (here.ellipticity, "1 - b/a"),
-        "POSANG": (here.position_angle, "of the long axis, degrees from +x to +y"),
-        "ATORDER": (model.order, "order of the polynomial over the frame"),
-        "MLPSFVER": (__version__, "version of mlpsf"),
-    }
-    hdu.header.update(cards)
-    with whole_file(out) as temporary, temporary.open("wb") as stream:
-        hdu.writeto(stream)
     with Progress(general) as progress:
+        model = PSFModel.load(psf)
+        here = model.at(x, y)
+        hdu = fits.PrimaryHDU(here.image(size=size, oversampling=oversampling))
+        cards = {
+            "ATX": (x, "place on the frame, 0-based pixels"),
+            "ATY": (y, "place on the frame, 0-based pixels"),
+            "OVERSAMP": (oversampling, "cells per pixel of the frame"),
+            "FWHM": (here.fwhm, "of a star's image, pixels of the frame"),
+            "ELLIP": (here.ellipticity, "1 - b/a"),
+            "POSANG": (here.position_angle, "of the long axis, degrees from +x to +y"),
+            "ATORDER": (model.order, "order of the polynomial over the frame"),
+            "MLPSFVER": (__version__, "version of mlpsf"),
+        }
+        hdu.header.update(cards)
+        with whole_file(out) as temporary, temporary.open("wb") as stream:
+            hdu.writeto(stream)
         n = hdu.data.shape[0]
         mean = "" if model.varies else ", the same everywhere"
         progress.note(

@@ -242,8 +242,9 @@ def _detect(
         raise NoSourcesError(
             f"No source of {minimum_area} pixels over {sigma:g} sigma on {frame.name}: the noise "
             f"is {light.unit:.4g} {frame.unit_name} and the highest pixel is "
-            f"{pixels[~frame.mask].max() * light.unit:.4g} above the sky. Try a lower 'sigma', or "
-            "look whether this is the right image of the file."
+            f"{pixels[~frame.mask].max() * light.unit:.4g} above the sky. Is this "
+            "the right image of the file (hdu, --hdu)? For fainter sources give a catalogue "
+            "(--catalogue); find_sources makes one with a lower sigma."
         )
     # Where there is negative light, its centre may be anywhere.
     off = np.zeros(len(raw), dtype=bool)
@@ -251,7 +252,10 @@ def _detect(
         off |= ~((raw[axis] >= -0.5) & (raw[axis] <= n - 0.5))
     raw["x"][off], raw["y"][off] = raw["xpeak"][off], raw["ypeak"][off]
     if len(raw) > _SEP_OBJECTS:
-        raise NoSourcesError(f"{len(raw)} detections: noise, not stars. Try a higher 'sigma'.")
+        raise NoSourcesError(
+            f"{len(raw)} detections on {frame.name}: noise, not stars. Is this the right image of "
+            "the file (hdu, --hdu)? A catalogue (--catalogue) of its stars does without detection."
+        )
     return raw, segments
 
 

@@ -45,9 +45,13 @@ from mlpsf.frames.estimation import (
     gain_lower_bound,
 )
 from mlpsf.frames.keywords import (
+    ELECTRON_UNITS,
+    GAIN_KEYWORDS,
+    GAINS,
     READ_NOISE_KEYWORDS,
     SATURATION_KEYWORDS,
     WELL_KEYWORDS,
+    header_nonsense,
     header_number,
 )
 from mlpsf.frames.units import header_gain, is_calibrated, pixel_unit
@@ -58,11 +62,15 @@ _QUIETEST = 0.3  # electrons per pixel; no detector has less noise
 
 
 class Found(NamedTuple):
-    """A value, a description of where it is from, and whether it is a guess."""
+    """A value, a description of where it is from, and whether it is a guess.
+
+    `nonsense` is what the header has in the place of a number that could be one.
+    """
 
     value: float
     origin: str
     guessed: bool
+    nonsense: str = ""
 
 
 def find_gain(
@@ -96,7 +104,11 @@ def find_gain(
     Found
         Electrons per unit of the pixels; infinite if unknown.
     """
-    declared = header_gain(headers, pixel_unit(headers, unit))
+    of = pixel_unit(headers, unit)
+    declared = header_gain(headers, of)
+    # Of other pixels than counts a header's gain says nothing, whatever it is.
+    counts = not is_calibrated(of) and of.base not in ELECTRON_UNITS
+    nonsense = header_nonsense(headers, GAIN_KEYWORDS, *GAINS) if counts else ""
     has_sky = noise is not None and noise.sky > 3 * noise.sigma
     refuted = ""
     if declared is not None:
@@ -110,14 +122,15 @@ def find_gain(
         from_plane = gain_from_variance(data, mask, variance, noise)
         if from_plane is not None:
             origin = "slope of the variance plane against the image"
-            return Found(from_plane, origin + refuted, guessed=False)
+            return Found(from_plane, origin + refuted, guessed=False, nonsense=nonsense)
     if noise is None or not has_sky:
-        return Found(math.inf, "unknown, the noise of the sky alone" + refuted, guessed=True)
+        origin = "unknown, the noise of the sky alone"
+        return Found(math.inf, origin + refuted, guessed=True, nonsense=nonsense)
     # The positive root of variance * gain**2 - sky * gain - read_noise**2 = 0.
     root = math.sqrt(noise.sky**2 + 4 * noise.variance * read_noise**2)
     gain = (noise.sky + root) / (2 * noise.variance)
     origin = "photon noise of the sky, taking the bias as 0"
-    return Found(gain, origin + refuted, guessed=True)
+    return Found(gain, origin + refuted, guessed=True, nonsense=nonsense)
 
 
 def _contradicted(
@@ -195,6 +208,7 @@ def find_saturation(
     pile = None if noise is None else find_pile_up(data, mask, noise)
     counts = not is_calibrated(pixel_unit(headers, unit))
     declared = header_number(headers, SATURATION_KEYWORDS, lowest, 1e12) if counts else None
+    nonsense = header_nonsense(headers, SATURATION_KEYWORDS, lowest, 1e12) if counts else ""
     if declared is None and counts and math.isfinite(gain):
         well = header_number(headers, WELL_KEYWORDS, lowest * gain, 1e12)
         declared = well and (well[0] / gain, well[1])
@@ -207,9 +221,10 @@ def find_saturation(
             refuted = f"; header {keyword} = {value:g} is far below many sources"
         else:
             return Found(value, f"header {keyword}", guessed=False)
+    found = Found(math.inf, "nothing limits it", guessed=True, nonsense=nonsense)
     if pile is not None:
-        return Found(pile, "pile-up of the histogram" + refuted, guessed=True)
-    if dtype.kind in "iu":
+        found = found._replace(value=pile, origin="pile-up of the histogram")
+    elif dtype.kind in "iu":
         largest = float(np.iinfo(dtype.str).max)
-        return Found(largest, f"largest value of {dtype.name} pixels" + refuted, guessed=True)
-    return Found(math.inf, "nothing limits it" + refuted, guessed=True)
+        found = found._replace(value=largest, origin=f"largest value of {dtype.name} pixels")
+    return found._replace(origin=found.origin + refuted)

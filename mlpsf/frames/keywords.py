@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from astropy.io import fits
 
 __all__ = [
     "ELECTRON_UNITS",
+    "GAINS",
     "GAIN_KEYWORDS",
     "READ_NOISE_KEYWORDS",
     "SATURATION_KEYWORDS",
     "WELL_KEYWORDS",
+    "header_nonsense",
     "header_number",
 ]
 
@@ -37,6 +40,9 @@ GAIN_KEYWORDS = (
     "CELL.GAIN",
 )
 """Keywords in electrons per ADU."""
+
+GAINS = (0.0, 1e6)
+"""No detector's gain lies outside."""
 
 SATURATION_KEYWORDS = (
     "SATURATE",
@@ -101,11 +107,35 @@ def header_number(
     >>> header_number([fits.Header({"GAIN": 0.0}), fits.Header({"GAIN": 1.9})], ["GAIN"], 0, 1e6)
     (1.9, 'GAIN')
     """
+    for keyword, value in _values(headers, keywords):
+        with contextlib.suppress(ValueError, TypeError):
+            if not isinstance(value, bool) and low < float(value) < high:
+                return float(value), keyword
+    return None
+
+
+def header_nonsense(
+    headers: Sequence[fits.Header], keywords: Sequence[str], low: float, high: float
+) -> str:
+    """Return what the first of the keywords says, if none says a plausible number.
+
+    Examples
+    --------
+    >>> header_nonsense([fits.Header({"GAIN": -2.0})], ["GAIN"], 0, 1e6)
+    'header GAIN = -2.0'
+    """
+    if header_number(headers, keywords, low, high) is not None:
+        return ""
+    keyword, value = next(_values(headers, keywords), ("", ""))
+    return f"header {keyword} = {str(value)[:40]}" if keyword else ""
+
+
+def _values(headers: Iterable[fits.Header], keywords: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the keywords that say something, and what."""
     for header in headers:
         for keyword in keywords:
             # A malformed card raises only when its value is read.
             with contextlib.suppress(KeyError, ValueError, TypeError, fits.VerifyError):
                 value = header[keyword]
-                if not isinstance(value, bool) and low < float(value) < high:
-                    return float(value), keyword
-    return None
+                if value is not None and str(value).strip():
+                    yield keyword, value

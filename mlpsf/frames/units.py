@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from astropy.io import fits
 
-from mlpsf.frames.keywords import ELECTRON_UNITS, GAIN_KEYWORDS, header_number
+from mlpsf.frames.keywords import ELECTRON_UNITS, GAIN_KEYWORDS, GAINS, header_number
 
 __all__ = ["EXPOSURE_KEYWORDS", "PixelUnit", "header_gain", "is_calibrated", "pixel_unit"]
 
@@ -84,7 +84,7 @@ def header_gain(headers: Sequence[fits.Header], unit: PixelUnit) -> tuple[float,
     >>> header_gain([header], pixel_unit([header])) is None
     True
     """
-    gain: tuple[float, str] | None = header_number(headers, GAIN_KEYWORDS, 0.0, 1e6)
+    gain: tuple[float, str] | None = header_number(headers, GAIN_KEYWORDS, *GAINS)
     seconds = header_number(headers, EXPOSURE_KEYWORDS, 0.0, 1e9)
     if unit.base in ELECTRON_UNITS:
         gain = (1.0, "")

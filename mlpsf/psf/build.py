@@ -15,6 +15,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
+from mlpsf.psf.over_frame import variation_over_frame
 from mlpsf.psf.solver.field import solve_field
 from mlpsf.psf.solver.fit import Fit
 from mlpsf.psf.solver.polynomial import order_for, polynomial
@@ -158,13 +159,14 @@ def build_psf(
         return _unsmooth(hand, rep_fact, meta, place)
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
     solution, order, reason = _vary(solution, hand, found, order)
-    meta |= {"order": order, "order_reason": reason, **found.summary}
+    meta |= {"order": order, "order_reason": reason}
     psf = _model(solution, order, hand, rep_fact, meta)
+    psf = replace(psf, meta={**meta, **variation_over_frame(psf)})
     psf.check()
     for text in disagreements(psf, hand, solution.flux, found, stars, place):
         warnings.warn(text, AstropyUserWarning, stacklevel=2)
     if place is None:
-        _warn_of_variation(found, order)
+        _warn_of_variation(found, psf)
         return psf
     if len(hand.x) < 5:
         warnings.warn(
@@ -249,15 +251,20 @@ def _unsmooth(
     return replace(psf, meta={**meta, "method": "corrected"})
 
 
-def _warn_of_variation(found: PSFVariation, order: int) -> None:
-    if found.significant:
-        how = (
-            f"The PSF and its file know it, to order {order}; for what knows one PSF a frame, "
-            "at=(x, y), or --at X Y, makes that of a place"
-            if order
-            else "The stars do not suffice to follow it: this is its mean"
+def _warn_of_variation(found: PSFVariation, psf: PSFModel) -> None:
+    if not found.significant:
+        return
+    text = f"{found.verdict}. The stars do not suffice to follow it: this is its mean"
+    if psf.varies:
+        meta = psf.meta
+        text = (
+            f"the PSF varies over the frame: FWHM from {meta['fwhm_least']:.2f} to "
+            f"{meta['fwhm_most']:.2f} pixels, rms {meta['fwhm_variation']:.2%}, and "
+            f"{meta['shape_variation']:.4f} in ellipticity. The PSF and its file know it, to order "
+            f"{psf.order}; for what knows one PSF a frame, at=(x, y), or --at X Y, makes that of a "
+            "place"
         )
-        warnings.warn(f"{found.verdict}. {how}", AstropyUserWarning, stacklevel=3)
+    warnings.warn(text, AstropyUserWarning, stacklevel=3)
 
 
 def _lookup_table(lack: FloatArray, rep_fact: int) -> FloatArray:

@@ -47,6 +47,8 @@ _CARDS = {
     "at_y": ("ATY", "place that it is for, 0-based pixels"),
     "order": ("ATORDER", "order of the polynomial over the frame"),
     "order_reason": ("ORDERWHY", "why this order"),
+    "fwhm_least": ("VARFWLO", "least FWHM over the frame, pixels"),
+    "fwhm_most": ("VARFWHI", "largest FWHM over the frame, pixels"),
     "fwhm_variation": ("VARFWHM", "rms of the FWHM over the frame, relative"),
     "shape_variation": ("VARELL", "rms of the ellipticity over the frame"),
     "variation_angle": ("VARANGLE", "where the FWHM grows, degrees from +x to +y"),

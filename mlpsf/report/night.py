@@ -20,7 +20,7 @@ from mlpsf.report.page import check_page_path, rendered
 from mlpsf.report.themed import data_uri
 from mlpsf.version import __version__
 
-__all__ = ["MOST_PICTURED", "outstanding", "thumbnails", "write_night"]
+__all__ = ["MOST_PICTURED", "kinds_of_warnings", "outstanding", "thumbnails", "write_night"]
 
 MOST_PICTURED = 300
 """So many frames have pictures on the page, those that stand out before the others."""
@@ -135,10 +135,8 @@ def write_night(
     notes = outstanding(table)
     order = sorted(range(len(table)), key=lambda k: (bool(table["done"][k]), -len(notes[k]), k))
     # What is said of most frames tells none from the others, and is said once.
-    said = [{_kind(text): text for text in _said(row)} for row in table]
-    kinds = Counter(kind for one in said for kind in one)
-    everywhere = {kind: n for kind, n in kinds.items() if n > max(1, len(table) // 2)}
-    examples = {kind: next(one[kind] for one in said if kind in one) for kind in everywhere}
+    shared = [one for one in kinds_of_warnings(table) if one[0] > max(1, len(table) // 2)]
+    everywhere = {_kind(text) for _, text in shared}
     rows = []
     for place, k in enumerate(order):
         row = table[k]
@@ -150,7 +148,9 @@ def write_night(
                 link="" if page is None else quote(page),
                 # Anything but a picture's own data would be fetched.
                 pictures=[p for p in shown if p.startswith("data:image/")],
-                values=[_value(row[c], d) for c, d in _SHOWN.items()],
+                values=[
+                    _value(row[c], d) if c != "quality" else _left(row) for c, d in _SHOWN.items()
+                ],
                 notes=notes[k],
                 warned=[text for text in _said(row) if _kind(text) not in everywhere],
                 failed=not row["done"],
@@ -163,7 +163,7 @@ def write_night(
         rows=rows,
         n_frames=len(table),
         n_failed=n_failed,
-        everywhere=[(n, examples[kind]) for kind, n in everywhere.items()],
+        everywhere=shared,
         shared=[(n, verdict) for verdict, n in _shared_verdicts(table).items()],
         n_outstanding=sum(bool(n) for n in notes) - n_failed,
         columns=list(_SHOWN_NAMES),
@@ -190,9 +190,32 @@ def _said(row: Any) -> list[str]:
     return [text for text in str(row["warnings"]).split(" | ") if text]
 
 
+def kinds_of_warnings(table: Table) -> list[tuple[int, str]]:
+    """Return of each kind of warning how many frames have it, and its first; the most first.
+
+    Examples
+    --------
+    >>> kinds_of_warnings(Table({"warnings": ["a.fits: gain 2.5", "b.fits: gain 3 | no WCS"]}))
+    [(2, 'a.fits: gain 2.5'), (1, 'no WCS')]
+    """
+    said = [{_kind(text): text for text in _said(row)} for row in table]
+    first = {kind: text for one in reversed(said) for kind, text in one.items()}
+    return [(n, first[kind]) for kind, n in Counter(k for one in said for k in one).most_common()]
+
+
 def _kind(warning: str) -> str:
-    """Return a warning without its numbers, which differ from frame to frame."""
-    return re.sub(r"\d+(\.\d+)?", "\N{HORIZONTAL ELLIPSIS}", warning)
+    """Return a warning without numbers and files, which differ from frame to frame."""
+    return re.sub(r"\S+\.fi?ts?\b\S*|\d+(\.\d+)?", "\N{HORIZONTAL ELLIPSIS}", warning)
+
+
+def _left(row: Any) -> tuple[str, str]:
+    """Return the share of light that a PSF leaves, and of which stars, to sort by and to read."""
+    value, text = _value(row["quality"], 5)
+    if not value:
+        return value, text
+    share = "noise alone" if float(value) == 0 else f"{float(value):.2%}"
+    by = str(row["judged_by"]) if "judged_by" in row.colnames else ""
+    return value, f"{share}, {by} stars" if by else share
 
 
 def _value(value: Any, digits: int) -> tuple[str, str]:

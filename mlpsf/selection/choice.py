@@ -79,7 +79,7 @@ class Rules:
             value, kind = getattr(self, name), Integral if name.startswith("n_") else Real
             if not isinstance(value, kind):
                 what = "a whole number" if kind is Integral else "a number"
-                raise InputError(f"The {name!r} parameter of choose must be {what}. Got {value!r}.")
+                raise InputError(f"{_called(name)} must be {what}. Got {value!r}.")
         known = self.rank_by in ("probability", "snr")
         rules = (
             (known, "rank_by", "'probability' or 'snr'", repr(self.rank_by)),
@@ -90,7 +90,13 @@ class Rules:
         )
         for holds, name, wanted, got in rules:
             if not holds:
-                raise InputError(f"The {name!r} parameter of choose must be {wanted}. Got {got}.")
+                raise InputError(f"{_called(name)} must be {wanted}. Got {got}.")
+
+
+def _called(name: str) -> str:
+    """Return a rule's name in Python and, where there is one, on the command line."""
+    option = "" if name == "rank_by" else f" (--{name.replace('_', '-')})"
+    return f"The {name!r} parameter{option}"
 
 
 # Decimals of a probability that count. The others change with what else is in the batch, threads
@@ -359,12 +365,16 @@ def _too_few(
             f"enough; {these}relax (--relax) takes the best there are"
         )
     else:
+        asked = table[np.asarray(table["flags"]) & Flag.NOT_LISTED == 0]
         judged = f"only {len(ranked)}" if len(ranked) else "none"
         hint = (
-            f"{judged} of {len(table)} sources could be judged at all (of the others, "
-            f"some for more than one reason: {_commonest(table)}). A lower n_min (--n-min"
-            f"{f' {found}' if found else ''}), or relax (--relax), takes what there is"
+            f"{judged} of {len(asked)} {'sources' if len(asked) == len(table) else 'listed stars'} "
+            f"could be judged at all (of the others, some for more than one reason: "
+            f"{_commonest(asked)})"
         )
+        if len(ranked):
+            least = f" {found}" if found else ""
+            hint += f". A lower n_min (--n-min{least}), or relax (--relax), takes what there is"
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
         f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.{_about(table)}",

@@ -24,7 +24,7 @@ _LEAST_SCATTER = 0.02  # relative scatter of the widths of stars that no map of 
 def check_snr_min(snr_min: float) -> None:
     """Raise `InputError` unless `snr_min` is 0 or more."""
     if not isinstance(snr_min, int | float | np.number) or not snr_min >= 0:
-        raise InputError(f"The 'snr_min' parameter must be 0 or more. Got {snr_min}.")
+        raise InputError(f"The 'snr_min' parameter (--snr-min) must be 0 or more. Got {snr_min}.")
 
 
 def flag_ineligible(frame: Frame, sources: Table, *, snr_min: float = SNR_MIN) -> None:

@@ -105,7 +105,7 @@ def judge_sources(
             raise NoSourcesError(
                 f"Only {int(whole.sum())} sources of {frame.name} are bright, unsaturated and "
                 f"{size // 2} pixels from the edge; a selector that learns from them needs "
-                "5 at least. Try a lower snr_min, a smaller cutout_size, or the cnn selector."
+                "5 at least. Try a lower snr_min (--snr-min), or the selector cnn (--selector cnn)."
             )
         from sklearn.base import clone
 

@@ -132,7 +132,7 @@ def _range(sources: Table, bright: NDArray[np.intp]) -> str:
     noise = 3.3 * 1.25 * float(sources.meta.get("fwhm_scatter", 0.0)) / np.sqrt(7)
     if high - low < max(_CHANGES, 1.5 * noise):
         return ""
-    return f"; the FWHM is {np.exp(low):.2f} to {np.exp(high):.2f} over the frame"
+    return f"; the stars' FWHM is {np.exp(low):.2f} to {np.exp(high):.2f} over the frame"
 
 
 def _growth(sources: Table, bright: NDArray[np.intp]) -> str:

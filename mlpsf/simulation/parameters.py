@@ -55,6 +55,13 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest value of every numerical parameter; integer if the limits are."""
 
+_OPTIONS = {
+    "n_stars": "--stars",
+    "n_galaxies": "--galaxies",
+    "psf_variation": "--variation",
+}
+"""Options of the command line that are not named like the parameter."""
+
 
 def check_parameters(given: Mapping[str, Any]) -> None:
     """Raise `InputError` if a parameter is invalid."""
@@ -73,10 +80,15 @@ def check_parameters(given: Mapping[str, Any]) -> None:
         kind = (int, np.integer) if whole else (int, float, np.integer, np.floating)
         if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
             what = "a whole number" if whole else "a number"
-            raise InputError(f"{name} must be {what} from {low} to {high}. Got {value!r} instead.")
+            option = f" ({_OPTIONS[name]})" if name in _OPTIONS else ""
+            raise InputError(
+                f"{name}{option} must be {what} from {low} to {high}. Got {value!r} instead."
+            )
     shear = math.hypot(given["e1"], given["e2"]) + min(given["psf_variation"], 2 * MOST_SHEAR)
     if shear > 0.8:
-        raise InputError("e1, e2 and psf_variation together give no usable PSF: try smaller ones.")
+        raise InputError(
+            "e1, e2 and psf_variation (--variation) together give no usable PSF: try smaller ones."
+        )
     centre = np.asarray(given["centre"], float)
     if centre.shape != (2,) or not np.isfinite(centre).all() or abs(centre[1]) > 90:
         raise InputError(

@@ -272,7 +272,7 @@ def test_night(night, undisturbed):
     assert np.all(abs(good["fwhm"] - 2.5) < 0.2)
     assert np.all(good["seconds"] > 0)
     assert good["psf_order"].tolist() == [0] * 4
-    assert np.isnan(good["fwhm_variation"]).all()  # four stars are too few to tell
+    assert np.isnan(good["fwhm_variation"]).all()  # of a PSF that does not vary
     assert table["variation_angle"].unit == "deg"
     assert len(products(out)) == 8
     for row in good:
@@ -466,9 +466,13 @@ def test_one_run_a_folder(night, tmp_path):
         ({}, {"time_limit": 0}, "'time_limit' parameter must be over 0"),
         ({}, {"workers": 1, "scheduler": "tcp://x:1"}, "not both"),
         ({"n_max": 0}, {}, "n_max"),
-        ({"snr_min": -1.0}, {}, "'snr_min' parameter"),
-        ({"gain": -1.0}, {}, "'gain' parameter must be a positive number"),
-        ({"saturation": float("nan")}, {}, "'saturation' parameter must be a positive number"),
+        ({"snr_min": -1.0}, {}, "'snr_min' parameter .--snr-min."),
+        ({"gain": -1.0}, {}, "'gain' parameter .--gain. must be a positive number"),
+        (
+            {"saturation": float("nan")},
+            {},
+            "'saturation' parameter .* must be a positive number",
+        ),
         ({"selector": "psychic"}, {}, "Got 'psychic'"),
         ({"mask": "none.fits"}, {}, "no file 'none.fits'"),
     ],
@@ -644,3 +648,14 @@ def test_a_model_is_read_once_and_again_when_it_is_another(tmp_path, monkeypatch
     _selector("cnn", str(model))
     assert len(read) == 2
     assert _selector("residual", None) == "residual"
+
+
+def test_a_row_says_what_reading_warns_of(tmp_path):
+    header = fits.Header({"GAIN": -1.0, "SATURATE": 6e4})
+    noise = np.random.default_rng(1).normal(100, 3, (2, 60, 70))
+    chips = [fits.ImageHDU(chip.astype(np.float32), header) for chip in noise]
+    fits.HDUList([fits.PrimaryHDU(), *chips]).writeto(tmp_path / "2.fits")
+    row = run_job(jobs_of(tmp_path, tmp_path / "out", Settings())[0])["row"]
+    more, nonsense = row["warnings"].split(" | ")
+    assert more.startswith("2.fits[1] is the first of 2 images in the file: hdu (--hdu)")
+    assert nonsense.startswith("2.fits[1]: header GAIN = -1.0 is no gain")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from astropy.io import fits
 from astropy.table import Table
 from conftest import simulate
 
+import mlpsf
 from mlpsf import __version__
-from mlpsf.cli.main import main
+from mlpsf.cli.main import app, main
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf import PSFModel
 from mlpsf.psf.terms import PSFTerms
@@ -156,6 +161,12 @@ def test_render(run):
     psf.save("psf.fits")
     code, out, err = run("render", "psf.fits", 30, 70.5)
     assert (code, out) == (0, ""), err
+    near = np.random.default_rng(2).uniform([120, 90, 1e4], [140, 110, 2e4], (8, 3))
+    replace(psf, stars=near).save("few.fits")
+    # Warnings look the same in every command.
+    command = [sys.executable, "-m", "mlpsf", "render", "few.fits", "2", "3", "--out", "few_1.fits"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert said.startswith("mlpsf: warning: the PSF at (2, 3) is extrapolated")
     stamp, header = fits.getdata("stamp.fits", header=True)
     np.testing.assert_allclose(stamp, psf.at(30, 70.5).render(0, 0), atol=1e-8)
     assert (header["ATX"], header["ATY"], header["OVERSAMP"]) == (30.0, 70.5, 1)
@@ -538,3 +549,20 @@ def test_program_fails_in_one_line_with_the_shipped_network(frame_file, tmp_path
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert (tmp_path / "stars.ecsv").is_file()
+
+
+def test_options_that_messages_name_are_there():
+    group = typer.main.get_command(app)
+    known = {o for c in group.commands.values() for p in c.params for o in (*p.opts, "--help")}
+    known |= {o for p in group.params for o in p.opts}
+    no_options = {"--write"}  # begins a name inside mlpsf
+    for path in (Path(mlpsf.__file__).parent).rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        texts = (
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        )
+        named = {o for text in texts for o in re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text)}
+        assert named - known - no_options == set(), path

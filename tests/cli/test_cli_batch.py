@@ -64,8 +64,15 @@ def test_all(run, frames, tmp_path):
     assert run.jobs == []
     assert run(*frames, "--quiet") == (0, "")
     assert Table.read(tmp_path / "out" / "night.ecsv")["name"].tolist() == ["a", "b", "c"]
-    code, err = run(*frames, "--n-max", 9, warned={"b": "few reserve stars"})
-    assert (code, err) == (0, f"3 of 3 frames done, 1 with warnings; summary in {files}.\n")
+    warned = {"a": "a.fits: 3 stars left out", "b": "b.fits: 12 stars left out | few reserve stars"}
+    code, err = run(*frames, "--n-max", 9, warned=warned)
+    assert (code, err) == (
+        0,
+        "mlpsf: warning: 2 frames alike, the first: a.fits: 3 stars left out\n"
+        "mlpsf: warning: 1 frame: few reserve stars\n"
+        f"3 of 3 frames done, 2 with warnings; summary in {files}.\n",
+    )
+    assert run(*frames, "--n-max", 8, "-q", warned=warned) == (0, "")
 
 
 def test_some(run, frames):

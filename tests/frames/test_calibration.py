@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +18,7 @@ from mlpsf.frames.estimation import (
     measure_sky_noise,
     noise_correlation,
 )
+from mlpsf.frames.io.reading import read_frame
 from mlpsf.frames.keywords import (
     GAIN_KEYWORDS,
     READ_NOISE_KEYWORDS,
@@ -305,3 +309,19 @@ def test_the_correlation_of_noise(spread, expected):
 def test_crowding_is_no_correlation_of_noise():
     data = star_field(n=4000, fwhm=5.0)
     assert noise_correlation(data - 400, np.zeros(data.shape, bool)) == 1.0
+
+
+@pytest.mark.parametrize("value", [-2.0, "two", 1e300, 0, True])
+def test_nonsense_of_a_header_is_said(value):
+    data = star_field(gain=2.0)
+    header = fits.Header({"GAIN": value, "SATURATE": value, "RDNOISE": ""})
+    with pytest.warns(AstropyUserWarning) as caught:
+        frame = read_frame(fits.PrimaryHDU(data, header))
+    gain, saturation = (str(one.message) for one in caught)
+    assert f"header GAIN = {header['GAIN']} is no gain, and is not used. gain (--gain)" in gain
+    assert f"header SATURATE = {header['SATURATE']} is no saturation level" in saturation
+    assert frame.guessed >= {"gain", "saturation"}
+    with warnings.catch_warnings(action="error"):
+        read_frame(fits.PrimaryHDU(data, header), gain=2.0, saturation=np.inf)
+        read_frame(fits.PrimaryHDU(data, fits.Header({**header, "BUNIT": "MJy/sr"})))
+        read_frame(fits.PrimaryHDU(data, fits.Header({"GAIN": "", "SATURATE": None})))

@@ -155,6 +155,7 @@ def test_table_is_not_changed(frame):
         (Table({"a": [1.0], "b": [2.0]}), "no columns of positions.*X_IMAGE.*Got: a, b"),
         (Table({"x": [1.0], "b": [2.0]}), "no columns of positions"),
         (Table({"x": ["a"], "y": ["b"]}), "Column x of the catalogue does not hold numbers"),
+        (Table({"x": ["1", "--"], "y": [2, 2]}), "does not hold numbers: row 2 is '--'"),
         (Table({"x": [500.0], "y": [2.0]}), "None of the 1 positions.*80 pixels wide and 50 high"),
         (Table({"x": [np.nan], "y": [2.0]}), "none of them finite"),
         (Table({"ra": [10.0], "dec": [-40.0]}), "None of the 1 positions"),
@@ -188,8 +189,9 @@ def test_sky_without_wcs():
 def test_files_that_are_no_table(frame, tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(CatalogueError, match=name):
+    with pytest.raises(CatalogueError, match=name) as caught:
         read_catalogue(path, frame)
+    assert "()" not in str(caught.value)
 
 
 def test_image_is_no_catalogue(frame, tmp_path):

@@ -131,7 +131,7 @@ def mef(write, image):
 @pytest.mark.parametrize(
     ("hdu", "number"),
     [
-        (None, 1), (1, 1), (3, 3), (-1, 3), ("SCI", 1), ("sci ", 1), ("SCI,2", 3), ("Sci, 2", 3),
+        (1, 1), (3, 3), (-1, 3), ("SCI", 1), ("sci ", 1), ("SCI,2", 3), ("Sci, 2", 3),
         (("SCI", 2), 3), ("3", 3), (np.int64(3), 3),
     ],
 )  # fmt: skip
@@ -147,6 +147,17 @@ def test_multi_extension_file(mef, image, hdu, number):
     assert frame.origin["gain"] == "header GAIN"
 
 
+def test_the_first_of_several_images_is_said(mef, image, write):
+    with pytest.warns(AstropyUserWarning, match=r"mef.fits\[1\] is the first of 2 images"):
+        frame = read_frame(mef)
+    np.testing.assert_array_equal(frame.data, image + 1)
+    with fits.open(mef) as hdus, pytest.warns(AstropyUserWarning, match="--hdu all"):
+        assert read_frame(hdus).name == "HDU list[1]"
+    planes = [fits.ImageHDU(np.ones_like(image), name=name) for name in ("ERR", "AREA", "VAR_FLAT")]
+    alone = write(fits.PrimaryHDU(), fits.ImageHDU(image, name="SCI"), *planes, name="one.fits")
+    read_frame(alone)  # which has planes that describe its image, and no other
+
+
 def test_list_images(mef, write, image):
     assert list_images(mef) == [(1, "SCI,1", SHAPE), (3, "SCI,2", SHAPE)]
     cube = write(fits.PrimaryHDU(image[None]), fits.CompImageHDU(image, name="C"), name="c.fits")
@@ -160,7 +171,7 @@ def test_degenerate_cube_squeezes(write, image):
 
 def test_a_file_is_not_modified_and_not_held(mef):
     before = mef.read_bytes()
-    frame = read_frame(mef)
+    frame = read_frame(mef, 1)
     frame.data[:] = 0
     assert mef.read_bytes() == before
     mef.unlink()
@@ -430,7 +441,7 @@ def test_pixels_that_are_no_numbers(dtype):
 @pytest.mark.parametrize("value", [0, -1, np.nan])
 @pytest.mark.parametrize("parameter", ["gain", "saturation"])
 def test_gain_and_saturation_must_be_positive(image, parameter, value):
-    with pytest.raises(InputError, match=f"'{parameter}' parameter must be a positive number"):
+    with pytest.raises(InputError, match=f"'{parameter}' parameter .--{parameter}. must be"):
         read_frame(image, **{parameter: value})
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from mlpsf.frames.io.fitsio import planes_of
+from mlpsf.frames.io.fitsio import open_fits
+from mlpsf.frames.io.hdus import planes_of
 from mlpsf.frames.io.reading import read_frame
 
 
@@ -35,7 +36,8 @@ def test_an_error_or_variance_in_the_file(tmp_path, name, value):
     assert frame.variance[0, 0] == pytest.approx(9.0)
     assert frame.mask[5, 7]
     assert frame.mask.sum() == 1
-    assert planes_of(tmp_path / "a.fits") == {2}
+    with open_fits(tmp_path / "a.fits") as hdus:
+        assert planes_of(hdus) == {2}
 
 
 @pytest.mark.parametrize("name", ["WHT", "WEIGHT", "IVAR", "WGT", "INVVAR"])
@@ -106,7 +108,8 @@ def test_the_bits_of_masks(tmp_path, name, header, bad, saturated, harmless):
     assert frame.mask[5, 7]
     assert frame.mask.sum() == 2
     assert np.argwhere(frame.saturated_plane).tolist() == [[6, 8]]
-    assert planes_of(tmp_path / "a.fits") == {2}
+    with open_fits(tmp_path / "a.fits") as hdus:
+        assert planes_of(hdus) == {2}
 
 
 def test_any_bit_of_an_unknown_mask_is_bad(tmp_path):

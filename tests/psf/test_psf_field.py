@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlpsf.errors import InputError, ModelFileError, PSFError
 from mlpsf.frames.frame import Frame
 from mlpsf.psf import PSFModel, build_psf, psf_quality
+from mlpsf.psf.over_frame import variation_over_frame
 from mlpsf.psf.solver.basis import Moffat, PolarBasis, Quadrature
 from mlpsf.psf.solver.design import Design, blocks
 from mlpsf.psf.solver.field import most_order, size_and_shape
@@ -86,6 +87,13 @@ def test_the_psf_is_that_of_each_place(observed):
     assert wide / narrow == pytest.approx(1.1, abs=0.02)
     assert psf.meta["fwhm_variation"] == pytest.approx(0.12 / np.sqrt(12), rel=0.25)
     assert abs(psf.meta["variation_angle"]) < 15
+    # They are those of the PSF as it is drawn.
+    edges = psf.fwhm_at([0.0, 419.0], 209.5)
+    assert psf.meta["fwhm_least"] <= edges.min() < psf.fwhm < edges.max() <= psf.meta["fwhm_most"]
+    none = np.zeros((2, len(psf.terms.tables)))
+    held = dataclasses.replace(psf, terms=dataclasses.replace(psf.terms, limits=none))
+    assert variation_over_frame(held)["fwhm_variation"] == pytest.approx(0, abs=1e-9)
+    assert variation_over_frame(psf.at(20.0, 20.0)) == {}
 
 
 def test_at_is_the_psf_of_the_whole_at_a_place(observed):

@@ -23,6 +23,7 @@ def night(n=8):
             "n_found": np.where(np.arange(n) == 6, -1, 500),
             "n_chosen": np.full(n, 25),
             "quality": np.where(np.arange(n) == 5, np.nan, 0.01),
+            "judged_by": ["reserved" if k == 0 else "chosen" for k in range(n)],
             "seconds": np.full(n, 3.0),
         }
     )
@@ -54,6 +55,11 @@ def test_page_of_a_night(tmp_path, scene):
     assert 'href="a%20b_report.html"' in text
     assert "example.org" not in text
     assert body.count("<img") == 2
+    assert body.count(">1.00%, chosen stars<") == 6
+    assert body.count(">1.00%, reserved stars<") == 1
+    table["quality"] = 0.0
+    text = write_night(path, table).read_text(encoding="utf-8")
+    assert text.count(">noise alone, chosen stars<") == 7
 
 
 def test_what_is_warned_of_everywhere_is_said_once(tmp_path):

@@ -162,9 +162,11 @@ def test_unusable_stars_are_told(field, chosen):
     edge = np.flatnonzero(chosen["flags"] & Flag.NEAR_EDGE)[0]
     with (
         pytest.warns(UserWarning, match="1 of 1 listed stars cannot make a PSF: 1 near the edge"),
-        pytest.raises(TooFewStarsError),
+        pytest.raises(TooFewStarsError, match="none of 1 listed stars could be judged") as caught,
     ):
         select_stars(field.frame, stars=[int(chosen["id"][edge])])
+    assert "1 near the edge" in str(caught.value)
+    assert "n_min" not in str(caught.value)  # there is nothing to take
 
 
 def test_what_is_not_there_is_told(field, chosen, tmp_path):

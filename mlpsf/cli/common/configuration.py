@@ -6,12 +6,14 @@ are for all commands that have the option, those of a table named like a command
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
+import typer
 from typer.core import TyperCommand
 
 from mlpsf.cli.common.telling import tell
@@ -22,25 +24,27 @@ __all__ = ["CONFIG", "configured"]
 CONFIG = "mlpsf.toml"
 """Name of the file that is looked for beside the first file of a command."""
 
-_NOT_SET = frozenset({"config", "overwrite", "help"})  # to be given each time
+_TYPED = frozenset({"config", "overwrite", "help"})  # to be given each time
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
 
 
 def configured(command: Callable[..., Any]) -> type[TyperCommand]:
     """Return the class of a command whose defaults a file may set."""
     hints = get_type_hints(command)
-    paths = {name for name, kind in hints.items() if _holds_path(kind)}
-    return type("ConfiguredCommand", (_Configured,), {"paths": paths})
+    kinds = {name: _kind(hint) for name, hint in hints.items()}
+    return type("ConfiguredCommand", (_Configured,), {"kinds": kinds})
 
 
-def _holds_path(kind: Any) -> bool:
-    """Return whether an option's type is of paths: one, none or a list."""
-    return kind is Path or any(map(_holds_path, get_args(kind)))
+def _kind(hint: Any) -> str:
+    """Return what an option's values are: one, none, or a list of them."""
+    found = (_KINDS.get(hint), *map(_kind, get_args(hint)))
+    return next((kind for kind in found if kind not in (None, "text")), "text")
 
 
 class _Configured(TyperCommand):
     """A command whose defaults a file may set."""
 
-    paths: ClassVar[set[str]] = set()
+    kinds: ClassVar[dict[str, str]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line; what it leaves open is taken from the file."""
@@ -72,7 +76,7 @@ class _Configured(TyperCommand):
         options = {
             max(param.opts, key=len).lstrip("-"): param
             for param in self.params
-            if param.param_type_name == "option" and param.name not in _NOT_SET
+            if param.param_type_name == "option" and param.name not in _TYPED
         }
         own = content.get(ctx.info_name, {})
         common = {k: v for k, v in content.items() if not (isinstance(v, dict) and k in commands)}
@@ -88,7 +92,7 @@ class _Configured(TyperCommand):
             # Typer hands only what was given to the parser on; a flag that was not is absent.
             if param.name in given and given[param.name] is not None:
                 continue
-            found[param.name] = _value(path, key, value, param, param.name in self.paths)
+            found[param.name] = _value(ctx, path, key, value, param, self.kinds[param.name])
         if found:
             ctx.default_map = {**(ctx.default_map or {}), **found}
             ctx.meta["mlpsf.config"] = (path, sorted(k for k in wanted if options[k].name in found))
@@ -120,28 +124,39 @@ def _all_options(ctx: Any) -> set[str]:
         max(param.opts, key=len).lstrip("-")
         for command in ctx.parent.command.commands.values()
         for param in command.params
-        if param.param_type_name == "option" and param.name not in _NOT_SET
+        if param.param_type_name == "option" and param.name not in _TYPED
     }
 
 
 def _unknown(path: Path, where: str, key: str, known: dict[str, Any]) -> InputError:
-    near = get_close_matches(str(key).replace("_", "-"), list(known), n=1)
+    if key in _TYPED:
+        return InputError(
+            f"{path}: {where} cannot be set in a file: give --{key} on the command line, each time."
+        )
+    near = get_close_matches(str(key).replace("_", "-"), [*known, *_TYPED], n=1)
     guess = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(sorted(known))}."
     return InputError(f"{path}: there is no option {where}.{guess}")
 
 
-def _value(path: Path, key: str, value: Any, param: Any, is_path: bool) -> Any:
+def _value(ctx: Any, path: Path, key: str, value: Any, param: Any, kind: str) -> Any:
     if isinstance(value, dict):
         raise InputError(f"{path}: {key} is an option, and its value no table.")
-    if getattr(param, "is_flag", False) is not isinstance(value, bool):
-        what = "a value, not true or false" if isinstance(value, bool) else "true or false"
-        raise InputError(f"{path}: {key} must be {what}. Got {value!r}.")
+    if (kind == _KINDS[bool]) is not isinstance(value, bool):
+        raise InputError(f"{path}: {key} must be {kind}. Got {json.dumps(value, default=str)}.")
     if param.multiple and not isinstance(value, list):
         value = [value]
     if isinstance(value, list) and not param.multiple and param.nargs == 1:
         raise InputError(f"{path}: {key} is one value, not a list. Got {value!r}.")
     # A file is found from where the settings are, not from where the command is given.
     values = value if isinstance(value, list) else [value]
-    if is_path and all(isinstance(one, str) for one in values):
+    if kind == _KINDS[Path] and all(isinstance(one, str) for one in values):
         values = [str(path.parent / Path(one).expanduser()) for one in values]
-    return values if isinstance(value, list) else values[0]
+    value = values if isinstance(value, list) else values[0]
+    try:
+        param.process_value(ctx, value)
+    except typer.BadParameter as error:
+        said = error.message.rstrip(".")
+        raise InputError(
+            f"{path}: {key} cannot be {json.dumps(value, default=str)}. {said}."
+        ) from error
+    return value

@@ -153,7 +153,8 @@ AtOption = Annotated[
 SaturationOption = Annotated[
     float | None,
     typer.Option(
-        help="Saturation level in ADU. Default: from header or histogram.", show_default=False
+        help="Saturation level in ADU; inf: none. Default: from header or histogram.",
+        show_default=False,
     ),
 ]
 MaskOption = Annotated[

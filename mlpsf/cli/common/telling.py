@@ -27,7 +27,9 @@ def order_of(psf: Any) -> str:
     if "order_reason" not in psf.meta:
         return ""
     order = ("constant", "linear", "quadratic", "cubic")[psf.meta["order"]]
-    return f"; {order} over the frame: {psf.meta['order_reason']}"
+    least, most = (psf.meta.get(name) for name in ("fwhm_least", "fwhm_most"))
+    seen = f", FWHM {least:.2f} to {most:.2f}" if psf.varies and least is not None else ""
+    return f"; {order} over the frame{seen}: {psf.meta['order_reason']}"
 
 
 def judgement(quality: Any) -> str:

@@ -169,8 +169,13 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             try:
                 return Table.read(path, format="ascii")
             except Exception:
+                if path.stat().st_size == 0:
+                    raise CatalogueError(
+                        f"{path.name} is empty: expected a table, a row a source."
+                    ) from None
+                said = (str(first) or type(first).__name__).splitlines()[0]
                 raise CatalogueError(
-                    f"{path.name} cannot be read as a table ({str(first).splitlines()[0]}). "
+                    f"{path.name} cannot be read as a table ({said}). "
                     "Expected ECSV, CSV, FITS, VOTable, plain columns, or SExtractor's LDAC."
                 ) from first
 
@@ -268,10 +273,18 @@ def _is_of_another(table: Table, frame: Frame) -> bool:
 
 
 def _numbers(table: Table, column: str, name: str) -> Any:
+    given = getattr(table[column], "value", table[column])
     try:
-        values = real_array(getattr(table[column], "value", table[column]), "They")
+        values = real_array(given, "They")
     except InputError as error:
-        raise CatalogueError(f"Column {column} of {name} does not hold numbers. {error}") from error
+        rows = ((row, str(text)) for row, text in enumerate(given, start=1))
+        wrong = next(
+            (f"row {row} is {text!r}" for row, text in rows if not _is_number(text)), error
+        )
+        raise CatalogueError(
+            f"Column {column} of {name} does not hold numbers: {wrong}. Mend the row, or leave it "
+            "out."
+        ) from error
     if values.ndim != 1:
         raise CatalogueError(
             f"Column {column} of {name} holds arrays of shape {values.shape[1:]}, not numbers."

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
 from mlpsf.files import input_file
 from mlpsf.frames.io.fits_sizes import check_fits, check_tiles
+from mlpsf.frames.io.hdus import IMAGE_HDUS, image_shape, planes_behind
 from mlpsf.frames.io.packing import H_COMPRESS
 from mlpsf.frames.io.planes import beside as noise_beside
 from mlpsf.frames.io.planes import mask_bits, named_mask, named_planes
@@ -54,7 +55,6 @@ BAD_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "INTRP", "SUSPECT", "UNMASK
 # A damaged file can make astropy, its decompressors and numpy raise anything.
 _READ_ERRORS = (Exception,)
 _QUIET = threading.RLock()
-_IMAGE_HDUS = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ class Image:
     unit: str | None = None
     noise_plane: tuple[Any, str, str] | None = None
     """Pixels of a plane of the noise, what it holds (see `planes.ENDINGS`), and its name."""
+    first_of: int = 1
+    """How many images of the sky the source holds, where the first was taken unasked."""
 
 
 @contextlib.contextmanager
@@ -122,18 +124,6 @@ def _name_readably(hdu: Any) -> None:
             del hdu.header[key]
 
 
-def image_shape(hdu: Any) -> tuple[int, int] | None:
-    """Return the shape of the 2-D image in an HDU without reading it; None if there is none."""
-    if not isinstance(hdu, _IMAGE_HDUS):
-        return None
-    shape = tuple(hdu.shape or ())
-    if not all(isinstance(n, int) for n in shape):  # a damaged header may give text
-        return None
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    return (shape[0], shape[1]) if len(shape) == 2 and min(shape) > 0 else None
-
-
 def _label(hdu: Any) -> str:
     return f"{hdu.name.strip()},{hdu.ver}"
 
@@ -143,7 +133,7 @@ def _describe(hdus: fits.HDUList) -> str:
     parts = []
     for number, hdu in enumerate(hdus):
         size = " x ".join(map(str, getattr(hdu, "shape", None) or ())) or "no pixels"
-        kind = size if isinstance(hdu, _IMAGE_HDUS) else "a table"
+        kind = size if isinstance(hdu, IMAGE_HDUS) else "a table"
         parts.append(f"{number} ({_label(hdu)}: {kind})")
     return "; ".join(parts)
 
@@ -225,17 +215,6 @@ def _plane(hdu: Any, name: str) -> NDArray[np.int64]:
     return data.astype(np.int64)
 
 
-def _planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
-    """Return the numbers of the mask and variance HDUs that follow an LSST or HSC image."""
-    shape = image_shape(hdus[number])
-    behind = [
-        n for n in (number + 1, number + 2) if n < len(hdus) and image_shape(hdus[n]) == shape
-    ]
-    if shape and behind and any(key.startswith("MP_") for key in hdus[behind[0]].header):
-        return behind
-    return []
-
-
 def _noise_plane(
     hdus: fits.HDUList, number: int, name: str, path: Path | None
 ) -> tuple[Any, str, str] | None:
@@ -251,15 +230,6 @@ def _noise_plane(
     return None
 
 
-def planes_of(path: str | Path) -> set[int]:
-    """Return the numbers of the HDUs that are masks or variances of other images in a file."""
-    with open_fits(path) as hdus, quiet():
-        behind = {plane for n in range(len(hdus)) for plane in _planes_behind(hdus, n)}
-        named = {plane for n in range(len(hdus)) for plane, _ in named_planes(hdus, n)}
-        masks = {plane for n in range(len(hdus)) if (plane := named_mask(hdus, n)) is not None}
-        return behind | named | masks
-
-
 def image_of_hdus(hdus: fits.HDUList, number: int, name: str, path: Path | None = None) -> Image:
     """Read an image HDU and the mask and variance HDUs that follow it in LSST and HSC files.
 
@@ -270,7 +240,7 @@ def image_of_hdus(hdus: fits.HDUList, number: int, name: str, path: Path | None 
         name = f"{name}[{number}]"
     headers = tuple(_repaired(h) for h in ([hdu] if number == 0 else [hdu, hdus[0]]))
     mask = variance = saturated = noise_plane = None
-    following = [hdus[n] for n in _planes_behind(hdus, number)]
+    following = [hdus[n] for n in planes_behind(hdus, number)]
     if following:
         header = _repaired(following[0])
         plane = _plane(following[0], f"the mask of {name}")

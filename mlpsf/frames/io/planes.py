@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-__all__ = ["ENDINGS", "as_variance", "beside", "mask_bits", "named_mask", "named_planes"]
+__all__ = ["ENDINGS", "MASKS", "as_variance", "beside", "mask_bits", "named_mask", "named_planes"]
 
 ERRORS = ("ERR", "ERROR", "SIGMA", "RMS", "UNCERT", "UNC")
 VARIANCES = ("VAR", "VARIANCE")
@@ -58,7 +58,7 @@ def named_planes(hdus: fits.HDUList, number: int) -> Iterator[tuple[int, str]]:
     yield from sorted(found, key=lambda item: list(ENDINGS).index(hdus[item[0]].name.upper()))
 
 
-_MASKS = ("DQ", "MSK", "MASK")
+MASKS = ("DQ", "MSK", "MASK")
 _HST = (0b11_0010_1011_1111, 256 | 2048)  # without warm pixels (64) and charge traps (1024)
 _JWST = (1, 2)  # DO_NOT_USE, SATURATED
 _DES = (0b0100_0111_1101_1111, 2)  # without stars, fixed, suspect, and near the edge
@@ -101,7 +101,7 @@ def named_mask(hdus: fits.HDUList, number: int) -> int | None:
         if (
             n != number
             and isinstance(hdu, (fits.ImageHDU, fits.CompImageHDU))
-            and hdu.name.strip().upper() in _MASKS
+            and hdu.name.strip().upper() in MASKS
             and tuple(hdu.shape or ()) == tuple(image.shape or ())
             and hdu.ver == image.ver
         ):

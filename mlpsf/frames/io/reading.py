@@ -38,8 +38,10 @@ from mlpsf.frames.io.fitsio import (
     read_pixels,
     squeeze,
 )
+from mlpsf.frames.io.hdus import sky_images
 from mlpsf.frames.io.planes import as_variance
 from mlpsf.frames.units import pixel_unit
+from mlpsf.rich import known
 
 __all__ = ["FrameSource", "HDUSelector", "check_positive", "list_images", "read_frame"]
 
@@ -95,16 +97,26 @@ def _image_of_nddata(source: NDDataLike) -> Image:
     )
 
 
+def _image_of_file(
+    hdus: fits.HDUList, hdu: HDUSelector | None, called: str, name: str, path: Path | None
+) -> Image:
+    number = find_hdu(hdus, hdu, called)
+    image = image_of_hdus(hdus, number, name, path)
+    if hdu is not None:
+        return image
+    return dataclasses.replace(image, first_of=len({number, *sky_images(hdus)}))
+
+
 def _load(source: Any, hdu: HDUSelector | None) -> Image:
     """Load the image from any kind of source."""
     if isinstance(source, (str, Path)):
         with open_fits(source) as hdus:
             path = Path(source)
-            return image_of_hdus(hdus, find_hdu(hdus, hdu, path.name), path.name, path)
+            return _image_of_file(hdus, hdu, path.name, path.name, path)
     if isinstance(source, fits.HDUList):
         name, file = "HDU list", source.filename()  # which may be a stream's
         beside = Path(file) if isinstance(file, str) else None
-        return image_of_hdus(source, find_hdu(source, hdu, f"the {name}"), name, beside)
+        return _image_of_file(source, hdu, f"the {name}", name, beside)
     if hdu is not None:
         raise InputError(
             f"The 'hdu' parameter is for files and HDU lists. Got {hdu!r} with a "
@@ -166,6 +178,7 @@ def _with_variance(
     return values, mask | bad
 
 
+_MEANT = {"gain": "gain", "saturation": "saturation level of these pixels"}
 _LIMIT = 1e30  # of numbers that are multiplied with pixels in single precision
 
 
@@ -179,9 +192,9 @@ def check_positive(value: float | None, parameter: str, *, infinite: bool = Fals
         number = np.nan
     if not (1 / _LIMIT <= number <= _LIMIT or (infinite and number == np.inf)):
         raise InputError(
-            f"The '{parameter}' parameter must be a positive number from {1 / _LIMIT:g} to "
-            f"{_LIMIT:g}. Got {value!r} instead. Leave it out to take it from the header or the "
-            "pixels."
+            f"The '{parameter}' parameter (--{parameter}) must be a positive number from "
+            f"{1 / _LIMIT:g} to {_LIMIT:g}{', or inf for none' if infinite else ''}. Got {value!r} "
+            "instead. Leave it out to take it from the header or the pixels."
         )
     return number
 
@@ -261,6 +274,12 @@ def read_frame(
     -------
     Frame
 
+    Warns
+    -----
+    AstropyUserWarning
+        If the file holds more images and `hdu` is not given, if the header's gain or saturation
+        level is nonsense, or if float32 cannot hold the pixels' noise.
+
     Raises
     ------
     FrameNotFoundError
@@ -297,6 +316,13 @@ def read_frame(
 
     with quiet():
         image = _load(source, hdu)
+    if image.first_of > 1:
+        warnings.warn(
+            f"{image.name} is the first of {image.first_of} images in the file: hdu (--hdu) takes "
+            "another, and mlpsf run --hdu all takes every one",
+            AstropyUserWarning,
+            stacklevel=2,
+        )
     raw = squeeze(image.data, image.name)
     with np.errstate(over="ignore", invalid="ignore"):
         data = np.array(raw, dtype=np.float32, order="C")
@@ -339,6 +365,15 @@ def read_frame(
             data, bad, image.headers, noise, gain=found_gain.value, dtype=raw.dtype, unit=image.unit
         )
     found = {"gain": found_gain, "saturation": found_saturation}
+    for key, value in found.items():
+        if value.nonsense:
+            warnings.warn(
+                f"{image.name}: {value.nonsense} is no {_MEANT[key]}, and is not used. {key} "
+                f"(--{key}) gives one; now it "
+                f"is {known(value.value)} ({value.origin})",
+                AstropyUserWarning,
+                stacklevel=2,
+            )
     guessed = {key for key, value in found.items() if value.guessed}
     return Frame(
         data=data,

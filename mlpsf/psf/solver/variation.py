@@ -97,25 +97,6 @@ class PSFVariation:
             f"{shape:.4f} in ellipticity (noise {blur:.4f})"
         )
 
-    @property
-    def summary(self) -> dict[str, float]:
-        """Size and direction of the variation, for metadata; empty with too few stars.
-
-        ``fwhm_variation`` is the rms of the relative FWHM over the frame, ``shape_variation`` that
-        of the ellipticity, both without their noise; ``variation_angle`` is the direction in which
-        the FWHM grows, in degrees from +x towards +y.
-        """
-        if not np.isfinite(self.chance):
-            return {}
-        real = np.sqrt(np.maximum(self.rms**2 - self.rms_error**2, 0.0))
-        ny, nx = self.frame_shape
-        angle = np.degrees(np.arctan2(self.coefficients[2, 0] / ny, self.coefficients[1, 0] / nx))
-        return {
-            "fwhm_variation": float(real[0] / 2),
-            "shape_variation": float(np.hypot(*real[1:])),
-            "variation_angle": float(angle),
-        }
-
     def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Return dT/T, e1 and e2 relative to the mean PSF at positions, shape (n, 3)."""
         x, y = np.asarray(x) - self.first[0], np.asarray(y) - self.first[1]
