@@ -129,8 +129,8 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
     cards: dict[str, int] = {}
     for key, text in _cards(header):
         if _KEY.fullmatch(key):
-            value = _WHOLE.match(text)
-            if value is None or cards.setdefault(key, int(value[1])) != int(value[1]):
+            number = _WHOLE.match(text)
+            if number is None or cards.setdefault(key, int(number[1])) != int(number[1]):
                 # astropy would multiply what is no number, or take another of two.
                 return f"does not say what its {key} is", 0
     for key, what in (("NAXIS", "axes"), ("ZNAXIS", "axes"), ("TFIELDS", "columns")):
