@@ -310,6 +310,7 @@ def test_half_of_the_frame_masked(star_field):
     assert sources["x"][clear].min() > mask.shape[1] // 2
 
 
+@pytest.mark.filterwarnings("ignore:.* is the first of")  # of a mosaic
 def test_real_frames(real_frames):
     paths = sorted(real_frames.glob("*.fits"))
     assert paths

@@ -117,9 +117,10 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
         There is no such file, or no cutouts in it.
     """
     path = input_file(path, CatalogueError, "a file of cutouts")
-    content = check_fits(path, CatalogueError)
+    archive = path.suffix.lower() in _ARCHIVE
+    content = path if archive else check_fits(path, CatalogueError)
     try:
-        found = _read_archive(path) if path.suffix.lower() in _ARCHIVE else _read_fits(content)
+        found = _read_archive(path) if archive else _read_fits(content)
     except Exception as error:  # a damaged file can make its parsers raise anything
         raise CatalogueError(f"{path.name} cannot be read as cutouts: {error}.") from error
     cutouts = found.cutouts

@@ -58,8 +58,11 @@ def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
         raise error(f"{path.name} is damaged, or no FITS file: {problem}. Copy it again.")
     if end is None:
         return path
-    with unpacking(path) as file:
-        return BytesIO(file.read(end))
+    try:
+        with unpacking(path) as file:
+            return BytesIO(file.read(end))
+    except DAMAGE as damage:
+        raise error(f"{path.name} is damaged: {damage}. Copy it again.") from damage
 
 
 def check_tiles(path: Path, error: type[MlpsfError]) -> None:
@@ -101,7 +104,7 @@ def _problem(path: Path, changed: int, size: int) -> tuple[str, int | None]:  # 
             for number in range(100_000):
                 header = _header(file)
                 if header is None:
-                    return "", start if number and (packed or _follows(file, start)) else None
+                    return "", _end(file, start, limit if packed else None)
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
                 if problem:
                     return f"header {number} {problem}", None
@@ -110,15 +113,21 @@ def _problem(path: Path, changed: int, size: int) -> tuple[str, int | None]:  # 
                     return f"it would unpack to {start:,} bytes or more, over {limit:,}", None
                 file.seek(start)
             return "it has more than 100,000 headers", None
-    except DAMAGE:
-        return "", None  # the reader says what it is
+    except DAMAGE as error:
+        return f"it cannot be unpacked ({error})" if packed else "", None
 
 
-def _follows(file: IO[bytes], start: int) -> bool:
-    """Return whether something that is no header follows at a place of a file."""
+def _end(file: IO[bytes], start: int, most: int | None) -> int | None:
+    """Return how much of a FITS file is to be read, which has no header at a place; None: all.
+
+    Of a packed file it is `most` at most. Of what is no FITS file, or is cut in a header, the
+    reader says what it is.
+    """
     file.seek(start)
     block = file.read(_BLOCK)
-    return bool(block) and not block.startswith(_BEGINS)
+    if start and block and not block.startswith(_BEGINS):
+        return start
+    return most
 
 
 def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
