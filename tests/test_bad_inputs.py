@@ -147,6 +147,7 @@ def test_no_undocumented_word_is_printed():
         29977,
         42741,
         43768,
+        45767,
     ],
 )
 def test_frames_that_once_failed(seed):
