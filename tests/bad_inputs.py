@@ -214,6 +214,7 @@ ENTRANCES: dict[str, Callable[[Lab, Any], Any]] = {
     "list_images": _call("mlpsf.frames.io.reading.list_images"),
     "select_stars": lambda lab, thing: _select(lab, frame=thing),
     "build_psf": lambda lab, thing: _build(thing, [[75.0, 75.0], [120.0, 120.0]]),
+    "read_stars": _call("mlpsf.export.read_stars"),
     "read_frame(mask=)": lambda lab, thing: _import("mlpsf.read_frame")(lab.image, mask=thing),
     "read_frame(hdu=)": lambda lab, thing: _import("mlpsf.read_frame")(
         lab / "frame.fits", hdu=thing
@@ -778,6 +779,19 @@ BAD: list[Bad] = [
     ),
     Bad("model", "one that begins a training", described(cutout_size=0), "ModelFileError", "",
         ("mlpsf train --from",)),
+    # --- star tables
+    Bad("star table", "no such file", lambda lab: lab / "none.ecsv", "CatalogueError", "none.ecsv",
+        ("read_stars",)),
+    Bad("star table", "an unknown ending", frame_file("stars.xyz")(lambda lab: b"x y"),
+        "CatalogueError", "from .ecsv", ("read_stars",)),
+    Bad("star table", "text that is no ECSV", frame_file("s.ecsv")(lambda lab: b"text" * 99),
+        "CatalogueError", "cannot be read", ("read_stars",)),
+    Bad("star table", "a header of 10^9 axes", frame_file("s.fits")(
+        lambda lab: header_only(NAXIS=10**9)), "CatalogueError", "axes", ("read_stars",)),
+    Bad("star table", "a FITS file without tables", lambda lab: lab / "frame.fits",
+        "CatalogueError", "cannot be read", ("read_stars",)),
+    Bad("star table", "one without x", catalogue(y=[2.0]), "CatalogueError", "no columns x and y",
+        ("read_stars",)),
     # --- training sets
     Bad("set", "no such file", lambda lab: lab / "none.h5", "InputError", "", SETS),
     Bad("set", "text", frame_file("t.h5")(lambda lab: b"text" * 99), "InputError", "", SETS),

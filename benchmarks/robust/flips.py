@@ -39,6 +39,7 @@ READERS = {
     "frame": (("read_frame", "list_images"), ("frame.fits", "frame.fits.fz", "frame.fits.gz")),
     "PSF": (("PSFModel.load",), ("psf.fits", "bare.fits", "trail.fits")),
     "table": (("read_catalogue",), ("list.fits", "list.ecsv", "list.csv", "list.reg")),
+    "stars": (("read_stars",), ("stars.fits", "stars.ecsv", "stars.csv")),
     "model": (("load_judge", "PSFStarSelector.load"), ("model.keras",)),
     "set": (("CutoutSet",), ("set.h5",)),
     "cutouts": (("read_cutouts",), ("cutouts.npz", "cutouts.fits")),
@@ -73,7 +74,9 @@ def main() -> None:
 
 def stock(folder: Path) -> None:
     """Fill a folder with good files of every kind."""
+    from mlpsf.export import write_stars
     from mlpsf.frames.io.cutout_files import write_cutouts
+    from mlpsf.pipeline import select_stars
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -84,6 +87,8 @@ def stock(folder: Path) -> None:
     stars.write(lab / "list.csv")
     regions = [f"circle({x + 1},{y + 1},5)\n" for x, y in zip(stars["x"], stars["y"], strict=True)]
     (lab / "list.reg").write_text("image\n" + "".join(regions))
+    for ending in ("fits", "ecsv", "csv"):
+        write_stars(select_stars(lab.image, n_min=1, relax=True), lab / f"stars.{ending}")
     with np.load(lab / "cutouts.npz") as good:
         write_cutouts(lab / "cutouts.fits", good["cutouts"], good["x"], good["y"])
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.ascii import InconsistentTableError
 from astropy.table import QTable, Table
 
 from mlpsf.errors import CatalogueError, InputError, OutputError
-from mlpsf.files import check_folder, check_replaceable, whole_file
+from mlpsf.files import check_folder, check_replaceable, input_file, whole_file
+from mlpsf.frames.io.fits_sizes import check_fits
 from mlpsf.frames.metadata import metadata_of, of_comments
 from mlpsf.selection.star_table import StarTable
 
@@ -108,25 +108,27 @@ def read_stars(path: str | os.PathLike[str]) -> Table:
     >>> read_stars(path).meta["fwhm"]
     4.1
     """
-    path = Path(path)
-    ending = path.suffix.lower()
+    path = input_file(path, CatalogueError, "a star table")
     try:
-        if ending == ".ecsv":
-            table = Table.read(path, format="ascii.ecsv")
-        elif ending == ".fits":
-            table = Table.read(path, format="fits", hdu=1)
-            table.meta = metadata_of(table)
-        elif ending == ".csv":
-            table = Table.read(path, format="ascii.csv", comment="#")
-            table.meta = _comments(path)
-        else:
-            raise CatalogueError(
-                f"Star tables are read from .ecsv, .fits and .csv. Got {path.name!r}."
-            )
-    except (OSError, ValueError, KeyError, InconsistentTableError) as error:
-        if isinstance(error, CatalogueError):
-            raise
+        return _read(path)
+    except CatalogueError:
+        raise
+    except Exception as error:  # a damaged file can make its parsers raise anything
         raise CatalogueError(f"{path.name} cannot be read as a star table: {error}.") from error
+
+
+def _read(path: Path) -> StarTable:
+    ending = path.suffix.lower()
+    if ending == ".ecsv":
+        table = Table.read(path, format="ascii.ecsv")
+    elif ending == ".fits":
+        table = Table.read(check_fits(path, CatalogueError), format="fits", hdu=1)
+        table.meta = metadata_of(table)
+    elif ending == ".csv":
+        table = Table.read(path, format="ascii.csv", comment="#")
+        table.meta = _comments(path)
+    else:
+        raise CatalogueError(f"Star tables are read from .ecsv, .fits and .csv. Got {path.name!r}.")
     if not {"x", "y"} <= set(table.colnames):
         raise CatalogueError(f"{path.name} has no columns x and y, so it is no star table.")
     table.convert_bytestring_to_unicode()

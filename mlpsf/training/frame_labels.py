@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -22,6 +21,7 @@ from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.fitsio import open_fits
 from mlpsf.frames.io.reading import HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
 from mlpsf.neighbours.subtract import measure_again, subtract_neighbours
@@ -270,7 +270,7 @@ def _by_residual(frame: Frame, sources: Table, bright: NDArray[np.bool_], n_best
 
 def _by_truth(path: str | os.PathLike[str], frame: Frame, sources: Table) -> _Labels:
     try:
-        with fits.open(path) as hdus:
+        with open_fits(Path(path)) as hdus:
             truth = Table(hdus["TRUTH"].data)
             defects = np.asarray(hdus["DEFECTS"].data)
         x, y, flux = (np.asarray(truth[key]) for key in ("x", "y", "flux"))
