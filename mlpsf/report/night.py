@@ -37,6 +37,7 @@ _COLUMNS = {
     "n_chosen": "number of stars",
     "quality": "light left by the PSF",
 }
+_LESS_IS_BETTER = ("ellipticity", "quality")  # of these only more is a reason to look
 
 
 class _Row(NamedTuple):
@@ -97,7 +98,8 @@ def outstanding(table: Table) -> list[list[str]]:
         middle = np.median(values[known])
         spread = 1.4826 * np.median(np.abs(values[known] - middle))
         limit = max(_APART * spread, _LEAST * abs(middle))
-        for k in np.flatnonzero(known & (np.abs(values - middle) > limit)):
+        apart = values - middle if column in _LESS_IS_BETTER else np.abs(values - middle)
+        for k in np.flatnonzero(known & (apart > limit)):
             notes[k].append(f"{name} {values[k]:.3g}, the median is {middle:.3g}")
     return notes
 

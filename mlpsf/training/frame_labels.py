@@ -26,7 +26,7 @@ from mlpsf.frames.io.reading import HDUSelector, read_frame
 from mlpsf.labelling import AMBIGUOUS, N_BEST, truth_labels
 from mlpsf.neighbours.subtract import measure_again, subtract_neighbours
 from mlpsf.neighbours.truth import light_left
-from mlpsf.selection.eligibility import SNR_MIN
+from mlpsf.selection.eligibility import SNR_MIN, check_snr_min
 from mlpsf.selection.judging import own_cutout_size
 from mlpsf.selection.named import count_of, frame_selector
 from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star
@@ -129,6 +129,7 @@ def label_frames(
     (True, (1, 41, 41))
     """
     lists = _check(paths, rule, good)
+    check_snr_min(snr_min)
     size = size or (PUBLISHED_SIZE if native else STAMP_SIZE)
     reference = None if native else REFERENCE_FWHM
     parameters = {"rule": rule, "snr_min": snr_min, "hdu": hdu, "size": size, "native": native}

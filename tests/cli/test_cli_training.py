@@ -189,6 +189,7 @@ def test_frames_without_truth_or_stars_are_no_use(simulated, tmp_path):
         (1, {"good": ["a.csv"]}, "go with rule='list'"),
         (1, {"rule": "list", "good": ["a.csv", "b.csv"]}, "one a frame: 1. Got 2"),
         (1, {"size": 40}, "odd"),
+        (1, {"snr_min": float("nan")}, "0 or more"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(simulated, tmp_path, n, options, message):

@@ -38,6 +38,15 @@ def test_what_stands_out():
     assert not any(outstanding(night()[:4]))  # too few for a median
 
 
+@pytest.mark.parametrize("name", ["ellipticity", "quality"])
+def test_a_better_psf_than_the_others_does_not_stand_out(name):
+    table = night()
+    table[name][2], table[name][4] = 0.0, 0.5
+    notes = outstanding(table)
+    assert not notes[2]
+    assert "0.5, the median is" in notes[4][0]
+
+
 def test_page_of_a_night(tmp_path, scene):
     sim, _, psf = scene
     pictures = thumbnails(sim.frame, psf)
