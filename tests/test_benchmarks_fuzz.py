@@ -62,6 +62,21 @@ def test_anything_is_changed(name):
         assert len(set(some)) > 1 or not content
 
 
+def test_an_ending_is_enough():
+    content = written(fits.PrimaryHDU(np.zeros((5, 5))))
+    for seed in range(30):
+        changed = [
+            mutators.mutate(content, n, Random(seed), blind, 10**6) for n in (".fits", "a.fits")
+        ]
+        assert changed[0] == changed[1]
+    stream = io.BytesIO()
+    np.savez(stream, cutouts=np.zeros((2, 5, 5)))
+    packed = [
+        mutators.mutate(stream.getvalue(), ".npz", Random(s), blind, 10**6) for s in range(30)
+    ]
+    assert sum(zipfile.is_zipfile(io.BytesIO(c)) for c in packed) > 20
+
+
 def test_members_are_packed_whole():
     stream = io.BytesIO()
     np.savez(stream, cutouts=np.zeros((2, 5, 5)), x=np.zeros(2))

@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import zipfile
-from pathlib import PurePath
 from random import Random
 from typing import Any
 
@@ -27,7 +26,7 @@ def mutate(content: bytes, name: str, rng: Random, blind: Blind, most: int) -> b
     ----------
     content : bytes
     name : str
-        Of the good file that it was made of.
+        Of the good file that it was made of, or its ending.
     rng : Random
     blind : callable
     most : int
@@ -40,7 +39,7 @@ def mutate(content: bytes, name: str, rng: Random, blind: Blind, most: int) -> b
         changed = change_piece(content, rng, blind)
     else:
         try:
-            changed = ways.get(PurePath(name).suffix, _text)(content, rng, blind)
+            changed = ways.get(f".{name.rpartition('.')[2]}", _text)(content, rng, blind)
         except Exception:  # what is no such file any more can only be changed blindly
             changed = change_piece(content, rng, blind)
     return changed[:most]
