@@ -47,9 +47,10 @@ def planes_behind(hdus: fits.HDUList, number: int) -> list[int]:
 
 def planes_of(hdus: fits.HDUList) -> set[int]:
     """Return the numbers of the HDUs that are masks or variances of other images in a file."""
-    behind = {plane for n in range(len(hdus)) for plane in planes_behind(hdus, n)}
-    named = {plane for n in range(len(hdus)) for plane, _ in named_planes(hdus, n)}
-    masks = {plane for n in range(len(hdus)) if (plane := named_mask(hdus, n)) is not None}
+    images = [n for n, hdu in enumerate(hdus) if image_shape(hdu)]
+    behind = {plane for n in images for plane in planes_behind(hdus, n)}
+    named = {plane for n in images for plane, _ in named_planes(hdus, n)}
+    masks = {plane for n in images if (plane := named_mask(hdus, n)) is not None}
     return behind | named | masks
 
 
