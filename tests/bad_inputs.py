@@ -20,6 +20,7 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -307,20 +308,30 @@ def spoilt(name: str, spoil: Callable[[bytes], bytes], new: str | None = None) -
     return make
 
 
-def card(name: str, keyword: str, value: str) -> Any:
-    """Return a maker of a copy of a FITS file with the value of a keyword as it is given."""
+def card(name: str, keyword: str, value: str, *more: str) -> Any:
+    """Return a maker of a copy of a FITS file with the value of a keyword as it is given.
+
+    `more` are further keywords and their values.
+    """
 
     def spoil(content: bytes) -> bytes:
-        new = f"{keyword:<8}= {value:>20}".ljust(80).encode("latin-1")
-        start = content.find(f"{keyword:<8}=".encode())
-        if start < 0:
-            start = content.find(b"END" + 77 * b" ")
-            after = content[start + 80 :]
-            assert after.startswith(80 * b" "), "no room for a card"
-            return content[:start] + new + b"END" + 77 * b" " + after[80:]
-        return content[:start] + new + content[start + 80 :]
+        return reduce(lambda c, pair: _with_card(c, *pair), pairs, content)
 
+    words = (keyword, value, *more)
+    pairs = list(zip(words[::2], words[1::2], strict=True))
     return spoilt(name, spoil)
+
+
+def _with_card(content: bytes, keyword: str, value: str) -> bytes:
+    """Return a FITS file's content with a keyword, the first of its name or a new one."""
+    new = f"{keyword:<8}= {value:>20}".ljust(80).encode("latin-1")
+    start = content.find(f"{keyword:<8}=".encode())
+    if start < 0:
+        start = content.find(b"END" + 77 * b" ")
+        after = content[start + 80 :]
+        assert after.startswith(80 * b" "), "no room for a card"
+        return content[:start] + new + b"END" + 77 * b" " + after[80:]
+    return content[:start] + new + content[start + 80 :]
 
 
 def fits_bytes(*hdus: Any) -> bytes:
@@ -626,6 +637,11 @@ BAD: list[Bad] = [
         ("read_frame", "mlpsf select")),
     Bad("frame", "a SATURATE of -1", card("frame.fits", "SATURATE", "-1"), FINE, "",
         ("read_frame", "mlpsf select")),
+    *(
+        Bad("frame", f"{key} of 30000", card("frame.fits", "CTYPE1", "'RA---TAN-SIP'", key, "30000"),
+            FINE, "", ("read_frame", "mlpsf select"))
+        for key in ("WCSAXES", "WCSAXESA", "A_ORDER", "BP_ORDER")
+    ),
     Bad("frame", "CRVAL1 is NaN", card("frame.fits", "CRVAL1", "'nan'"), FINE, "",
         ("read_frame", "mlpsf select")),
     Bad("frame", "a file of nobody's", lambda lab: lab.bytes("junk.fits", b"SIMPLE  =" + b"\xff" * 9999),

@@ -324,8 +324,26 @@ def celestial(source: fits.Header | WCS | None) -> WCS | None:
 
 
 def _may_have_axes(header: fits.Header) -> bool:
-    """Return whether a header names the kinds of its axes; without them they are no coordinates."""
-    return any(key.startswith("CTYPE") for key in header)
+    """Return whether a header names the kinds of its axes; without them they are no coordinates.
+
+    What reads them takes memory for the square of their number, and of a distortion's order.
+    """
+    if not any(key.startswith("CTYPE") for key in header):
+        return False
+    for key in header:
+        if key.startswith("WCSAXES") or key in _ORDERS:
+            try:
+                if not abs(float(header[key])) <= _MOST_AXES:
+                    return False
+            except _READ_ERRORS:
+                return False
+    return True
+
+
+_ORDERS = ("A_ORDER", "B_ORDER", "AP_ORDER", "BP_ORDER")
+"""Of SIP (Shupe et al. 2005), which has 9 at most."""
+
+_MOST_AXES = 99
 
 
 def squeeze(data: Any, name: str) -> NDArray[Any]:
