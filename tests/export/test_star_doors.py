@@ -239,7 +239,7 @@ def test_what_is_no_star_table(tmp_path):
         ("a.reg", "", "read from .ecsv, .fits and .csv"),
         ("a.ecsv", "nothing", "cannot be read as a star table"),
         ("a.csv", "a,b\n1,2\n", "has no columns x and y"),
-        ("none.fits", None, "cannot be read"),
+        ("none.fits", None, "There is no file"),
     ):
         if content is not None:
             (tmp_path / name).write_text(content)

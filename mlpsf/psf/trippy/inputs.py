@@ -34,6 +34,9 @@ def as_numbers(**values: ArrayLike) -> list[FloatArray]:
     return arrays
 
 
+_FARTHEST = 1e9  # pixels; no image is as large
+
+
 def check_place(
     at: Any, frame_shape: tuple[int, int] | None, first: tuple[int, int] = (0, 0)
 ) -> tuple[float, float]:
@@ -42,8 +45,8 @@ def check_place(
         place = np.asarray(at, dtype=np.float64)
     except (TypeError, ValueError):
         place = np.zeros(0)
-    if place.shape != (2,) or not np.isfinite(place).all():
-        raise InputError(f"at must be a place (x, y); got {at}")
+    if place.shape != (2,) or not (np.abs(place) < _FARTHEST).all():
+        raise InputError(f"at must be a place (x, y), in pixels; got {at}")
     if frame_shape is not None:
         ny, nx = frame_shape
         off = place - first
