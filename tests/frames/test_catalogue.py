@@ -12,7 +12,7 @@ from astropy.table import MaskedColumn, Table
 from astropy.wcs import WCS
 
 from mlpsf.errors import CatalogueError, MlpsfError
-from mlpsf.frames.io.catalogue import read_catalogue
+from mlpsf.frames.io.catalogue import read_catalogue, read_table
 from mlpsf.frames.io.reading import read_frame
 
 X, Y = np.array([10.25, 70.5, 33.0]), np.array([20.75, 5.0, 41.0])
@@ -224,3 +224,12 @@ def test_a_list_without_names_counts_from_0(frame, tmp_path, name, text):
     found = read_catalogue(path, frame)
     assert found["x"].tolist() == [10.5, 30.0]
     assert found["y"].tolist() == [20.0, 40.25]
+
+
+@pytest.mark.parametrize("ending", ["fits.gz", "fits"])
+def test_packed_tables_and_those_with_something_behind(tmp_path, ending):
+    path = tmp_path / f"stars.{ending}"
+    Table({"x": [1.0, 2.0], "y": [3.0, 4.0]}).write(path)
+    if ending == "fits":
+        path.write_bytes(path.read_bytes() + b"junk" * 900)
+    assert read_table(path)["y"].tolist() == [3.0, 4.0]

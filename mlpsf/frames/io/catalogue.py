@@ -190,8 +190,10 @@ def _is_number(text: str) -> bool:
 
 def _ldac_hdu(content: Path | BytesIO) -> int | None:
     """Return the number of the first LDAC_OBJECTS table in a FITS file."""
+    # Of a copy: what is closed here is read again.
+    stream = BytesIO(content.getvalue()) if isinstance(content, BytesIO) else content
     try:
-        with fits.open(content) as hdus:
+        with fits.open(stream) as hdus:
             for number, hdu in enumerate(hdus):
                 if hdu.name.upper() == "LDAC_OBJECTS":
                     return number

@@ -116,7 +116,7 @@ def beside(path: Path) -> Iterator[tuple[Path, str]]:
     ``image_sci.fits``, the Legacy Surveys ``x-invvar-r.fits`` beside ``x-image-r.fits``.
     """
     stem, tail = path.name, ""
-    for ending in (".gz", ".fz", ".fits", ".fit", ".fts"):
+    for ending in (".gz", ".bz2", ".xz", ".zip", ".fz", ".fits", ".fit", ".fts"):
         if stem.lower().endswith(ending):
             stem, tail = stem[: -len(ending)], stem[-len(ending) :] + tail
     folder = {p.name: p for p in path.parent.iterdir()} if path.parent.is_dir() else {}
