@@ -174,11 +174,8 @@ def _build(frame: Any, stars: Any) -> Any:
     return psf
 
 
-def check_psf(psf: Any, boxes: float = 1.0) -> None:
-    """Insist on a valid PSF: finite, a positive peak in the middle, sum 1, its FWHM in its box.
-
-    A file may hold a smaller box than the PSF would need; its FWHM is then that of its profile.
-    """
+def check_psf(psf: Any) -> None:
+    """Insist on a valid PSF: finite, a positive peak in the middle, sum 1, its FWHM in its box."""
     image = psf.image()
     centre = image.shape[0] // 2
     assert np.isfinite(image).all()
@@ -186,7 +183,7 @@ def check_psf(psf: Any, boxes: float = 1.0) -> None:
     assert image[centre, centre] > 0
     assert max(abs(peak[0] - centre), abs(peak[1] - centre)) <= 1, peak
     assert abs(image.sum() - 1) < 1e-6
-    assert 0 < psf.fwhm < boxes * psf.size
+    assert 0 < psf.fwhm < psf.size
 
 
 def _import(name: str) -> Any:
@@ -250,9 +247,7 @@ ENTRANCES: dict[str, Callable[[Lab, Any], Any]] = {
         "label", lab / "frame.fits", "--good", thing, "--out", lab / "new.h5", "--quiet"
     ),
     # PSFs
-    "PSFModel.load": lambda lab, thing: check_psf(
-        _import("mlpsf.psf.PSFModel").load(thing), boxes=2
-    ),
+    "PSFModel.load": lambda lab, thing: check_psf(_import("mlpsf.psf.PSFModel").load(thing)),
     "mlpsf render": lambda lab, thing: command(
         "render", thing, 50, 60, "--out", lab / "new.fits", "--quiet"
     ),

@@ -55,7 +55,7 @@ def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
     """
     problem, end = _of(_problem, path)
     if problem:
-        raise error(f"{path.name} is damaged, or no FITS file: {problem}. Copy it again.")
+        raise error(f"{path.name} is damaged, or no readable FITS file: {problem}. Copy it again.")
     if end is None:
         return path
     try:
