@@ -135,7 +135,9 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal; raise `OSError` if it is none."""
+    if not Path(path).is_file():  # a pipe has no end
+        raise FileNotFoundError(errno.ENOENT, "no regular file", os.fspath(path))
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -230,6 +232,8 @@ def product_kind(path: Path) -> str | None:
         Star table, PSF in TRIPPy's format, page of mlpsf, or neither.
     """
     try:
+        if not path.is_file():  # a pipe has no end
+            return None
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError:

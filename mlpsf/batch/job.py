@@ -159,7 +159,7 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         again = True
         said.append("the file was changed, moved or away as it was read: the next run reads it")
     row["warnings"] = " | ".join(dict.fromkeys(said))
-    products = {p.name: file_hash(p) for p in _files(job) if p.exists()}
+    products = {p.name: file_hash(p) for p in _files(job) if p.is_file()}
     return {"row": row, "again": again, "products": products, "pictures": pictures}
 
 

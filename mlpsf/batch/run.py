@@ -243,13 +243,14 @@ def _check_own(jobs: Sequence[Job], rows_folder: Path) -> None:
     folder = rows_folder.parent
     summary, parquet, page = night_files(folder)
     others = {}
-    for path in (summary, parquet):
-        check_folder(path) if path.is_dir() else None
+    for path in (summary, parquet, page):
+        if path.exists() and not path.is_file():
+            check_folder(path)  # says what it is
     # An empty file is nobody's: a power cut leaves names without contents.
     if _holds(summary) and "# - {mlpsf_version: " not in summary.read_text(errors="replace"):
         others[summary] = "mlpsf did not make it"
-    elif _holds(parquet) and not _holds(summary):
-        others[parquet] = "no run made it"
+    elif _holds(parquet) and not _holds(summary) and b"mlpsf_version" not in parquet.read_bytes():
+        others[parquet] = "mlpsf did not make it"
     if _holds(page) and product_kind(page) != "report":
         others[page] = "mlpsf did not make it"
     for job in jobs:
@@ -312,8 +313,8 @@ def _kept(job: Job, retry_failed: bool) -> Row | None:
 
 def _load_row(job: Job) -> dict[str, Any]:
     path = _row_path(job)
-    if path.stat().st_size > _LONGEST:
-        raise ValueError("too long for a row")
+    if not path.is_file() or path.stat().st_size > _LONGEST:
+        raise ValueError("no file, or too long for a row")
     kept: dict[str, Any] = json.loads(path.read_text())
     return kept
 

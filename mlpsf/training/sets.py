@@ -298,6 +298,20 @@ class CutoutSet:
         if left.rows.size:
             yield left
 
+    def labels_with_light(self, rows: ArrayLike) -> set[int]:
+        """Return the labels of those rows whose pixels are not all 0 or NaN.
+
+        Rows are read until all of their labels are found.
+        """
+        found: set[int] = set()
+        wanted = set(np.unique(self.label[np.asarray(rows, dtype=int)]).tolist())
+        for batch in self.batches(rows=rows):
+            lit = (np.nan_to_num(batch.cutouts) != 0).any(axis=(1, 2))
+            found |= set(self.label[batch.rows[lit]].tolist())
+            if found == wanted:
+                break
+        return found
+
     def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
         """Read ascending rows chunk by chunk, because HDF5 is slow at reading single rows."""
         ends = np.append(np.flatnonzero(np.diff(rows // self._chunk)) + 1, rows.size)
@@ -312,6 +326,11 @@ class CutoutSet:
                 except (OSError, RuntimeError) as error:
                     raise InputError(f"The set {self.path.name} is damaged: {error}.") from error
             out[start:end] = block[rows[start:end] - first]
+            if np.isinf(out[start:end]).any():
+                raise InputError(
+                    f"The set {self.path.name} is damaged: it has infinite pixels. Those without "
+                    "data are NaN."
+                )
             start = end
 
     def close(self) -> None:

@@ -153,9 +153,10 @@ def train_on_set(
         if undersample:
             drawn = balance(data.label[train], groups=data.frame[train], random_state=random)
             train = train[drawn]
-        if len(np.unique(data.label[train])) < 2:
+        if len(data.labels_with_light(train)) < 2:
             raise InputError(
-                f"The frames of {data.path.name} to train on hold one class only: give more."
+                f"The frames of {data.path.name} to train on hold one class only, or one of which "
+                "no cutout has light: give more."
             )
         seed = int(random.randint(2**31 - 1))
         kept = None

@@ -517,7 +517,7 @@ def test_line_kernel_keeps_light_centre_and_length(length, angle):
 
 @given(
     st.sampled_from([3, 5, 10]),
-    st.sampled_from([5, 11]),
+    st.sampled_from([15, 21]),
     st.floats(1, 8),
     st.floats(1.5, 6),
     st.integers(0, 12),

@@ -69,17 +69,23 @@ def holds_cutouts(path: str | os.PathLike[str]) -> bool:
 
 def is_ldac(path: str | os.PathLike[str]) -> bool:
     """Return whether a file holds SExtractor's tables whose rows `kept_rows` can copy."""
-    with warnings.catch_warnings(), Path(path).open("rb") as file:
-        warnings.simplefilter("ignore")
-        if file.read(6) != b"SIMPLE":  # compressed
-            return False
-        with fits.open(path) as hdus:
-            return any(
-                hdu.name.upper() == _OBJECTS
-                and "VIGNET" in (name.upper() for name in hdu.columns.names)
-                for hdu in hdus
-                if isinstance(hdu, fits.BinTableHDU)
-            )
+    try:
+        content = check_fits(Path(path), CatalogueError)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with fits.open(content) as hdus:
+                return any(_has_objects(hdu) for hdu in hdus)
+    except Exception:  # what is wrong with the file, its reader says
+        return False
+
+
+def _has_objects(hdu: Any) -> bool:
+    """Return whether an HDU is SExtractor's table of an image's objects, with their cutouts."""
+    return (
+        isinstance(hdu, fits.BinTableHDU)
+        and hdu.name.upper() == _OBJECTS
+        and "VIGNET" in (name.upper() for name in hdu.columns.names)
+    )
 
 
 def _are_cutouts(hdus: fits.HDUList) -> bool:
@@ -236,7 +242,7 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
     Parameters
     ----------
     path : path-like
-        SExtractor's FITS_LDAC catalogue with VIGNET.
+        SExtractor's FITS_LDAC catalogue with VIGNET. A packed one is unpacked.
     selected : sequence of bool
         Of the rows that `read_cutouts` gives.
 
@@ -250,15 +256,16 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
     CatalogueError
         It is no such catalogue, or has another number of rows.
     """
-    raw, keep = Path(path).read_bytes(), np.asarray(selected, dtype=bool)
+    content = check_fits(Path(path), CatalogueError)
+    raw = content.read_bytes() if isinstance(content, Path) else content.getvalue()
+    keep = np.asarray(selected, dtype=bool)
     parts, start = [], 0
-    with fits.open(path, memmap=False) as hdus:
+    with fits.open(BytesIO(raw)) as hdus:
         for hdu in hdus:
             info = hdu.fileinfo()
             head = raw[info["hdrLoc"] : info["datLoc"]]
             data = raw[info["datLoc"] : info["datLoc"] + info["datSpan"]]
-            is_table = isinstance(hdu, fits.BinTableHDU) and hdu.name.upper() == _OBJECTS
-            if is_table and "VIGNET" in (n.upper() for n in hdu.columns.names):
+            if _has_objects(hdu):
                 n, width = hdu.header["NAXIS2"], hdu.header["NAXIS1"]
                 if hdu.header.get("PCOUNT", 0):
                     raise CatalogueError(f"{Path(path).name} has columns of variable length.")
@@ -281,5 +288,8 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
 
 def _with_rows(head: bytes, n: int) -> bytes:
     """Return a FITS header with another number of rows."""
-    at = next(i for i in range(0, len(head), 80) if head[i : i + 9] == b"NAXIS2  =")
+    cards = range(0, len(head), 80)
+    at = next((i for i in cards if head[i : i + 9] == b"NAXIS2  ="), None)
+    if at is None:
+        raise CatalogueError("The header of the catalogue is damaged: it has no NAXIS2.")
     return head[: at + 10] + f"{n:>20d}".encode() + head[at + 30 :]

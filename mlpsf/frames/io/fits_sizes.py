@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from mlpsf.errors import MlpsfError
 from mlpsf.frames.io.packing import DAMAGE, is_packed, tiles_problem, unpacking
 
-__all__ = ["FREE", "MOST", "check_fits", "check_tiles"]
+__all__ = ["FREE", "MOST", "check_fits", "check_tiles", "lost_hdus"]
 
 MOST = 100
 """Largest ratio of a compressed file's content to its size. Images with noise reach 20."""
@@ -33,6 +33,17 @@ _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundr
 _AXES = 999  # the standard's limit, of columns too
 _KEY = re.compile(r"BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS")
 _WHOLE = re.compile(r" *([+-]?\d+) *(?:/|$)")
+_AT_ONCE = 400 * _BLOCK  # of what is behind a file's HDUs
+
+
+class _Content(NamedTuple):
+    """What a file is found to hold."""
+
+    problem: str = ""
+    end: int | None = None
+    """Where its HDUs end; None where nothing is known to follow them."""
+    lost: str = ""
+    """Where there seem to be further HDUs, in words."""
 
 
 def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
@@ -53,16 +64,29 @@ def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
         `path`, or the content of its HDUs, where it is packed or has something behind them. astropy
         would take that for headers, and does not see where a packed file ends.
     """
-    problem, end = _of(_problem, path)
-    if problem:
-        raise error(f"{path.name} is damaged, or no readable FITS file: {problem}. Copy it again.")
-    if end is None:
+    found = _of(_content, path)
+    if found.problem:
+        raise error(
+            f"{path.name} is damaged, or no readable FITS file: {found.problem}. Copy it again."
+        )
+    if found.end is None:
         return path
     try:
         with unpacking(path) as file:
-            return BytesIO(file.read(end))
+            return BytesIO(file.read(found.end))
     except DAMAGE as damage:
         raise error(f"{path.name} is damaged: {damage}. Copy it again.") from damage
+
+
+def lost_hdus(path: Path) -> str:
+    """Return in words where a damaged file has HDUs that cannot be read; empty if nowhere.
+
+    Parameters
+    ----------
+    path : Path
+        As of `check_fits`, which it has passed.
+    """
+    return _of(_content, path).lost
 
 
 def check_tiles(path: Path, error: type[MlpsfError]) -> None:
@@ -91,11 +115,8 @@ def _problem_of_tiles(path: Path, changed: int, size: int) -> str:  # noqa: ARG0
 
 
 @lru_cache(maxsize=64)  # of a mosaic, every image is opened by itself
-def _problem(path: Path, changed: int, size: int) -> tuple[str, int | None]:  # noqa: ARG001
-    """Return what is wrong with the sizes in a file, empty if nothing is, and where its HDUs end.
-
-    The end is None where nothing is known to follow them.
-    """
+def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
+    """Go through the headers of a file."""
     limit = max(MOST * size, FREE)
     packed = is_packed(path)
     try:
@@ -104,30 +125,39 @@ def _problem(path: Path, changed: int, size: int) -> tuple[str, int | None]:  # 
             for number in range(100_000):
                 header = _header(file)
                 if header is None:
-                    return "", _end(file, start, limit if packed else None)
+                    return _rest(file, start, limit if packed else None)
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
                 if problem:
-                    return f"header {number} {problem}", None
+                    return _Content(f"header {number} {problem}")
                 start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
                 if packed and start > limit:
-                    return f"it would unpack to {start:,} bytes or more, over {limit:,}", None
+                    return _Content(f"it would unpack to {start:,} bytes or more, over {limit:,}")
                 file.seek(start)
-            return "it has more than 100,000 headers", None
+            return _Content("it has more than 100,000 headers")
     except DAMAGE as error:
-        return f"it cannot be unpacked ({error})" if packed else "", None
+        return _Content(f"it cannot be unpacked ({error})" if packed else "")
 
 
-def _end(file: IO[bytes], start: int, most: int | None) -> int | None:
-    """Return how much of a FITS file is to be read, which has no header at a place; None: all.
+def _rest(file: IO[bytes], start: int, most: int | None) -> _Content:
+    """Return what a file holds that has no whole header at a place.
 
-    Of a packed file it is `most` at most. Of what is no FITS file, or is cut in a header, the
-    reader says what it is.
+    Of a packed file `most` bytes are read. Of what is no FITS file the reader says what it is.
     """
     file.seek(start)
     block = file.read(_BLOCK)
-    if start and block and not block.startswith(_BEGINS):
-        return start
-    return most
+    if not start or not block:
+        return _Content(end=most)
+    if block.startswith(_BEGINS):
+        return _Content(end=most, lost=f"it ends in the header at byte {start:,}")
+    at = start
+    while block:
+        # The second card of every header; the first may be what is damaged.
+        for i in range(0, len(block), _BLOCK):
+            if block.startswith(b"XTENSION", i) or block.startswith(b"BITPIX  =", i + _WIDTH):
+                return _Content(end=start, lost=f"nothing can be read from byte {start:,} on")
+        at += len(block)
+        block = file.read(min(_AT_ONCE, max((most or at + _AT_ONCE) - at, 0)))
+    return _Content(end=start)
 
 
 def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
 from mlpsf.files import input_file
-from mlpsf.frames.io.fits_sizes import check_fits, check_tiles
+from mlpsf.frames.io.fits_sizes import check_fits, check_tiles, lost_hdus
 from mlpsf.frames.io.hdus import IMAGE_HDUS, image_shape, planes_behind
 from mlpsf.frames.io.packing import H_COMPRESS
 from mlpsf.frames.io.planes import beside as noise_beside
@@ -111,8 +112,15 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
                 f"FITS file, got {path.stat().st_size} bytes of something else. Check that the "
                 "download is complete."
             ) from error
-        with hdus:
-            yield hdus
+    if lost := lost_hdus(path):
+        warnings.warn(
+            f"{path.name} is damaged: {lost}, and HDUs are missing there. Those before are read. "
+            "Copy or download it again.",
+            AstropyUserWarning,
+            stacklevel=3,
+        )
+    with hdus:
+        yield hdus
 
 
 def _name_readably(hdu: Any) -> None:

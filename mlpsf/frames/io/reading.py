@@ -107,12 +107,8 @@ def _image_of_file(
     return dataclasses.replace(image, first_of=len({number, *sky_images(hdus)}))
 
 
-def _load(source: Any, hdu: HDUSelector | None) -> Image:
-    """Load the image from any kind of source."""
-    if isinstance(source, (str, Path)):
-        with open_fits(source) as hdus:
-            path = Path(source)
-            return _image_of_file(hdus, hdu, path.name, path.name, path)
+def _image_of_object(source: Any, hdu: HDUSelector | None) -> Image:
+    """Load the image from a source in memory."""
     if isinstance(source, fits.HDUList):
         name, file = "HDU list", source.filename()  # which may be a stream's
         beside = Path(file) if isinstance(file, str) else None
@@ -314,8 +310,13 @@ def read_frame(
             raise InputError(f"The 'hdu' parameter is for files. Got {hdu!r} with a Frame.")
         return _overridden(source, mask, variance, gain, saturation)
 
-    with quiet():
-        image = _load(source, hdu)
+    if isinstance(source, (str, Path)):
+        with open_fits(source) as hdus, quiet():  # outside, for it warns of damage
+            path = Path(source)
+            image = _image_of_file(hdus, hdu, path.name, path.name, path)
+    else:
+        with quiet():
+            image = _image_of_object(source, hdu)
     if image.first_of > 1:
         warnings.warn(
             f"{image.name} is the first of {image.first_of} images in the file: hdu (--hdu) takes "

@@ -341,7 +341,7 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
     except (ValueError, TypeError, np.linalg.LinAlgError) as error:
         raise PSFError(f"the PSF has no shape: {error}") from error
     side = table.shape[0] / oversampling
-    if not (0 < shape.fwhm < 2 * side and 0 <= shape.ellipticity < 1):
+    if not (0 < shape.fwhm < side and 0 <= shape.ellipticity < 1):
         raise PSFError(
             f"the PSF is no image of a star: of FWHM {shape.fwhm:.3g} and ellipticity "
             f"{shape.ellipticity:.3g} in a box of {side:.0f} pixels"
