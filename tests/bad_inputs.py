@@ -352,6 +352,14 @@ def larger_tiles(lab: Lab) -> Path:
     return path
 
 
+def bright_corner(lab: Lab) -> Path:
+    """Return a PSF without checksums of which a pixel in a corner is brighter than the star."""
+    path = Path(shutil.copy(lab / "bare.fits", lab / "corner.fits"))
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].data[30:40, 30:40] = 5.0
+    return path
+
+
 def unreadable_name(lab: Lab) -> Path:
     """Return a frame behind a table of which not even astropy can read the name."""
     pixels = fits.getdata(lab / "frame.fits")
@@ -738,7 +746,7 @@ BAD: list[Bad] = [
             PSFS)
         for key, value in (
             ("BETA", "1E5"), ("BETA", "1E300"), ("BETA", "0.5"), ("BETA", "'two'"),
-            ("ALPHA", "1E300"), ("ALPHA", "-3.0"), ("ALPHA", "1E-30"),
+            ("ALPHA", "1E300"), ("ALPHA", "60.0"), ("ALPHA", "-3.0"), ("ALPHA", "1E-30"),
             ("REPFACT", "7"), ("REPFACT", "'ten'"), ("ALPHA", "'' 3.0"), ("PIXSCALE", "'' 3.0"),
             ("FRAME", "a'"), ("NAXIS1", "1000000000"),
         )
@@ -753,6 +761,8 @@ BAD: list[Bad] = [
     ),
     Bad("PSF file", "a bit of its table flipped", flipped("psf.fits", 40000, 6), "ModelFileError",
         "", PSFS),
+    Bad("PSF file", "its brightest pixel in a corner", bright_corner, "ModelFileError", "middle",
+        PSFS),
     Bad("PSF file", "a star's place flipped", lambda lab: card("psf.fits", "XSTAR0", "1E9")(lab),
         "ModelFileError", "", PSFS),
     # --- models
@@ -839,6 +849,11 @@ BAD: list[Bad] = [
         "InputError", "", SETS),
     Bad("set", "all pixels NaN", hdf5(lambda f: put(
         f, "cutouts", np.full((24, 15, 15), np.nan, "f4"))), FINE, "", ("CutoutSet",)),
+    Bad("set", "all pixels NaN, or 0", hdf5(lambda f: put(
+        f, "cutouts", np.where(np.arange(24)[:, None, None] % 2, np.nan, np.zeros((24, 15, 15))
+                               ).astype("f4"))), "InputError", "light", ("mlpsf train",)),
+    Bad("set", "an infinite pixel", hdf5(lambda f: f["cutouts"].__setitem__((3, 2, 2), np.inf)),
+        "InputError", "infinite", SETS),
     Bad("set", "complex cutouts", hdf5(lambda f: put(f, "cutouts", np.ones((24, 15, 15), "c8"))),
         "InputError", "", SETS),
     Bad("set", "one class only", hdf5(lambda f: put(f, "label", np.zeros(24, "i1"))),

@@ -94,9 +94,22 @@ class PSFTable:
         )
 
     def check(self) -> None:
-        """Raise `PSFError` unless this is the image of a star: finite, with a size in its box."""
-        if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < 2 * self.size):
+        """Raise `PSFError` unless this is the image of a star.
+
+        That is finite, its size within its box, and its brightest pixel within one FWHM of the
+        middle, along the long axis.
+        """
+        if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
+        light, n = self.oversampled, self.oversampled.shape[0] // self.size
+        image = light.reshape(self.size, n, self.size, n).sum(axis=(1, 3))
+        peak = np.array(np.unravel_index(image.argmax(), image.shape))
+        off = float(np.hypot(*(peak - self.size // 2)))
+        if off > max(self.fwhm / np.sqrt(1 - self.ellipticity), 2.0):
+            raise PSFError(
+                f"the PSF is no image of a star: its brightest pixel is {off:.0f} from the middle, "
+                f"its FWHM {self.fwhm:.3g}"
+            )
 
     def _repr_png_(self) -> bytes:
         sub_pixels = self.oversampled

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpsf.errors import CatalogueError
-from mlpsf.frames.io.cutout_files import holds_cutouts, kept_rows, read_cutouts, write_cutouts
+from mlpsf.frames.io.cutout_files import holds_cutouts, is_ldac, kept_rows, read_cutouts, write_cutouts
 
 
 def catalogue(path, sizes=(5,), side=15, seed=0):
@@ -75,6 +77,29 @@ def test_rows_must_be_those_of_the_catalogue(tmp_path):
         kept_rows(path, [True] * 4)
     with pytest.raises(CatalogueError, match="5 rows"):
         kept_rows(path, [True] * 6)
+
+
+def test_chosen_rows_of_a_packed_catalogue(tmp_path):
+    path = catalogue(tmp_path / "a.cat", (5,))
+    packed = tmp_path / "b.cat"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    keep = [True, False, True, True, False]
+    assert is_ldac(packed)
+    assert kept_rows(packed, keep) == kept_rows(path, keep)
+
+
+def test_damaged_catalogue_is_none(tmp_path):
+    path = catalogue(tmp_path / "a.cat", (5,))
+    content = path.read_bytes()
+    for before, after in ((b"NAXIS2  =", b"NAXIS3  ="), (b"TFIELDS =", b"TFIELDS -")):
+        path.write_bytes(content.replace(before, after))
+        assert not is_ldac(path)
+        with pytest.raises(CatalogueError):
+            kept_rows(path, [True] * 5)
+    path.write_bytes(content.replace(b"NAXIS2  =                    5", b"NAXIS2  = 5000000000000000000 "))
+    assert not is_ldac(path)
+    with pytest.raises(CatalogueError):
+        kept_rows(path, [True] * 5)
 
 
 @pytest.mark.parametrize("ending", [".npz", ".fits"])

@@ -256,9 +256,18 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
     CatalogueError
         It is no such catalogue, or has another number of rows.
     """
-    content = check_fits(Path(path), CatalogueError)
+    path = Path(path)
+    content = check_fits(path, CatalogueError)
     raw = content.read_bytes() if isinstance(content, Path) else content.getvalue()
-    keep = np.asarray(selected, dtype=bool)
+    try:
+        return _with_rows_only(raw, np.asarray(selected, dtype=bool))
+    except CatalogueError as error:
+        raise CatalogueError(f"{path.name}: {error}") from error
+    except Exception as error:  # a damaged file can make its parsers raise anything
+        raise CatalogueError(f"{path.name} cannot be read as a catalogue: {error}.") from error
+
+
+def _with_rows_only(raw: bytes, keep: NDArray[np.bool_]) -> bytes:
     parts, start = [], 0
     with fits.open(BytesIO(raw)) as hdus:
         for hdu in hdus:
@@ -268,11 +277,11 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
             if _has_objects(hdu):
                 n, width = hdu.header["NAXIS2"], hdu.header["NAXIS1"]
                 if hdu.header.get("PCOUNT", 0):
-                    raise CatalogueError(f"{Path(path).name} has columns of variable length.")
+                    raise CatalogueError("it has columns of variable length.")
                 rows = np.frombuffer(data[: n * width], dtype=np.uint8).reshape(n, width)
                 mine = keep[start : start + n]
                 if len(mine) != n:
-                    raise CatalogueError(f"{Path(path).name} has more rows than were judged.")
+                    raise CatalogueError("it has more rows than were judged.")
                 start += n
                 body = rows[mine].tobytes()
                 data = body + bytes(-len(body) % _BLOCK)
@@ -280,16 +289,12 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
             parts += [head, data]
     if start != len(keep):
         raise CatalogueError(
-            f"{Path(path).name} has {start} rows in tables {_OBJECTS} with VIGNET; "
-            f"{len(keep)} were judged."
+            f"it has {start} rows in tables {_OBJECTS} with VIGNET; {len(keep)} were judged."
         )
     return b"".join(parts)
 
 
 def _with_rows(head: bytes, n: int) -> bytes:
     """Return a FITS header with another number of rows."""
-    cards = range(0, len(head), 80)
-    at = next((i for i in cards if head[i : i + 9] == b"NAXIS2  ="), None)
-    if at is None:
-        raise CatalogueError("The header of the catalogue is damaged: it has no NAXIS2.")
+    at = next(i for i in range(0, len(head), 80) if head[i : i + 9] == b"NAXIS2  =")
     return head[: at + 10] + f"{n:>20d}".encode() + head[at + 30 :]

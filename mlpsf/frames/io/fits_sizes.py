@@ -27,6 +27,8 @@ FREE = 256 * 2**20
 
 _T = TypeVar("_T")
 _BEGINS = (b"SIMPLE", b"XTENSI")
+# Registered by the IAU: https://fits.gsfc.nasa.gov/iaufwg/
+_KINDS = re.compile(rb"XTENSION= *'(IMAGE|TABLE|BINTABLE|IUEIMAGE|A3DTABLE|FOREIGN|DUMP) *'")
 
 _WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
 _LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
@@ -43,7 +45,7 @@ class _Content(NamedTuple):
     end: int | None = None
     """Where its HDUs end; None where nothing is known to follow them."""
     lost: str = ""
-    """Where there seem to be further HDUs, in words."""
+    """Where there seem to be HDUs that cannot be read, in words."""
 
 
 def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
@@ -121,11 +123,14 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
     packed = is_packed(path)
     try:
         with unpacking(path) as file:
-            start = 0
+            start, unknown = 0, ""
             for number in range(100_000):
                 header = _header(file)
                 if header is None:
-                    return _rest(file, start, limit if packed else None)
+                    rest = _rest(file, start, limit if packed else None)
+                    return rest._replace(lost=rest.lost or unknown)
+                if number and not _KINDS.match(header):
+                    unknown = f"HDU {number} is of no known kind"
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
                 if problem:
                     return _Content(f"header {number} {problem}")
@@ -148,7 +153,7 @@ def _rest(file: IO[bytes], start: int, most: int | None) -> _Content:
     if not start or not block:
         return _Content(end=most)
     if block.startswith(_BEGINS):
-        return _Content(end=most, lost=f"it ends in the header at byte {start:,}")
+        return _Content(end=start, lost=f"it ends in the header at byte {start:,}")
     at = start
     while block:
         # The second card of every header; the first may be what is damaged.

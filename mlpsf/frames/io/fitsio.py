@@ -114,8 +114,8 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
             ) from error
     if lost := lost_hdus(path):
         warnings.warn(
-            f"{path.name} is damaged: {lost}, and HDUs are missing there. Those before are read. "
-            "Copy or download it again.",
+            f"{path.name} is damaged: {lost}. What it held there is missing. Copy or download it "
+            "again.",
             AstropyUserWarning,
             stacklevel=3,
         )

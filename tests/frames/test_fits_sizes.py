@@ -1,0 +1,78 @@
+"""Files with damage between their HDUs, or with more behind them."""
+
+from __future__ import annotations
+
+import gzip
+import warnings
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
+
+from mlpsf.errors import FrameError
+from mlpsf.frames.io.fits_sizes import check_fits, lost_hdus
+from mlpsf.frames.io.reading import list_images, read_frame
+
+BLOCK = 2880
+
+
+@pytest.fixture
+def mosaic(tmp_path):
+    rng = np.random.default_rng(1)
+    chips = [fits.ImageHDU(rng.normal(size=(30, 40)).astype("f4"), name=f"C{k}") for k in range(3)]
+    path = tmp_path / "mosaic.fits"
+    fits.HDUList([fits.PrimaryHDU(), *chips]).writeto(path)
+    return path
+
+
+def _damage(path, how):
+    content = path.read_bytes()
+    third = content.index(b"XTENSION", content.index(b"XTENSION", BLOCK) + 1)
+    return {
+        "a flipped byte": content[:third] + b"XTENSIOM" + content[third + 8 :],
+        "another flipped byte": content[:third] + b"YTENSION" + content[third + 8 :],
+        "a kind with a flipped byte": content[:third]
+        + content[third:].replace(b"'IMAGE", b"'IMAGD", 1),
+        "junk between": content[:third] + b"junk" * (BLOCK // 4) + content[third:],
+        "a cut header": content[: third + 400],
+        "a header without its end": content[:third]
+        + content[third : third + BLOCK].replace(b"END     ", b"EMD     "),
+    }[how]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a flipped byte",
+        "another flipped byte",
+        "a kind with a flipped byte",
+        "junk between",
+        "a cut header",
+        "a header without its end",
+    ],
+)
+def test_lost_hdus_are_told(mosaic, how, packed):
+    content = _damage(mosaic, how)
+    mosaic.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.warns(AstropyUserWarning, match="held there is missing"):
+        images = list_images(mosaic)
+    assert images[0] == (1, "C0,1", (30, 40))
+    assert "C1,1" not in [name for _, name, _ in images]
+    with pytest.warns(AstropyUserWarning, match="held there is missing"):
+        assert read_frame(mosaic, hdu=1).data.shape == (30, 40)
+    with pytest.raises(FrameError, match="no HDU|no 2-D"), pytest.warns(AstropyUserWarning):
+        read_frame(mosaic, hdu=2)
+
+
+@pytest.mark.parametrize("behind", [b"", b"junk" * 900, bytes(7 * BLOCK), b"x", b" " * BLOCK])
+def test_what_is_behind_the_hdus_is_no_loss(mosaic, behind):
+    whole = read_frame(mosaic, hdu="C2").data
+    mosaic.write_bytes(mosaic.read_bytes() + behind)
+    assert lost_hdus(mosaic) == ""
+    check_fits(mosaic, FrameError)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_frame(mosaic, hdu="C2").data, whole)
+        assert len(list_images(mosaic)) == 3
