@@ -90,7 +90,7 @@ def export(
     if kind is None:
         raise InputError(
             f"{source} is neither a PSF nor a star table of mlpsf: give the file that mlpsf psf or "
-            "mlpsf select wrote."
+            "mlpsf select wrote, unpacked."
             if source.is_file()
             else f"There is no file {source}."
         )

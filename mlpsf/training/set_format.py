@@ -221,7 +221,9 @@ class CutoutWriter:
                 f"Cutouts of this set have shape (n, {size}, {size}). Got {pixels.shape}."
             )
         if np.isinf(pixels).any():
-            raise InputError("Cutouts of a set have no infinite pixels: NaN marks those without data.")
+            raise InputError(
+                "Cutouts of a set have no infinite pixels: NaN marks those without data."
+            )
         unknown = sorted({"frame"} & set(columns) | set(columns) - set(COLUMNS))
         missing = [k for k, (_, fill) in COLUMNS.items() if fill is None and k not in columns]
         if unknown or missing:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import warnings
 
 import numpy as np
@@ -14,6 +17,7 @@ from astropy.wcs import WCS
 from mlpsf.errors import CatalogueError, MlpsfError
 from mlpsf.frames.io.catalogue import read_catalogue, read_table
 from mlpsf.frames.io.reading import read_frame
+from tests.bad_inputs import zipped
 
 X, Y = np.array([10.25, 70.5, 33.0]), np.array([20.75, 5.0, 41.0])
 
@@ -233,3 +237,33 @@ def test_packed_tables_and_those_with_something_behind(tmp_path, ending):
     if ending == "fits":
         path.write_bytes(path.read_bytes() + b"junk" * 900)
     assert read_table(path)["y"].tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ecsv", "a.vot", "a.txt", "a.reg"])
+@pytest.mark.parametrize("how", ["gz", "bz2", "xz", "zip", "mark"])
+def test_packed_lists_and_marks_of_encoding(tmp_path, name, how):
+    path = tmp_path / name
+    table = Table({"x": [1.0, 2.0], "y": [3.0, 4.0]})
+    if name == "a.reg":
+        path.write_text("image\ncircle(2,4,5)\ncircle(3,5,5)\n")
+    else:
+        kinds = {"a.vot": "votable", "a.txt": "ascii.basic"}
+        table.write(path, format=kinds.get(name))
+    content = path.read_bytes()
+    if how == "mark":
+        path.write_bytes(b"\xef\xbb\xbf" + content)
+    else:
+        path = tmp_path / f"{name}.{how}"
+        pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+        path.write_bytes(pack[how](content) if how in pack else zipped({name: content}))
+    found = read_table(path)
+    assert (found["x"].tolist(), found["y"].tolist()) == ([1.0, 2.0], [3.0, 4.0])
+    if how == "gz":
+        path.write_bytes(gzip.compress(path.read_bytes()))
+        with pytest.raises(CatalogueError, match="more than once"):
+            read_table(path)
+
+
+def test_semicolons(tmp_path):
+    (tmp_path / "a.csv").write_text("x;y\n1.0;3.0\n2.0;4.0\n")
+    assert read_table(tmp_path / "a.csv")["y"].tolist() == [3.0, 4.0]

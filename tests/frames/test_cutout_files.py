@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpsf.errors import CatalogueError
-from mlpsf.frames.io.cutout_files import holds_cutouts, is_ldac, kept_rows, read_cutouts, write_cutouts
+from mlpsf.frames.io.cutout_files import (
+    holds_cutouts,
+    is_ldac,
+    kept_rows,
+    read_cutouts,
+    write_cutouts,
+)
 
 
 def catalogue(path, sizes=(5,), side=15, seed=0):
@@ -96,7 +102,9 @@ def test_damaged_catalogue_is_none(tmp_path):
         assert not is_ldac(path)
         with pytest.raises(CatalogueError):
             kept_rows(path, [True] * 5)
-    path.write_bytes(content.replace(b"NAXIS2  =                    5", b"NAXIS2  = 5000000000000000000 "))
+    path.write_bytes(
+        content.replace(b"NAXIS2  =                    5", b"NAXIS2  = 5000000000000000000 ")
+    )
     assert not is_ldac(path)
     with pytest.raises(CatalogueError):
         kept_rows(path, [True] * 5)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from codecs import BOM_UTF8
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from mlpsf.errors import CatalogueError, InputError
 from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.fits_sizes import check_fits
+from mlpsf.frames.io.packing import is_packed
 from mlpsf.frames.io.regions import read_regions
 from mlpsf.frames.metadata import metadata_of
 from mlpsf.frames.near import pairs_within
@@ -152,16 +155,25 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         If the file does not exist or is no table.
     """
     path = input_file(path, CatalogueError, "a table of sources")
+    content = check_fits(path, CatalogueError)
+    if (text := _unpacked_text(path, content)) is not None:
+        with TemporaryDirectory() as folder:
+            plain = Path(folder, path.stem if content is not path else path.name)
+            plain.write_bytes(text)
+            if is_packed(plain):
+                raise CatalogueError(f"{path.name} is packed more than once: unpack it first.")
+            return read_table(plain)
     if path.suffix.lower() == ".reg":
         return read_regions(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
-        content = check_fits(path, CatalogueError)
         try:
             hdu = _ldac_hdu(content)
             if hdu is not None or content is not path:
                 return Table.read(content, format="fits", hdu=hdu)
             table = Table.read(path)
+            if len(table.colnames) == 1 and ";" in table.colnames[0]:
+                table = Table.read(path, format="ascii", delimiter=";")
             if all(_is_number(name) for name in table.colnames):  # the first row of a CSV file
                 table = Table.read(path, format="ascii.no_header")
             return table
@@ -178,6 +190,20 @@ def read_table(path: str | os.PathLike[str]) -> Table:
                     f"{path.name} cannot be read as a table ({said}). "
                     "Expected ECSV, CSV, FITS, VOTable, plain columns, or SExtractor's LDAC."
                 ) from first
+
+
+def _unpacked_text(path: Path, content: Path | BytesIO) -> bytes | None:
+    """Return the text of a packed table, or of one that begins with a mark of its encoding.
+
+    None where the file can be read as it is.
+    """
+    if isinstance(content, BytesIO):
+        text = content.getvalue()
+        return None if text.startswith(b"SIMPLE") else text.removeprefix(BOM_UTF8)
+    with path.open("rb") as file:
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            return None
+        return file.read()
 
 
 def _is_number(text: str) -> bool:

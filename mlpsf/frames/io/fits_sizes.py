@@ -69,7 +69,8 @@ def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
     found = _of(_content, path)
     if found.problem:
         raise error(
-            f"{path.name} is damaged, or no readable FITS file: {found.problem}. Copy it again."
+            f"{path.name} is damaged, or no readable FITS file: {found.problem}. Copy it again, or "
+            "unpack it first if it is packed."
         )
     if found.end is None:
         return path

@@ -107,8 +107,9 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
         except MlpsfError:
             raise
         except _READ_ERRORS as error:
+            said = str(error).partition(" If this is really")[0]  # an option of astropy's
             raise FrameError(
-                f"{str(path)!r} is no readable FITS file ({error}). Expected a plain, .gz or .fz "
+                f"{str(path)!r} is no readable FITS file ({said}). Expected a plain, .gz or .fz "
                 f"FITS file, got {path.stat().st_size} bytes of something else. Check that the "
                 "download is complete."
             ) from error
