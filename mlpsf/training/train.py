@@ -155,8 +155,7 @@ def train_on_set(
             train = train[drawn]
         if len(data.labels_with_light(train)) < 2:
             raise InputError(
-                f"The frames of {data.path.name} to train on hold one class only, or one of which "
-                "no cutout has light: give more."
+                f"{data.path.name} has one class only, or light in one only, to train on: give more."
             )
         seed = int(random.randint(2**31 - 1))
         kept = None

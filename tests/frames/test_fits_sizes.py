@@ -62,7 +62,7 @@ def test_lost_hdus_are_told(mosaic, how, packed):
     assert "C1,1" not in [name for _, name, _ in images]
     with pytest.warns(AstropyUserWarning, match="held there is missing"):
         assert read_frame(mosaic, hdu=1).data.shape == (30, 40)
-    with pytest.raises(FrameError, match="no HDU|no 2-D"), pytest.warns(AstropyUserWarning):
+    with pytest.raises(FrameError, match="HDU"), pytest.warns(AstropyUserWarning):
         read_frame(mosaic, hdu=2)
 
 
