@@ -155,7 +155,7 @@ def train_on_set(
             train = train[drawn]
         if len(data.labels_with_light(train)) < 2:
             raise InputError(
-                f"{data.path.name} has one class only, or light in one only, to train on: give more."
+                f"{data.path.name} holds one class only, or no light of one: give more frames."
             )
         seed = int(random.randint(2**31 - 1))
         kept = None
