@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsf.errors import FrameError, InputError
+from mlpsf.frames.io.packing import ENDINGS
 from mlpsf.version import __version__
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 _LONGEST_NAME = 200  # bytes, of 255: products add their kind
-_ENDINGS = (".gz", ".fz", ".bz2", ".fits", ".fit", ".fts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +314,7 @@ def plan_jobs(
 
 def _stem(path: Path) -> str:
     name = path.name
-    while name.lower().endswith(_ENDINGS) and len(name.rpartition(".")[0]) > 0:
+    while name.lower().endswith(ENDINGS) and len(name.rpartition(".")[0]) > 0:
         name = name.rpartition(".")[0]
     return name
 

@@ -14,9 +14,12 @@ from typing import IO, Any
 import numpy as np
 from astropy.io import fits
 
-__all__ = ["DAMAGE", "H_COMPRESS", "is_packed", "tiles_problem", "unpacking"]
+__all__ = ["DAMAGE", "ENDINGS", "H_COMPRESS", "is_packed", "tiles_problem", "unpacking"]
 
 H_COMPRESS = "HCOMPRESS_1"
+
+ENDINGS = (".gz", ".bz2", ".xz", ".zip", ".fz", ".fits", ".fit", ".fts")
+"""How the names of FITS files end, packed or not; several may follow each other."""
 
 DAMAGE = (
     OSError,

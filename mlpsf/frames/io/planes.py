@@ -9,6 +9,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from mlpsf.frames.io.packing import ENDINGS as FITS_ENDINGS
+
 __all__ = ["ENDINGS", "MASKS", "as_variance", "beside", "mask_bits", "named_mask", "named_planes"]
 
 ERRORS = ("ERR", "ERROR", "SIGMA", "RMS", "UNCERT", "UNC")
@@ -116,7 +118,7 @@ def beside(path: Path) -> Iterator[tuple[Path, str]]:
     ``image_sci.fits``, the Legacy Surveys ``x-invvar-r.fits`` beside ``x-image-r.fits``.
     """
     stem, tail = path.name, ""
-    for ending in (".gz", ".bz2", ".xz", ".zip", ".fz", ".fits", ".fit", ".fts"):
+    for ending in FITS_ENDINGS:
         if stem.lower().endswith(ending):
             stem, tail = stem[: -len(ending)], stem[-len(ending) :] + tail
     folder = {p.name: p for p in path.parent.iterdir()} if path.parent.is_dir() else {}
