@@ -1,13 +1,16 @@
 """The size of a frame's stars as it changes over the frame.
 
 The common size of all stars of a frame is that of the part where the images are sharpest, if they
-are not equally sharp everywhere. Here the common size is found among neighbours, and followed
-over the frame. Nothing is assumed of how it changes: it may jump between the chips of a mosaic.
+are not equally sharp everywhere. Here it is followed over the frame: by a smooth surface on which
+most of the bright sources lie, as optics make it; or, if more of them have the size of their
+neighbours, from star to star: it may jump between the chips of a mosaic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +28,21 @@ _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
 _AMONG = 0.5  # of the common share of stars of one size: less of them are near those of another
 _GAIN = 1.2  # times the stars, at least, that one size for the frame would find
+_TERMS = (1, 3, 6, 10)  # of polynomials of order 0 to 3
+_WIDTHS = (
+    0.3,
+    0.2,
+    0.15,
+    0.1,
+    0.08,
+    0.06,
+    0.05,
+    0.05,
+    0.05,
+)  # of the locus, at most, as it is fitted
+_NARROWEST = 0.008
+_ANYWHERE = 1 / 2.5  # density of what is no star: over a range of sizes of a factor of 12
+_SURE = 0.25  # of the log-likelihood a source, at least, that a size that varies gains
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
 
@@ -33,30 +51,44 @@ Mode = Callable[
 ]
 
 
+@dataclass(frozen=True, eq=False)
 class SizeMap:
-    """The size of the stars at any place of a frame: the median of the nearest stars.
+    """The size of the stars at any place of a frame.
 
     Attributes
     ----------
     stars : ndarray, shape (n, 3)
         x, y and size of the stars.
+    at : callable
+        Returns the size at each position, from x and y, all of shape (n,).
     varies : bool
         Whether one size would miss many of the stars.
-    scatter : float
-        Standard deviation of single stars about the map, in the logarithm of the size.
     """
 
-    def __init__(self, stars: NDArray[np.float64], *, varies: bool) -> None:
-        self.stars = stars
-        self.varies = varies
-        off = np.log(stars[:, 2] / self(stars[:, 0], stars[:, 1]))
-        self.scatter = float(1.4826 * np.median(np.abs(off)))
+    stars: NDArray[np.float64]
+    at: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+    varies: bool
 
     def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the size at each position, shape (n,)."""
-        k = min(_MEDIAN_OF, len(self.stars))
-        _, rows = nearest(self.stars[:, :2], np.column_stack([x, y]), k)
-        return row_median(self.stars[:, 2][rows].reshape(len(x), k))
+        return self.at(x, y)
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of single stars about the map, in the logarithm of the size."""
+        off = np.log(self.stars[:, 2] / self(self.stars[:, 0], self.stars[:, 1]))
+        return float(1.4826 * np.median(np.abs(off)))
+
+
+def _of_neighbours(stars: NDArray[np.float64], *, varies: bool) -> SizeMap:
+    """Make a map of the median of the nearest stars, which may jump."""
+
+    def at(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        k = min(_MEDIAN_OF, len(stars))
+        _, rows = nearest(stars[:, :2], np.column_stack([x, y]), k)
+        return row_median(stars[:, 2][rows].reshape(len(x), k))
+
+    return SizeMap(stars, at, varies)
 
 
 def size_map(
@@ -93,23 +125,158 @@ def size_map(
     >>> found.varies, found(np.array([100.0, 900.0]), np.array([500.0, 500.0])).tolist()
     (True, [3.0, 6.0])
     """
-    place = np.column_stack([x, y])
+    place, log_size = np.column_stack([x, y]), np.log(size)
+    jumping = _by_neighbours(place, size, e1, e2, common, mode)
+    if len(x) < 5 * _TERMS[1]:
+        return jumping
+    likely = _Locus.about(log_size - np.log(common)).log_likelihood
+    k = int(np.clip(len(x) // 6, 6, _NEIGHBOURS[1]))
+    _, near = nearest(place, place, k)
+    starts = [np.full(len(x), np.log(common)), np.log(mode(size[near], e1[near], e2[near]))]
+    surface = _surface(place, log_size, starts)
+    # More parameters find more stars by chance, and galaxies lie on any surface.
+    if surface.evidence < likely + _SURE * len(x):
+        return jumping
+    if jumping.varies:
+        k = min(_MEDIAN_OF + 1, len(jumping.stars))
+        apart, rows = nearest(jumping.stars[:, :2], place, k)
+        others = np.where(apart == 0, np.nan, np.log(jumping.stars[:, 2])[rows])
+        expected = np.nanmedian(others.reshape(len(x), k), axis=1)
+        if _Locus.about(log_size - expected).log_likelihood > surface.evidence:
+            return jumping
+    stars = np.column_stack([place, size])[surface.members]
+    low, high = np.quantile(np.log(surface(*stars[:, :2].T)), [0.05, 0.95])
+    return SizeMap(stars, surface, varies=bool(high - low > _VARIES))
+
+
+class _Locus(NamedTuple):
+    """Where the stars are among sources: within some width of the expected size, and how many.
+
+    The others are anywhere. See Hogg, Bovy & Lang 2010, arXiv:1008.4686, section 3, on mixtures
+    that tell outliers, and Dempster, Laird & Rubin 1977, J. R. Stat. Soc. B 39, 1, on their fit.
+    """
+
+    off: NDArray[np.float64]
+    width: float
+    share: float
+
+    @classmethod
+    def about(cls, off: NDArray[np.float64]) -> _Locus:
+        """Find width and share of the stars by the differences from the expected size."""
+        locus = cls(off, _WIDTHS[-1], 0.6)
+        for _ in range(30):
+            locus = locus.updated(off, _WIDTHS[-1])
+        return locus
+
+    @property
+    def density(self) -> NDArray[np.float64]:
+        """Probability density of each source as a star."""
+        scale = self.share / (self.width * np.sqrt(2 * np.pi))
+        return np.asarray(scale * np.exp(-0.5 * (self.off / self.width) ** 2))
+
+    @property
+    def is_star(self) -> NDArray[np.float64]:
+        """Probability that each source is one of the stars."""
+        density = self.density
+        return density / (density + (1 - self.share) * _ANYWHERE)
+
+    @property
+    def log_likelihood(self) -> float:
+        return float(np.log(self.density + (1 - self.share) * _ANYWHERE).sum())
+
+    def updated(self, off: NDArray[np.float64], widest: float) -> _Locus:
+        """Return the locus with width and share by what are stars at other differences."""
+        weight = self._replace(off=off).is_star
+        width = np.sqrt((weight * off**2).sum() / max(weight.sum(), 1e-9))
+        share = float(np.clip(weight.mean(), 0.05, 0.95))
+        return _Locus(off, float(np.clip(width, _NARROWEST, widest)), share)
+
+
+class _Surface:
+    """A polynomial of the place for the logarithm of the stars' size."""
+
+    def __init__(self, place: NDArray[np.float64]) -> None:
+        self.low, self.span = place.min(axis=0), np.maximum(np.ptp(place, axis=0), 1.0)
+        self.evidence = -np.inf
+        self.terms: NDArray[np.float64] = np.zeros(1)
+        self.members: NDArray[np.bool_] = np.zeros(len(place), dtype=bool)
+
+    def powers(self, place: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        """Return the first powers at each position; beyond all sources, those at the border."""
+        x, y = np.clip(2 * (place - self.low) / self.span - 1, -1, 1).T
+        one = np.ones_like(x)
+        all_of_them = [one, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
+        return np.column_stack(all_of_them[:count])
+
+    def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        powers = self.powers(np.column_stack([x, y]), len(self.terms))
+        return np.asarray(np.exp(powers @ self.terms))
+
+
+def _surface(
+    place: NDArray[np.float64], log_size: NDArray[np.float64], starts: list[NDArray[np.float64]]
+) -> _Surface:
+    """Fit the stars' size as a polynomial of the place, of the order that is most likely.
+
+    By the criterion of Schwarz 1978, Ann. Stat. 6, 461. The fit begins wide about each of the
+    starts, and narrows.
+    """
+    found = _Surface(place)
+    for count in _TERMS[1:]:
+        if len(place) < 5 * count:
+            break
+        powers = found.powers(place, count)
+        tries = [_fitted(powers, log_size, start) for start in starts]
+        terms, locus = max(tries, key=lambda fit: fit[1].log_likelihood)
+        evidence = locus.log_likelihood - 0.5 * (count - 1) * np.log(len(place))
+        if evidence > found.evidence:
+            found.evidence, found.terms = evidence, terms
+            found.members = np.abs(locus.off) < max(3 * locus.width, _WIDTHS[-1])
+        starts = [*starts[:2], powers @ terms]
+    return found
+
+
+def _fitted(
+    powers: NDArray[np.float64], log_size: NDArray[np.float64], start: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], _Locus]:
+    """Fit a polynomial to the stars, and tell them from the others by it."""
+    locus = _Locus(log_size - start, _WIDTHS[0], 0.6)
+    ridge = 1e-3 * np.eye(powers.shape[1])
+    terms = np.zeros(powers.shape[1])
+    for widest in _WIDTHS:
+        locus = locus._replace(width=min(locus.width, widest))
+        for _ in range(3):
+            weighted = powers * locus.is_star[:, None]
+            terms = np.linalg.solve(powers.T @ weighted + ridge, weighted.T @ log_size)
+            locus = locus.updated(log_size - powers @ terms, widest)
+    return terms, locus
+
+
+def _by_neighbours(
+    place: NDArray[np.float64],
+    size: NDArray[np.float64],
+    e1: NDArray[np.float64],
+    e2: NDArray[np.float64],
+    common: float,
+    mode: Mode,
+) -> SizeMap:
+    """Find the common size among neighbours, and follow it over the frame."""
     log_size = np.log(size)
     off = np.abs(log_size - np.log(common))
     alike = off < max(_MEMBER, float(off.min()) * 1.001)
-    if len(x) < _FEWEST:
-        return SizeMap(np.column_stack([place, size])[alike], varies=False)
+    if len(size) < _FEWEST:
+        return _of_neighbours(np.column_stack([place, size])[alike], varies=False)
     one_size = alike
     alike = _grown(place, log_size, alike)
-    k = int(np.clip(len(x) // 6, *_NEIGHBOURS))
+    k = int(np.clip(len(size) // 6, *_NEIGHBOURS))
     _, near = nearest(place, place, k)
     found = np.log(mode(size[near], e1[near], e2[near]))
     members = np.abs(log_size - row_median(found[near])) < _MEMBER
     members = _grown(place, log_size, members) if members.sum() >= _MEDIAN_OF else members
     if members.sum() >= _GAIN * alike.sum() + 3:
         alike = members
-    sizes = SizeMap(np.column_stack([place, size])[alike], varies=False)
-    low, high = np.quantile(np.log(sizes(x[alike], y[alike])), [0.05, 0.95])
+    sizes = _of_neighbours(np.column_stack([place, size])[alike], varies=True)
+    low, high = np.quantile(np.log(sizes(*place[alike].T)), [0.05, 0.95])
     # Where stars of one size are among the others everywhere, the others are galaxies.
     others = alike & ~one_size
     if high - low > _VARIES and others.sum() >= _MEDIAN_OF:
@@ -117,9 +284,8 @@ def size_map(
         _, near = nearest(place[alike], place[others], k)
         share = one_size[alike][near[:, 1:]].mean(axis=1)
         if np.median(share) < _AMONG * one_size[alike].mean():
-            sizes.varies = True
             return sizes
-    return SizeMap(np.column_stack([place, size])[one_size], varies=False)
+    return _of_neighbours(np.column_stack([place, size])[one_size], varies=False)
 
 
 def _grown(
