@@ -27,7 +27,7 @@ from mlpsf.neighbours.subtract import measure_again, subtract_neighbours
 from mlpsf.neighbours.truth import light_left
 from mlpsf.selection.eligibility import flag_other_sizes
 from mlpsf.simulation import TELESCOPES, SimulatedFrame, random_parameters, simulate_frame
-from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, stars_of_parts
+from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, frame_star, fwhm_of_stars
 
 OUTPUT = Path(__file__).parents[1] / "output"
 SPLITS = {"train": 1, "validation": 2, "test": 3}
@@ -190,14 +190,10 @@ def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict
         rows = np.sort(rng.choice(rows, PER_FRAME, replace=False))
     unit_of_truth = parameters.get("unit", 1.0)
     labels, contamination = truth_of(sim, sources[rows], frame, unit_of_truth)
-    cut = np.zeros((len(rows), STAMP_SIZE, STAMP_SIZE), dtype=np.float32)
-    fwhm, has_star = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
-    # As in use: where the PSF varies strongly, each part of the frame has its own common star.
-    for part, star, width in stars_of_parts(frame, sources, sources[rows]):
-        star = star if standard else None
-        at = x[rows[part]], y[rows[part]]
-        cut[part] = extract_stamps(frame, *at, fwhm=width, star=star).data
-        fwhm[part], has_star[part] = width, star is not None
+    star = frame_star(frame, sources) if standard else None
+    width = fwhm_of_stars(sources, sources[rows])
+    cut = extract_stamps(frame, x[rows], y[rows], fwhm=width, star=star).data
+    fwhm, has_star = np.broadcast_to(width, len(rows)), np.full(len(rows), star is not None)
     c = STAMP_SIZE // 2
     peak = np.nan_to_num(cut[:, c - 1 : c + 2, c - 1 : c + 2], nan=0).max(axis=(1, 2))
     cut /= np.maximum(peak, 1e-6)[:, None, None]  # float16 holds shapes, not counts

@@ -31,7 +31,7 @@ from mlpsf.selectors.judge import Judge
 STAGES = {
     "background": (frames, "measure_background"),
     "find": (pipeline, "find_sources"),
-    "common star": (judging, "stars_of_parts"),
+    "common star": (judging, "frame_star"),
     "stamps": (judging, "extract_stamps"),
     "network": (Judge, "predict_proba"),
     "second look": (pipeline, "strike_outliers"),

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsf.detection.locus import TERMS, WIDTHS, evidence, fitted, powers_of, surface
 from mlpsf.frames.near import nearest
 from mlpsf.stacks.values import row_median
 
@@ -28,21 +28,8 @@ _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
 _AMONG = 0.5  # of the common share of stars of one size: less of them are near those of another
 _GAIN = 1.2  # times the stars, at least, that one size for the frame would find
-_TERMS = (1, 3, 6, 10)  # of polynomials of order 0 to 3
-_WIDTHS = (
-    0.3,
-    0.2,
-    0.15,
-    0.1,
-    0.08,
-    0.06,
-    0.05,
-    0.05,
-    0.05,
-)  # of the locus, at most, as it is fitted
-_NARROWEST = 0.008
-_ANYWHERE = 1 / 2.5  # density of what is no star: over a range of sizes of a factor of 12
-_SURE = 0.25  # of the log-likelihood a source, at least, that a size that varies gains
+_SURE = 0.75  # of the log-likelihood a source, at least, that a size that varies gains
+_STEPS = 10  # of the fit of a locus of known place
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
 
@@ -125,131 +112,38 @@ def size_map(
     >>> found.varies, found(np.array([100.0, 900.0]), np.array([500.0, 500.0])).tolist()
     (True, [3.0, 6.0])
     """
-    place, log_size = np.column_stack([x, y]), np.log(size)
+    place = np.column_stack([x, y])
+    values = np.column_stack([np.log(size), e1, e2])
     jumping = _by_neighbours(place, size, e1, e2, common, mode)
-    if len(x) < 5 * _TERMS[1]:
+    if len(x) < 5 * TERMS[1]:
         return jumping
-    likely = _Locus.about(log_size - np.log(common)).log_likelihood
+    one_size = np.full(len(x), np.log(common))
+    _, steady = fitted(powers_of(place, place, 1), powers_of(place, place, 3), values, one_size, [])
     k = int(np.clip(len(x) // 6, 6, _NEIGHBOURS[1]))
     _, near = nearest(place, place, k)
-    starts = [np.full(len(x), np.log(common)), np.log(mode(size[near], e1[near], e2[near]))]
-    surface = _surface(place, log_size, starts)
-    # More parameters find more stars by chance, and galaxies lie on any surface.
-    if surface.evidence < likely + _SURE * len(x):
+    starts = [one_size, np.log(mode(size[near], e1[near], e2[near]))]
+    terms, locus = surface(place, values, starts)
+    gain = evidence(locus, len(terms)) - steady.log_likelihood
+    members = locus.is_star > 0.5
+    if gain < _SURE * len(x) or members.sum() < 2 * len(terms):
         return jumping
     if jumping.varies:
         k = min(_MEDIAN_OF + 1, len(jumping.stars))
         apart, rows = nearest(jumping.stars[:, :2], place, k)
         others = np.where(apart == 0, np.nan, np.log(jumping.stars[:, 2])[rows])
         expected = np.nanmedian(others.reshape(len(x), k), axis=1)
-        if _Locus.about(log_size - expected).log_likelihood > surface.evidence:
+        off = np.column_stack([values[:, 0] - expected, locus.off[:, 1:]])
+        for _ in range(_STEPS):
+            steady = steady.updated(off, WIDTHS[-1])
+        if steady.log_likelihood > evidence(locus, len(terms)):
             return jumping
-    stars = np.column_stack([place, size])[surface.members]
-    low, high = np.quantile(np.log(surface(*stars[:, :2].T)), [0.05, 0.95])
-    return SizeMap(stars, surface, varies=bool(high - low > _VARIES))
 
+    def at(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.exp(powers_of(np.column_stack([x, y]), place, len(terms)) @ terms))
 
-class _Locus(NamedTuple):
-    """Where the stars are among sources: within some width of the expected size, and how many.
-
-    The others are anywhere. See Hogg, Bovy & Lang 2010, arXiv:1008.4686, section 3, on mixtures
-    that tell outliers, and Dempster, Laird & Rubin 1977, J. R. Stat. Soc. B 39, 1, on their fit.
-    """
-
-    off: NDArray[np.float64]
-    width: float
-    share: float
-
-    @classmethod
-    def about(cls, off: NDArray[np.float64]) -> _Locus:
-        """Find width and share of the stars by the differences from the expected size."""
-        locus = cls(off, _WIDTHS[-1], 0.6)
-        for _ in range(30):
-            locus = locus.updated(off, _WIDTHS[-1])
-        return locus
-
-    @property
-    def density(self) -> NDArray[np.float64]:
-        """Probability density of each source as a star."""
-        scale = self.share / (self.width * np.sqrt(2 * np.pi))
-        return np.asarray(scale * np.exp(-0.5 * (self.off / self.width) ** 2))
-
-    @property
-    def is_star(self) -> NDArray[np.float64]:
-        """Probability that each source is one of the stars."""
-        density = self.density
-        return density / (density + (1 - self.share) * _ANYWHERE)
-
-    @property
-    def log_likelihood(self) -> float:
-        return float(np.log(self.density + (1 - self.share) * _ANYWHERE).sum())
-
-    def updated(self, off: NDArray[np.float64], widest: float) -> _Locus:
-        """Return the locus with width and share by what are stars at other differences."""
-        weight = self._replace(off=off).is_star
-        width = np.sqrt((weight * off**2).sum() / max(weight.sum(), 1e-9))
-        share = float(np.clip(weight.mean(), 0.05, 0.95))
-        return _Locus(off, float(np.clip(width, _NARROWEST, widest)), share)
-
-
-class _Surface:
-    """A polynomial of the place for the logarithm of the stars' size."""
-
-    def __init__(self, place: NDArray[np.float64]) -> None:
-        self.low, self.span = place.min(axis=0), np.maximum(np.ptp(place, axis=0), 1.0)
-        self.evidence = -np.inf
-        self.terms: NDArray[np.float64] = np.zeros(1)
-        self.members: NDArray[np.bool_] = np.zeros(len(place), dtype=bool)
-
-    def powers(self, place: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-        """Return the first powers at each position; beyond all sources, those at the border."""
-        x, y = np.clip(2 * (place - self.low) / self.span - 1, -1, 1).T
-        one = np.ones_like(x)
-        all_of_them = [one, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
-        return np.column_stack(all_of_them[:count])
-
-    def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        powers = self.powers(np.column_stack([x, y]), len(self.terms))
-        return np.asarray(np.exp(powers @ self.terms))
-
-
-def _surface(
-    place: NDArray[np.float64], log_size: NDArray[np.float64], starts: list[NDArray[np.float64]]
-) -> _Surface:
-    """Fit the stars' size as a polynomial of the place, of the order that is most likely.
-
-    By the criterion of Schwarz 1978, Ann. Stat. 6, 461. The fit begins wide about each of the
-    starts, and narrows.
-    """
-    found = _Surface(place)
-    for count in _TERMS[1:]:
-        if len(place) < 5 * count:
-            break
-        powers = found.powers(place, count)
-        tries = [_fitted(powers, log_size, start) for start in starts]
-        terms, locus = max(tries, key=lambda fit: fit[1].log_likelihood)
-        evidence = locus.log_likelihood - 0.5 * (count - 1) * np.log(len(place))
-        if evidence > found.evidence:
-            found.evidence, found.terms = evidence, terms
-            found.members = np.abs(locus.off) < max(3 * locus.width, _WIDTHS[-1])
-        starts = [*starts[:2], powers @ terms]
-    return found
-
-
-def _fitted(
-    powers: NDArray[np.float64], log_size: NDArray[np.float64], start: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], _Locus]:
-    """Fit a polynomial to the stars, and tell them from the others by it."""
-    locus = _Locus(log_size - start, _WIDTHS[0], 0.6)
-    ridge = 1e-3 * np.eye(powers.shape[1])
-    terms = np.zeros(powers.shape[1])
-    for widest in _WIDTHS:
-        locus = locus._replace(width=min(locus.width, widest))
-        for _ in range(3):
-            weighted = powers * locus.is_star[:, None]
-            terms = np.linalg.solve(powers.T @ weighted + ridge, weighted.T @ log_size)
-            locus = locus.updated(log_size - powers @ terms, widest)
-    return terms, locus
+    stars = np.column_stack([place, size])[members]
+    low, high = np.quantile(np.log(at(*stars[:, :2].T)), [0.05, 0.95])
+    return SizeMap(stars, at, varies=bool(high - low > _VARIES))
 
 
 def _by_neighbours(

@@ -52,7 +52,7 @@ class Cutouts:
         Frame coordinates of the centre of each cutout: the nearest pixel at the frame's pixel
         scale, the position of the source if resampled.
     scale : float
-        Frame pixels per cutout pixel; 1 at the frame's pixel scale.
+        Frame pixels per cutout pixel; 1 at the frame's pixel scale; the median, where it varies.
     near_edge : ndarray of bool, shape (n,)
         Whether each cutout extends over the edge of the frame.
     homogenized : bool
@@ -125,7 +125,7 @@ def extract_cutouts(
     y: ArrayLike,
     size: int = PUBLISHED_SIZE,
     *,
-    fwhm: float | None = None,
+    fwhm: ArrayLike | None = None,
     reference_fwhm: float = REFERENCE_FWHM,
     background: NDArray[np.floating] | float = 0.0,
 ) -> Cutouts:
@@ -140,11 +140,11 @@ def extract_cutouts(
         Positions in pixels; the centre of the first pixel is (0, 0).
     size : int
         Side of a cutout in pixels, odd.
-    fwhm : float, optional
-        FWHM of the frame in pixels. If given, cutouts are centred exactly on (x, y) and resampled
-        so that `fwhm` becomes `reference_fwhm`. Resampling uses cubic convolution (Keys 1981, IEEE
-        Trans. ASSP 29, 1153), widened to an area average where the frame's pixels are smaller.
-        Surface brightness is conserved.
+    fwhm : float or array_like, shape (n,), optional
+        FWHM of the frame's stars in pixels, or of those at each source. If given, cutouts are
+        centred exactly on (x, y) and resampled so that `fwhm` becomes `reference_fwhm`. Resampling
+        uses cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153), widened to an area average
+        where the frame's pixels are smaller. Surface brightness is conserved.
     reference_fwhm : float
         FWHM after resampling, in pixels.
     background : ndarray of shape (ny, nx) or float
@@ -175,29 +175,33 @@ def extract_cutouts(
         raise InputError(
             f"The 'size' of cutouts must be an odd integer from 3 to {most}. Got {size!r}."
         )
-    size = int(size)
+    size, half = int(size), int(size) // 2
     scene = getattr(frame, "scene", None)
+    scale = np.ones(())
     if fwhm is None:
-        half = size // 2
         x0, y0 = np.rint(x), np.rint(y)
         data = _gather(pixels, bad, x0.astype(int), y0.astype(int), half, background)
         if scene is not None:
             data += scene.own_light(x, y, half)
-        scale, reach = 1.0, float(half)
     else:
-        if not (np.isfinite(fwhm) and fwhm > 0 and reference_fwhm > 0):
+        width = np.asarray(fwhm, dtype=np.float64)
+        if not ((np.isfinite(width) & (width > 0)).all() and reference_fwhm > 0):
             raise InputError(
                 f"'fwhm' and 'reference_fwhm' must be positive. Got {fwhm}, {reference_fwhm}."
             )
-        scale = float(fwhm) / reference_fwhm
+        if width.shape not in ((), x.shape):
+            raise InputError(f"'fwhm' is one for all, or of shape {x.shape}. Got {width.shape}.")
+        scale = np.asarray(width / reference_fwhm)
         x0, y0 = x, y
-        reach = scale * (size // 2)
+        scales = np.broadcast_to(scale, x.shape)
         data = np.empty((x.size, size, size), dtype=np.float32)
         for start in range(0, x.size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            data[block] = _resample(pixels, bad, x[block], y[block], size, scale, background, scene)
-    near_edge = reaches_over(x0, y0, reach, pixels.shape)
-    return Cutouts(data, x, y, x0.astype(float), y0.astype(float), scale, near_edge)
+            at = x[block], y[block]
+            data[block] = _resample(pixels, bad, *at, size, scales[block], background, scene)
+    near_edge = reaches_over(x0, y0, scale * half, pixels.shape)
+    usual = float(np.median(scale)) if scale.size else 1.0
+    return Cutouts(data, x, y, x0.astype(float), y0.astype(float), usual, near_edge)
 
 
 def nearest_pixels(
@@ -283,13 +287,13 @@ def _resample(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     size: int,
-    scale: float,
+    scale: NDArray[np.float64],
     background: NDArray[np.floating] | float,
     scene: PointSources | None,
 ) -> NDArray[np.float32]:
     """Cut out and resample around sub-pixel positions."""
     col, row = np.rint(x).astype(int), np.rint(y).astype(int)
-    half = reach_of(size, scale)
+    half = reach_of(size, float(scale.max(initial=1.0)))
     raw = _gather(pixels, bad, col, row, half, background)
     if scene is not None:
         raw += scene.own_light(x, y, half)
@@ -306,7 +310,7 @@ def resample(
     dx: NDArray[np.float64],
     dy: NDArray[np.float64],
     size: int,
-    scale: float,
+    scale: float | NDArray[np.float64],
 ) -> NDArray[np.float32]:
     """Resample squares of whole pixels, with one matrix for rows and one for columns per source.
 
@@ -319,14 +323,15 @@ def resample(
         Offset of the new centre from that of the centre pixel, in pixels.
     size : int
         Side of the stamps.
-    scale : float
-        Frame pixels per stamp pixel.
+    scale : float or ndarray, shape (n,)
+        Frame pixels per stamp pixel; the largest decides on `raw`.
 
     Returns
     -------
     ndarray of float32, shape (n, size, size)
     """
-    width = max(scale, 1.0)
+    scale = np.broadcast_to(scale, dx.shape)
+    width = np.maximum(scale, 1.0)
     half_in = raw.shape[-1] // 2
     missing = np.isnan(raw)
     raw[missing] = 0.0
@@ -346,14 +351,19 @@ def resample(
 
 
 def _cubic_weights(
-    shift: NDArray[np.float64], size: int, half_in: int, scale: float, width: float
+    shift: NDArray[np.float64],
+    size: int,
+    half_in: int,
+    scale: NDArray[np.float64],
+    width: NDArray[np.float64],
 ) -> NDArray[np.float32]:
     """Return weights of input pixels for each output pixel, shape (n, size, 2 half_in + 1)."""
-    wanted = shift[:, None] + scale * (np.arange(size) - size // 2)
-    n_near = int(np.ceil(4 * width)) + 1  # pixels with weight; the others have none
-    first = np.floor(wanted - 2 * width).astype(np.intp)
+    wanted = shift[:, None] + scale[:, None] * (np.arange(size) - size // 2)
+    # Pixels with weight; the others have none.
+    n_near = int(np.ceil(4 * width.max(initial=1.0))) + 1
+    first = np.floor(wanted - 2 * width[:, None]).astype(np.intp)
     pixel = first[:, :, None] + np.arange(n_near + 1)
-    u = np.abs(pixel - wanted[:, :, None]) / width
+    u = np.abs(pixel - wanted[:, :, None]) / width[:, None, None]
     near, far = u < 1, (u >= 1) & (u < 2)
     some = np.where(near, (1.5 * u - 2.5) * u * u + 1.0, 0.0)
     some += np.where(far, ((-0.5 * u + 2.5) * u - 4.0) * u + 2.0, 0.0)

@@ -27,7 +27,10 @@ def check_positions(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], ND
 
 
 def reaches_over(
-    x0: NDArray[np.floating], y0: NDArray[np.floating], reach: float, shape: tuple[int, ...]
+    x0: NDArray[np.floating],
+    y0: NDArray[np.floating],
+    reach: float | NDArray[np.float64],
+    shape: tuple[int, ...],
 ) -> NDArray[np.bool_]:
     """Return which cutouts have outermost pixel centres off the frame."""
     ny, nx = shape

@@ -96,8 +96,8 @@ class PSFTable:
     def check(self) -> None:
         """Raise `PSFError` unless this is the image of a star.
 
-        That is finite, its size within its box, and its brightest pixel within one FWHM of the
-        middle, along the long axis.
+        That is finite, its size within its box, with light in the middle, and its brightest pixel
+        within one FWHM of that, along the long axis.
         """
         if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
@@ -105,7 +105,9 @@ class PSFTable:
         image = light.reshape(self.size, n, self.size, n).sum(axis=(1, 3))
         peak = np.array(np.unravel_index(image.argmax(), image.shape))
         off = float(np.hypot(*(peak - self.size // 2)))
-        if off > max(self.fwhm / np.sqrt(1 - self.ellipticity), 2.0):
+        if not image[self.size // 2, self.size // 2] > 0 or off > max(
+            self.fwhm / np.sqrt(1 - self.ellipticity), 2.0
+        ):
             raise PSFError(
                 f"the PSF is no image of a star: its brightest pixel is {off:.0f} from the middle, "
                 f"its FWHM {self.fwhm:.3g}"

@@ -7,7 +7,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import isqrt
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -19,14 +19,12 @@ from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extrac
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.tiles import SMALLEST, WIDEST
 from mlpsf.selectors.judge import Judge
-from mlpsf.stamps.common_star import CommonStar
-from mlpsf.stamps.standard import extract_stamps, stars_of_parts
+from mlpsf.stamps.standard import extract_stamps, frame_star, fwhm_of_stars
 
 __all__ = ["judge_sources", "own_cutout_size"]
 
 _MANY = 10  # sources of which some are no stars
 _BLOCK = 256  # sources cut out and judged at once
-_Part: TypeAlias = tuple[NDArray[np.intp], CommonStar | None, float]
 
 
 def judge_sources(
@@ -79,26 +77,25 @@ def judge_sources(
             f"The selector takes stamps at a FWHM of {reference:g} pixels; mlpsf cuts them at "
             f"{REFERENCE_FWHM:g}. Train it on stamps of extract_stamps."
         )
-    # Where the PSF varies strongly, each part of the frame has its own common star.
-    parts: list[_Part] = [(rows, None, fwhm)]
-    if reference is not None:
-        parts = stars_of_parts(frame, alike, sources, size)
+    star = frame_star(frame, alike, size) if reference is not None else None
+    widths = fwhm_of_stars(alike, sources)
 
-    def cut_out(block: NDArray[np.intp], star: CommonStar | None, fwhm: float) -> Cutouts:
+    def cut_out(block: NDArray[np.intp]) -> Cutouts:
         at = x[block], y[block]
         if reference is None:
             cut = extract_cutouts(frame, *at, size, background=frame.background.level)
             return replace(cut, data=cut.data / np.float32(unit)) if own and unit != 1 else cut
-        return extract_stamps(frame, *at, size, fwhm=fwhm, star=star)
+        width = widths if isinstance(widths, float) else widths[block]
+        return extract_stamps(frame, *at, size, fwhm=width, star=star)
 
-    def ask(part: _Part) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        cut = cut_out(*part)
+    def ask(block: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        cut = cut_out(block)
         # Stamps as such, so that no step of the estimator homogenizes them again.
         pixels = cut if homogenizes else cut.data
         return cut.near_edge, estimator.predict_proba(pixels)[:, 1]
 
     if own:
-        cut = cut_out(rows, None, fwhm)
+        cut = cut_out(rows)
         flags[rows[cut.near_edge]] |= Flag.NEAR_EDGE
         whole = ~cut.near_edge
         if whole.sum() < 5:
@@ -114,15 +111,11 @@ def judge_sources(
         probability[rows[whole]] = good
         flags[rows[whole][good == 0]] |= Flag.REJECTED
     else:
-        blocks = [
-            (rows[start : start + _BLOCK], star, local)
-            for rows, star, local in parts
-            for start in range(0, len(rows), _BLOCK)
-        ]
+        blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
         with ThreadPoolExecutor(_threads()) as pool:
             # Estimators other than Judge may not be thread-safe.
             each = pool.map if isinstance(estimator, Judge) and _threads() > 1 else map
-            for (block, _, _), (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
+            for block, (near_edge, good) in zip(blocks, each(ask, blocks), strict=True):
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
     _warn_if_all_alike(probability)

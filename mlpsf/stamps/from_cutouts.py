@@ -16,7 +16,13 @@ from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM, Cutouts
 from mlpsf.frames.tiles import TiledFrame, squares, tile_cutouts
 from mlpsf.stamps.common_star import CommonStar, brightest
-from mlpsf.stamps.standard import STAMP_SIZE, extract_stamps, standard_star, stars_of_parts
+from mlpsf.stamps.standard import (
+    STAMP_SIZE,
+    extract_stamps,
+    frame_star,
+    fwhm_of_stars,
+    standard_star,
+)
 
 __all__ = [
     "FEWEST_CUTOUTS",
@@ -247,17 +253,13 @@ def homogenize(
     found = measure_cutouts(cutouts, x, y, defects=False, name=name, stacklevel=5)
     frame, sources = found
     alike = cutouts_alike(found, stacklevel=4) if replace else sources[:0]
-    parts = stars_of_parts(frame, alike, sources, size)
-    star = parts[0][1]
+    star = frame_star(frame, alike, size)
     given = np.asarray(cutouts, dtype=np.float32).reshape(len(sources), -1)
     same_size = given.shape[1] == size * size
     if star is not None and same_size and _is_standard(star, found, size):
         return given.reshape(-1, size, size)
-    out = np.empty((len(sources), size, size), dtype=np.float32)
-    x, y = (np.asarray(sources[name]) for name in "xy")
-    for rows, own, fwhm in parts:
-        out[rows] = extract_stamps(frame, x[rows], y[rows], size, fwhm=fwhm, star=own).data
-    return out
+    fwhm = fwhm_of_stars(alike, sources)
+    return extract_stamps(frame, sources["x"], sources["y"], size, fwhm=fwhm, star=star).data
 
 
 def _is_standard(star: CommonStar, found: CutoutSources, size: int) -> bool:

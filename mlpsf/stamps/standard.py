@@ -16,7 +16,6 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.detection.sources import parts_of
 from mlpsf.errors import InputError
 from mlpsf.frames.cutouts import (
     REFERENCE_FWHM,
@@ -35,9 +34,9 @@ __all__ = [
     "STAMP_SIZE",
     "extract_stamps",
     "frame_star",
+    "fwhm_of_stars",
     "standard_star",
     "standardise",
-    "stars_of_parts",
 ]
 
 STAMP_SIZE = 41
@@ -152,10 +151,10 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
         None if there are too few stars.
     """
     rows = brightest(sources["snr"], sources["flags"])
-    fwhm = float(sources.meta["fwhm"])
     part = sources[rows]
+    fwhm = fwhm_of_stars(sources, part)
     place = frame.place(part["x"], part["y"])
-    if fwhm < REFERENCE_FWHM:
+    if isinstance(fwhm, float) and fwhm < REFERENCE_FWHM:
         side = 2 * reach_of(size, fwhm / REFERENCE_FWHM) + 1
         cut = extract_cutouts(frame, part["x"], part["y"], side, background=frame.background.level)
         return common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
@@ -165,32 +164,23 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
     return common_star(cut.data, part["snr"], part["flags"], *place)
 
 
-def stars_of_parts(
-    frame: Frame, alike: Table, sources: Table, size: int = STAMP_SIZE
-) -> list[tuple[NDArray[np.intp], CommonStar | None, float]]:
-    """Find the common star of each part of a frame; of one part, unless the PSF varies strongly.
+def fwhm_of_stars(alike: Table, sources: Table) -> float | NDArray[np.float64]:
+    """Return the FWHM in pixels of the stars of a frame; at each source if it varies strongly.
 
     Parameters
     ----------
-    frame : Frame
     alike : Table
-        Sources whose common star is found.
+        Table from `find_sources`.
     sources : Table
-        Sources to divide into the same parts.
-    size : int
-        Side of the stamps in pixels.
+        Sources of the same frame, with ``local_fwhm``.
 
     Returns
     -------
-    list of (ndarray of int, CommonStar or None, float)
-        Rows of `sources`, their common star and its FWHM, for each part.
+    float or ndarray, shape (n,)
     """
-    found = []
-    for theirs, ours, fwhm in parts_of(alike, sources):
-        part = alike[theirs]
-        part.meta["fwhm"] = fwhm
-        found.append((ours, frame_star(frame, part, size), fwhm))
-    return found
+    if alike.meta.get("varies", False):
+        return np.asarray(sources["local_fwhm"], dtype=np.float64)
+    return float(alike.meta["fwhm"])
 
 
 def extract_stamps(
@@ -199,7 +189,7 @@ def extract_stamps(
     y: ArrayLike,
     size: int = STAMP_SIZE,
     *,
-    fwhm: float,
+    fwhm: ArrayLike,
     star: CommonStar | None,
 ) -> Cutouts:
     """Cut stamps for the shipped network: resampled, sky-subtracted and standardised.
@@ -211,8 +201,8 @@ def extract_stamps(
         Positions in pixels, 0-based.
     size : int
         Side of a stamp in pixels, odd.
-    fwhm : float
-        FWHM of the frame's stars in pixels.
+    fwhm : float or array_like, shape (n,)
+        FWHM of the frame's stars in pixels, or of those at each source; see `fwhm_of_stars`.
     star : CommonStar or None
         Common star from `frame_star`.
 
@@ -237,19 +227,23 @@ def extract_stamps(
     <Cutouts: 9 of 41 x 41, 0.853 frame pixels a pixel>
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
-    if star is not None and abs(found / min(fwhm, REFERENCE_FWHM) - 1) > 0.01:
+    width = np.asarray(fwhm, dtype=np.float64)
+    wrong = width.ndim == 0 and abs(found / np.minimum(width, REFERENCE_FWHM) - 1) > 0.01
+    if star is not None and wrong:
         raise InputError(
             f"The common star is of a frame whose stars have a FWHM of {found:.3g} pixels"
-            f"{' or more' if found == REFERENCE_FWHM else ''}; this one's have {fwhm:.3g}."
+            f"{' or more' if found == REFERENCE_FWHM else ''}; this one's have {width:.3g}."
         )
     x, y = np.atleast_1d(x), np.atleast_1d(y)
     parts = []
     for start in range(0, max(len(x), 1), _BLOCK):
-        at = x[start : start + _BLOCK], y[start : start + _BLOCK]
+        block = slice(start, start + _BLOCK)
+        at = x[block], y[block]
+        own = width[block] if width.ndim else width
         if star is not None and found < REFERENCE_FWHM:
-            parts.append(_native_stamps(frame, *at, size, fwhm, star))
+            parts.append(_native_stamps(frame, *at, size, float(own), star))
         else:
-            cut = extract_cutouts(frame, *at, size, fwhm=fwhm, background=frame.background.level)
+            cut = extract_cutouts(frame, *at, size, fwhm=own, background=frame.background.level)
             data = standardise(cut.data, star, *frame.place(cut.x, cut.y))
             parts.append(replace(cut, data=data, homogenized=True))
     if len(parts) == 1:

@@ -1,0 +1,160 @@
+"""Tell a frame's stars from its other sources by the size and shape that they share.
+
+The stars' size is a polynomial of the place, and so is their shape; other sources are of any shape,
+and wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TERMS", "WIDTHS", "Locus", "evidence", "fitted", "powers_of", "surface"]
+
+TERMS = (1, 3, 6, 10)
+"""Terms of polynomials in x and y of order 0 to 3."""
+
+WIDTHS = (0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05)
+"""Widths in log size that a fit begins with; the last is the widest that stars may scatter."""
+
+_NARROWEST = 0.008  # of stars, in log size
+_SHAPES = 1.6  # most scatter of stars in e1 and e2, over that in log size: as their errors are
+_OTHERS = 0.5  # how much wider others are, mean in log size
+_NARROWER = 0.1  # share of the others that are narrower than stars
+_MOST_ELLIPTICAL = 0.6
+
+
+class Locus(NamedTuple):
+    """The stars among the sources: of about the expected size and shape.
+
+    The others are galaxies and blends, the more the nearer they are in size, and few that are
+    narrower, since nothing that came through the optics is narrower than a star. For mixtures that
+    tell outliers see Hogg, Bovy & Lang 2010, arXiv:1008.4686, section 3; for their fit Dempster,
+    Laird & Rubin 1977, J. R. Stat. Soc. B 39, 1.
+
+    Attributes
+    ----------
+    off : ndarray, shape (n, 3)
+        Differences of the sources from what is expected of a star, in log size, e1 and e2.
+    width, spread : float
+        Standard deviation of stars in log size, and in e1 and e2.
+    share : float
+        Of the stars among the sources.
+    """
+
+    off: NDArray[np.float64]
+    width: float
+    spread: float
+    share: float
+
+    @property
+    def of_stars(self) -> NDArray[np.float64]:
+        """Density of the stars at each source."""
+        size, shape = self.off[:, 0] / self.width, self.off[:, 1:] / self.spread
+        peak = self.share / (self.width * self.spread**2 * (2 * np.pi) ** 1.5)
+        return np.asarray(peak * np.exp(-0.5 * (size**2 + (shape**2).sum(axis=1))))
+
+    @property
+    def of_others(self) -> NDArray[np.float64]:
+        """Density of the others at each source."""
+        wider = self.off[:, 0]
+        side = np.where(wider > 0, 1 - _NARROWER, _NARROWER)
+        density = side * np.exp(-np.abs(wider) / _OTHERS) / _OTHERS
+        return np.asarray((1 - self.share) * density / (np.pi * _MOST_ELLIPTICAL**2))
+
+    @property
+    def is_star(self) -> NDArray[np.float64]:
+        """Probability that each source is one of the stars."""
+        stars = self.of_stars
+        return stars / (stars + self.of_others)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Log-likelihood of all sources."""
+        return float(np.log(self.of_stars + self.of_others).sum())
+
+    def updated(self, off: NDArray[np.float64], widest: float) -> Locus:
+        """Return the locus of what are stars at other differences."""
+        weight = self._replace(off=off).is_star
+        n = max(float(weight.sum()), 1e-9)
+        width, *spread = np.sqrt((weight[:, None] * off**2).sum(axis=0) / n)
+        return Locus(
+            off,
+            float(np.clip(width, _NARROWEST, widest)),
+            float(np.clip(np.hypot(*spread) / np.sqrt(2), _SHAPES * _NARROWEST, _SHAPES * widest)),
+            float(np.clip(weight.mean(), 0.05, 0.95)),
+        )
+
+
+def evidence(locus: Locus, n_terms: int) -> float:
+    """Return the log-likelihood less what terms gain by chance (Schwarz 1978)."""
+    return locus.log_likelihood - 0.5 * (n_terms - 1) * float(np.log(len(locus.off)))
+
+
+def powers_of(
+    place: NDArray[np.float64], among: NDArray[np.float64], count: int
+) -> NDArray[np.float64]:
+    """Return the first powers of x and y; beyond all those `among` it is, those at the border."""
+    low, span = among.min(axis=0), np.maximum(np.ptp(among, axis=0), 1.0)
+    x, y = np.clip(2 * (place - low) / span - 1, -1, 1).T
+    powers = [np.ones_like(x), x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
+    return np.column_stack(powers[:count])
+
+
+def surface(
+    place: NDArray[np.float64], values: NDArray[np.float64], starts: list[NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], Locus]:
+    """Fit the stars' log size as a polynomial of the place, of the order that is most likely.
+
+    By the criterion of Schwarz 1978, Ann. Stat. 6, 461.
+    """
+    shape = powers_of(place, place, TERMS[1])
+    fits: list[tuple[NDArray[np.float64], Locus]] = []
+    for count in TERMS[1:]:
+        if len(place) < 5 * count:
+            break
+        powers = powers_of(place, place, count)
+        begin = [*starts, *(powers_of(place, place, len(t)) @ t for t, _ in fits[-1:])]
+        tries = [fitted(powers, shape, values, start, WIDTHS) for start in begin]
+        fits.append(max(tries, key=lambda fit: fit[1].log_likelihood))
+    return max(fits, key=lambda fit: evidence(fit[1], len(fit[0])))
+
+
+def fitted(
+    powers: NDArray[np.float64],
+    shape: NDArray[np.float64],
+    values: NDArray[np.float64],
+    start: NDArray[np.float64],
+    widths: Sequence[float],
+) -> tuple[NDArray[np.float64], Locus]:
+    """Fit polynomials to the stars' log size, e1 and e2, and tell stars from others by them.
+
+    The fit begins at a log size, with a locus as wide as the first of the widths, and narrows.
+    """
+    off = values - np.column_stack(
+        [start, *np.tile(np.median(values[:, 1:], axis=0), (len(start), 1)).T]
+    )
+    widths = [*widths, *3 * [WIDTHS[-1]]]
+    locus = Locus(off, widths[0], _SHAPES * widths[0], 0.6)
+    terms = np.zeros(powers.shape[1])
+    for widest in widths:
+        locus = locus.updated(locus.off, widest)
+        for _ in range(3):
+            weight = locus.is_star[:, None]
+            terms = _least_squares(powers, values[:, :1], weight)
+            expected = np.hstack(
+                [powers @ terms, shape @ _least_squares(shape, values[:, 1:], weight)]
+            )
+            locus = locus.updated(values - expected, widest)
+    return terms[:, 0], locus
+
+
+def _least_squares(
+    powers: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    weighted = powers * weight
+    normal = powers.T @ weighted + 1e-3 * np.eye(powers.shape[1])
+    return np.asarray(np.linalg.solve(normal, weighted.T @ values))
