@@ -175,13 +175,14 @@ def _build(frame: Any, stars: Any) -> Any:
 
 
 def check_psf(psf: Any) -> None:
-    """Insist on a valid PSF: finite, a positive peak in the middle, sum 1, its FWHM in its box."""
+    """Insist on a valid PSF: finite, its peak in its half-maximum, sum 1, its FWHM in its box."""
     image = psf.image()
     centre = image.shape[0] // 2
     assert np.isfinite(image).all()
     peak = np.unravel_index(image.argmax(), image.shape)
     assert image[centre, centre] > 0
-    assert max(abs(peak[0] - centre), abs(peak[1] - centre)) <= 1, peak
+    half_maximum = 0.5 * psf.fwhm / np.sqrt(1 - psf.ellipticity)
+    assert np.hypot(peak[0] - centre, peak[1] - centre) <= max(half_maximum, 1.5), peak
     assert abs(image.sum() - 1) < 1e-6
     assert 0 < psf.fwhm < psf.size
 

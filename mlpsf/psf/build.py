@@ -240,14 +240,6 @@ def _unsmooth(
     x, y = hand.places.T
     psf = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
     psf.check()
-    image = psf.image()
-    peak = np.unravel_index(image.argmax(), image.shape)
-    off = float(np.hypot(*(np.array(peak) - len(image) // 2)))
-    if off > max(psf.fwhm / 2, 2.0):
-        raise PSFError(
-            f"no smooth PSF describes the {len(x)} stars, and the brightest pixel of their mean is "
-            f"{off:.0f} from its centre: look at them, and give others or more"
-        )
     return replace(psf, meta={**meta, "method": "corrected"})
 
 

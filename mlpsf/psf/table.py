@@ -23,6 +23,8 @@ __all__ = ["PSFTable"]
 
 FloatArray = NDArray[np.float64]
 
+_MIDDLE = 1e-3  # of the light of the brightest pixel, at least; of a ring it is several hundredths
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PSFTable:
@@ -97,20 +99,20 @@ class PSFTable:
         """Raise `PSFError` unless this is the image of a star.
 
         That is finite, its size within its box, with light in the middle, and its brightest pixel
-        within one FWHM of that, along the long axis.
+        within its half-maximum: a trailed or defocused star has it anywhere there.
         """
         if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
         light, n = self.oversampled, self.oversampled.shape[0] // self.size
         image = light.reshape(self.size, n, self.size, n).sum(axis=(1, 3))
+        middle = self.size // 2
         peak = np.array(np.unravel_index(image.argmax(), image.shape))
-        off = float(np.hypot(*(peak - self.size // 2)))
-        if not image[self.size // 2, self.size // 2] > 0 or off > max(
-            self.fwhm / np.sqrt(1 - self.ellipticity), 2.0
-        ):
+        off = float(np.hypot(*(peak - middle)))
+        reach = max(0.5 * self.fwhm / np.sqrt(1 - self.ellipticity), 1.5)
+        if off > reach or image[middle, middle] < _MIDDLE * image.max():
             raise PSFError(
-                f"the PSF is no image of a star: its brightest pixel is {off:.0f} from the middle, "
-                f"its FWHM {self.fwhm:.3g}"
+                f"the PSF of FWHM {self.fwhm:.3g} is no image of a star: its brightest pixel is "
+                f"{off:.0f} from its middle. Look at its stars, and give others or more"
             )
 
     def _repr_png_(self) -> bytes:
