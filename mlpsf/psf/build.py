@@ -11,7 +11,7 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from mlpsf.errors import InputError, PSFError
+from mlpsf.errors import InputError
 from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
