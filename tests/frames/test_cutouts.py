@@ -484,3 +484,17 @@ def test_cutouts_are_arrays_to_numpy_and_short_in_print():
     np.testing.assert_array_equal(np.asarray(cut), cut.data)
     assert np.asarray(cut, dtype=np.float64).dtype == np.float64
     assert repr(cut) == "<Cutouts: 1 of 5 x 5, 1 frame pixels a pixel>"
+
+
+def test_each_cutout_at_its_own_scale():
+    rng = np.random.default_rng(5)
+    image = rng.normal(size=(90, 90))
+    x, y = rng.uniform(0, 89, (2, 7))
+    fwhm = rng.uniform(2, 9, 7)
+    together = extract_cutouts(image, x, y, 15, fwhm=fwhm)
+    for k in range(7):
+        alone = extract_cutouts(image, x[k], y[k], 15, fwhm=fwhm[k])
+        np.testing.assert_allclose(together.data[k], alone.data[0], atol=1e-5)
+        assert together.near_edge[k] == alone.near_edge[0]
+    with pytest.raises(InputError, match="one for all"):
+        extract_cutouts(image, x, y, 15, fwhm=fwhm[:3])

@@ -1,0 +1,85 @@
+"""The size of the stars over a frame: a surface, jumps, and galaxies that lie on neither."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlpsf import simulate_frame
+from mlpsf.detection.local_size import size_map
+from mlpsf.detection.sources import find_sources
+from mlpsf.detection.stellar import stellar_sizes
+
+
+def sources(rng, n_stars, n_galaxies, true_size):
+    """Draw places, sizes and shapes: stars of one locus, galaxies of many."""
+    n = n_stars + n_galaxies
+    x, y = rng.uniform(0, 1000, (2, n))
+    size = true_size(x, y) * np.exp(rng.normal(0, 0.01, n))
+    e1, e2 = rng.normal(0.02, 0.01, (2, n))
+    size[n_stars:] *= np.exp(rng.exponential(0.5, n_galaxies) + 0.05)
+    e1[n_stars:] += rng.normal(0, 0.2, n_galaxies)
+    e2[n_stars:] += rng.normal(0, 0.2, n_galaxies)
+    return x, y, size, e1, e2
+
+
+def found(x, y, size, e1, e2):
+    common = float(stellar_sizes(size[None], e1[None], e2[None])[0])
+    return size_map(x, y, size, e1, e2, common, stellar_sizes)
+
+
+@given(
+    st.integers(0, 10**6),
+    st.integers(60, 200),
+    st.floats(0, 0.5),
+    st.floats(0.4, 1.2),
+    st.floats(0, 2 * np.pi),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_size_that_varies_smoothly_is_followed(seed, n_stars, galaxies, change, angle):
+    def true_size(x, y):
+        u = ((x - 500) * np.cos(angle) + (y - 500) * np.sin(angle)) / 700
+        return 4 * np.exp(change * (u + u * u) / 2)
+
+    rng = np.random.default_rng(seed)
+    x, y, *measured = sources(rng, n_stars, int(galaxies * n_stars), true_size)
+    sizes = found(x, y, *measured)
+    off = np.abs(np.log(sizes(x, y) / true_size(x, y)))
+    assert np.median(off) < 0.02
+    assert np.quantile(off, 0.95) < 0.08
+    assert sizes.scatter < 0.05
+
+
+@given(st.integers(0, 10**6), st.integers(20, 150), st.floats(0, 1.5))
+@settings(max_examples=30, deadline=None)
+def test_one_size_stays_one(seed, n_stars, galaxies):
+    rng = np.random.default_rng(seed)
+    x, y, *measured = sources(rng, n_stars, int(galaxies * n_stars), lambda x, _: 0 * x + 4.0)
+    sizes = found(x, y, *measured)
+    assert not sizes.varies
+    assert np.quantile(np.abs(np.log(sizes(x, y) / 4)), 0.9) < 0.04
+
+
+def test_a_size_that_jumps_is_followed():
+    rng = np.random.default_rng(3)
+    x, y, *measured = sources(rng, 200, 40, lambda x, _: np.where(x < 500, 3.0, 6.0))
+    sizes = found(x, y, *measured)
+    assert sizes.varies
+    at = np.array([100.0, 400.0, 600.0, 900.0])
+    np.testing.assert_allclose(sizes(at, 0 * at + 500), [3, 3, 6, 6], rtol=0.03)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_fwhm_of_a_frame_that_varies(seed):
+    sim = simulate_frame(
+        shape=(800, 800), n_stars=400, n_galaxies=80, fwhm=4.0, psf_variation=0.8, seed=seed
+    )
+    found = find_sources(sim.frame)
+    assert found.meta["varies"]
+    bright = found[(found["snr"] > 50) & (found["flags"] == 0)]
+    true = [float(sim.psf.shape_at(x, y)[0]) for x, y in zip(bright["x"], bright["y"], strict=True)]
+    ratio = np.asarray(bright["local_fwhm"]) / true
+    assert np.median(ratio) == pytest.approx(1, abs=0.05)
+    assert np.quantile(np.abs(ratio / np.median(ratio) - 1), 0.9) < 0.07
