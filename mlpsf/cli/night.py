@@ -28,7 +28,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="FRAME...",
-            help="FITS files, plain, .gz or .fz; globs in quotes ('night/**/*.fits'); @list.txt, "
+            help="FITS files, plain or packed (.fz, .gz, ...); globs in quotes ('night/**/*.fits'); @list.txt, "
             "a file with one of these a line.",
             show_default=False,
         ),

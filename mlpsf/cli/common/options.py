@@ -59,7 +59,7 @@ class SelectorName(StrEnum):
 
 
 FrameArgument = Annotated[
-    Path, typer.Argument(metavar="FRAME", help="FITS file, plain, .gz or .fz.", show_default=False)
+    Path, typer.Argument(metavar="FRAME", help="FITS file, plain or packed (.fz, .gz, ...).", show_default=False)
 ]
 HduOption = Annotated[
     str | None,
