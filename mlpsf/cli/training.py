@@ -49,7 +49,7 @@ class Balance(StrEnum):
 def label(
     frames: Annotated[
         list[Path],
-        typer.Argument(metavar="FRAME...", help="FITS files, plain or packed (.fz, .gz, ...)."),
+        typer.Argument(metavar="FRAME...", help="FITS files; .fz, .gz and others too."),
     ],
     out: Annotated[Path, typer.Option(help="The set of labelled cutouts, HDF5.")] = Path("set.h5"),
     rule: Annotated[

@@ -28,6 +28,7 @@ _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
 _AMONG = 0.5  # of the common share of stars of one size: less of them are near those of another
 _GAIN = 1.2  # times the stars, at least, that one size for the frame would find
+_MOST = 0.5  # share of the sources that lie on a surface, at least: few lie on any
 _SURE = 0.75  # of the log-likelihood a source, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
 _STEP = np.log(1.25)  # range of sizes in one zone
@@ -119,13 +120,16 @@ def size_map(
         return jumping
     one_size = np.full(len(x), np.log(common))
     _, steady = fitted(powers_of(place, place, 1), powers_of(place, place, 3), values, one_size, [])
+    if steady.share > 0.9 and steady.width < 0.5 * WIDTHS[-1]:
+        return jumping  # nearly all are of one size, which saves the time
     k = int(np.clip(len(x) // 6, 6, _NEIGHBOURS[1]))
     _, near = nearest(place, place, k)
     starts = [one_size, np.log(mode(size[near], e1[near], e2[near]))]
-    terms, locus = surface(place, values, starts)
+    least = steady.log_likelihood + 0.5 * _SURE * len(x)
+    terms, locus = surface(place, values, starts, least)
     gain = evidence(locus, len(terms)) - steady.log_likelihood
     members = locus.is_star > 0.5
-    if gain < _SURE * len(x) or members.sum() < 2 * len(terms):
+    if gain < _SURE * len(x) or locus.share < _MOST:
         return jumping
     if jumping.varies:
         k = min(_MEDIAN_OF + 1, len(jumping.stars))

@@ -17,7 +17,7 @@ __all__ = ["TERMS", "WIDTHS", "Locus", "evidence", "fitted", "powers_of", "surfa
 TERMS = (1, 3, 6, 10)
 """Terms of polynomials in x and y of order 0 to 3."""
 
-WIDTHS = (0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05)
+WIDTHS = (0.3, 0.15, 0.08, 0.05)
 """Widths in log size that a fit begins with; the last is the widest that stars may scatter."""
 
 _NARROWEST = 0.008  # of stars, in log size
@@ -105,21 +105,27 @@ def powers_of(
 
 
 def surface(
-    place: NDArray[np.float64], values: NDArray[np.float64], starts: list[NDArray[np.float64]]
+    place: NDArray[np.float64],
+    values: NDArray[np.float64],
+    starts: list[NDArray[np.float64]],
+    least: float,
 ) -> tuple[NDArray[np.float64], Locus]:
     """Fit the stars' log size as a polynomial of the place, of the order that is most likely.
 
-    By the criterion of Schwarz 1978, Ann. Stat. 6, 461.
+    By the criterion of Schwarz 1978, Ann. Stat. 6, 461. Of one that is less likely than `least` no
+    other order is tried.
     """
     shape = powers_of(place, place, TERMS[1])
     fits: list[tuple[NDArray[np.float64], Locus]] = []
-    for count in TERMS[1:]:
+    for count in (TERMS[2], TERMS[1], TERMS[3]):  # the second order is the most usual
         if len(place) < 5 * count:
-            break
+            continue
         powers = powers_of(place, place, count)
         begin = [*starts, *(powers_of(place, place, len(t)) @ t for t, _ in fits[-1:])]
         tries = [fitted(powers, shape, values, start, WIDTHS) for start in begin]
         fits.append(max(tries, key=lambda fit: fit[1].log_likelihood))
+        if evidence(fits[0][1], len(fits[0][0])) < least:
+            break
     return max(fits, key=lambda fit: evidence(fit[1], len(fit[0])))
 
 
@@ -142,7 +148,7 @@ def fitted(
     terms = np.zeros(powers.shape[1])
     for widest in widths:
         locus = locus.updated(locus.off, widest)
-        for _ in range(3):
+        for _ in range(2):
             weight = locus.is_star[:, None]
             terms = _least_squares(powers, values[:, :1], weight)
             expected = np.hstack(

@@ -59,7 +59,8 @@ class SelectorName(StrEnum):
 
 
 FrameArgument = Annotated[
-    Path, typer.Argument(metavar="FRAME", help="FITS file, plain or packed (.fz, .gz, ...).", show_default=False)
+    Path,
+    typer.Argument(metavar="FRAME", help="FITS file; .fz, .gz and others too.", show_default=False),
 ]
 HduOption = Annotated[
     str | None,
