@@ -28,7 +28,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="FRAME...",
-            help="FITS files; .fz, .gz and others too; globs in quotes ('night/**/*.fits'); @list.txt, "
+            help="FITS files (.fz, .gz, ... too); globs in quotes ('night/**/*.fits'); @list.txt, "
             "a file with one of these a line.",
             show_default=False,
         ),
