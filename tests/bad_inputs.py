@@ -391,6 +391,19 @@ def header_only(**cards: Any) -> bytes:
     return block.ljust(-(-len(block) // 2880) * 2880).encode() + bytes(2880)
 
 
+def empty_hdu() -> bytes:
+    """Return an image extension without data."""
+    cards = (
+        "XTENSION= 'IMAGE   '",
+        "BITPIX  = 8",
+        "NAXIS   = 0",
+        "PCOUNT  = 0",
+        "GCOUNT  = 1",
+        "END",
+    )
+    return "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+
+
 def archive(
     lab: Lab, change: Callable[[dict[str, Any]], Any] | None = None, **entries: Any
 ) -> Path:
@@ -606,6 +619,12 @@ BAD: list[Bad] = [
     Bad("frame", "all pixels NaN", frame_file("nan.fits")(
         lambda lab: fits_bytes(fits.PrimaryHDU(np.full((90, 90), np.nan)))), "FrameError", "NaN",
         FRAMES),
+    Bad("frame", "20,000 HDUs", frame_file("many.fits")(
+        lambda lab: header_only(NAXIS=0)[:2880] + 20000 * empty_hdu()), "FrameError", "headers",
+        FRAMES),
+    Bad("frame", "a header of 10^6 cards", frame_file("cards.fits")(
+        lambda lab: header_only(NAXIS=0)[:240] + 10**6 * b"COMMENT".ljust(80) + bytes(2880)),
+        "FrameError", "blocks", FRAMES),
     Bad("frame", "all pixels alike", frame_file("flat.fits")(
         lambda lab: fits_bytes(fits.PrimaryHDU(np.ones((90, 90))))), "FrameError", "value 1",
         FRAMES),

@@ -31,7 +31,8 @@ _BEGINS = (b"SIMPLE", b"XTENSI")
 _KINDS = re.compile(rb"XTENSION= *'(IMAGE|TABLE|BINTABLE|IUEIMAGE|A3DTABLE|FOREIGN|DUMP) *'")
 
 _WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
-_LONGEST = 10_000 * _BLOCK  # of a header; the longest real ones have some hundred blocks
+_LONGEST = 1000  # blocks of a header; the longest real ones have some hundred
+_MOST_HDUS = 5000  # astropy reads some thousand a second; real files have hundreds
 _AXES = 999  # the standard's limit, of columns too
 _KEY = re.compile(r"BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS")
 _WHOLE = re.compile(r" *([+-]?\d+) *(?:/|$)")
@@ -125,11 +126,13 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
     try:
         with unpacking(path) as file:
             start, unknown = 0, ""
-            for number in range(100_000):
+            for number in range(_MOST_HDUS):
                 header = _header(file)
                 if header is None:
                     rest = _rest(file, start, limit if packed else None)
                     return rest._replace(lost=rest.lost or unknown)
+                if not header:
+                    return _Content(f"header {number} has more than {_LONGEST} blocks")
                 if number and not _KINDS.match(header):
                     unknown = f"HDU {number} is of no known kind"
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
@@ -139,7 +142,7 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
                 if packed and start > limit:
                     return _Content(f"it would unpack to {start:,} bytes or more, over {limit:,}")
                 file.seek(start)
-            return _Content("it has more than 100,000 headers")
+            return _Content(f"it has more than {_MOST_HDUS:,} headers")
     except DAMAGE as error:
         return _Content(f"it cannot be unpacked ({error})" if packed else "")
 
@@ -219,13 +222,13 @@ def _product(cards: dict[str, int], name: str) -> int:
 
 
 def _header(file: IO[bytes]) -> bytes | None:
-    """Read a header's blocks to its END; None where there is none."""
+    """Read a header's blocks to its END; None where there is none, b"" of one that is too long."""
     blocks: list[bytes] = []
-    for _ in range(_LONGEST // _BLOCK):
+    for _ in range(_LONGEST):
         block = file.read(_BLOCK)
         if len(block) < _BLOCK or not (blocks or block.startswith(_BEGINS)):
             return None
         blocks.append(block)
         if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, _WIDTH)):
             return b"".join(blocks)
-    return None
+    return b""
