@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -326,13 +327,16 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
     """
     if not wanted:
         return [None]
-    from mlpsf.frames.io.fitsio import list_images, open_fits, quiet
+    from mlpsf.frames.io.fitsio import images_in, open_fits, quiet
     from mlpsf.frames.io.hdus import sky_images
 
-    try:
-        there = list_images(path)
-    except FrameError:
-        return [None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damage, which each job of the file tells
+        try:
+            with open_fits(path) as hdus, quiet():
+                there, of_the_sky = images_in(hdus), sky_images(hdus)
+        except FrameError:
+            return [None]
     labels = {number: label.upper() for number, label, _ in there}
     chosen: list[int | str | None] = []
     for each in map(str, wanted):
@@ -340,8 +344,7 @@ def _images(path: Path, wanted: Sequence[str | int] | None) -> list[int | str | 
         if text.isdigit():
             taken: list[Any] = [int(text)]
         elif text == "ALL":
-            with open_fits(path) as hdus, quiet():
-                taken = [*sky_images(hdus)]
+            taken = [*of_the_sky]
         else:
             taken = [
                 n

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -84,7 +85,7 @@ for _command in (
 
 def main() -> None:
     """Run the command line; mlpsf errors give one line and an exit code, not a traceback."""
-    warnings.showwarning = _one_line
+    warnings.showwarning = partial(_one_line, set())
     try:
         app()
     except TooFewStarsError as error:
@@ -127,6 +128,7 @@ def _fail(error: MlpsfError, code: int) -> None:
 
 
 def _one_line(
+    said: set[str],
     message: Warning | str,
     category: type[Warning],  # noqa: ARG001 - the signature of warnings.showwarning
     filename: str,  # noqa: ARG001
@@ -134,4 +136,8 @@ def _one_line(
     file: Any = None,  # noqa: ARG001
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    tell(f"mlpsf: warning: {' '.join(str(message).split())}")
+    """Say a warning, once a command: a file may be opened several times."""
+    text = " ".join(str(message).split())
+    if text not in said:
+        said.add(text)
+        tell(f"mlpsf: warning: {text}")

@@ -39,6 +39,7 @@ __all__ = [
     "find_hdu",
     "image_of_hdus",
     "image_shape",
+    "images_in",
     "join_headers",
     "list_images",
     "open_fits",
@@ -408,8 +409,13 @@ def list_images(path: str | Path) -> list[tuple[int, str, tuple[int, int]]]:
     [(1, 'SCI,2', (4, 5))]
     """
     with open_fits(path) as hdus, quiet():
-        return [
-            (number, _label(hdu), shape)
-            for number, hdu in enumerate(hdus)
-            if (shape := image_shape(hdu)) is not None
-        ]
+        return images_in(hdus)
+
+
+def images_in(hdus: fits.HDUList) -> list[tuple[int, str, tuple[int, int]]]:
+    """List the 2-D images of an open file, as `list_images` does."""
+    return [
+        (number, _label(hdu), shape)
+        for number, hdu in enumerate(hdus)
+        if (shape := image_shape(hdu)) is not None
+    ]
