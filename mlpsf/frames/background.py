@@ -18,6 +18,7 @@ MESH = 64
 """Side of a background mesh in pixels, as in the ML-PSF study."""
 
 
+_MOST_RATIO = 1e30  # of the largest pixel to the noise
 _FEW_VALUES = 64  # fewer different values of the sky show the steps of the pixels
 
 
@@ -71,7 +72,9 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     mlpsf.Frame.background : The same, measured once and kept.
     """
     # sep counts in its own fixed steps, so it gets pixels in units of the noise, without the sky.
-    zero, unit = _zero_and_unit(frame)
+    # No noise is so small beside the largest pixel that float32 could not hold their ratio.
+    least = np.float32(max(float(frame.data.max()), -float(frame.data.min())) / _MOST_RATIO)
+    zero, unit = _zero_and_unit(frame, least)
     pixels = frame.data - zero
     pixels /= unit
     sky = sep.Background(pixels, mask=frame.mask if frame.mask.any() else None, bw=mesh, bh=mesh)
@@ -83,7 +86,8 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
     if step := _step(pixels):
         rms = np.hypot(rms, step * unit / np.sqrt(12))
-    floor = max(float(sky.globalrms * unit) * 0.01, float(np.finfo(np.float32).tiny) * 1e6)
+    smallest = float(np.finfo(np.float32).tiny) * 1e6
+    floor = max(float(sky.globalrms * unit) * 0.01, smallest, float(least))
     rms = np.asarray(rms, dtype=np.float32)
     pixels -= level
     correlation = noise_correlation(pixels, frame.mask)
@@ -105,9 +109,9 @@ def _step(pixels: NDArray[np.float32]) -> float:
     return float(np.median(gaps)) if 0 < len(middle) < _FEW_VALUES and len(gaps) else 0.0
 
 
-def _zero_and_unit(frame: _Image) -> tuple[np.float32, np.float32]:
+def _zero_and_unit(frame: _Image, least: np.float32) -> tuple[np.float32, np.float32]:
     """Return the sky and its noise, roughly, as zero and unit of the pixels that sep gets."""
     noise = measure_sky_noise(frame.data, frame.mask)
     if noise is None:
         return np.float32(0.0), np.float32(1.0)
-    return np.float32(noise.sky), np.float32(noise.sigma)
+    return np.float32(noise.sky), max(np.float32(noise.sigma), least)

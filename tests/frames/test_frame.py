@@ -513,3 +513,13 @@ def test_a_quantity_is_an_image(masked):
     assert "electron" in frame.origin["gain"]
     assert frame.mask[3, 4] == masked
     assert frame.mask.sum() == masked
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e4, 3e38])
+def test_sky_of_hardly_any_noise_beside_a_bright_pixel(largest):
+    pixels = np.random.default_rng(1).normal(0, 1e-38, (60, 80)).astype(np.float32)
+    pixels[30, 40] = largest
+    sky = read_frame(pixels).background
+    assert np.isfinite(sky.rms).all()
+    assert (sky.rms > 0).all()
+    assert np.isfinite(pixels / sky.rms).all()
