@@ -515,7 +515,16 @@ def test_a_quantity_is_an_image(masked):
     assert frame.mask.sum() == masked
 
 
-@pytest.mark.parametrize("largest", [1.0, 1e4, 3e38])
+@pytest.mark.parametrize("value", [-3.4028235e38, 3.4e38, -1e30, 1e37])
+def test_marks_of_no_data_are_masked(image, value):
+    marked = image.astype(np.float32)
+    marked[3:9, 4:8] = value
+    frame = read_frame(marked)
+    assert frame.mask.sum() == 24
+    assert frame.mask[3:9, 4:8].all()
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e4, 9e28])
 def test_sky_of_hardly_any_noise_beside_a_bright_pixel(largest):
     pixels = np.random.default_rng(1).normal(0, 1e-38, (60, 80)).astype(np.float32)
     pixels[30, 40] = largest

@@ -40,6 +40,7 @@ from mlpsf.frames.io.fitsio import (
 )
 from mlpsf.frames.io.hdus import sky_images
 from mlpsf.frames.io.planes import as_variance
+from mlpsf.frames.tiles import MISSING
 from mlpsf.frames.units import pixel_unit
 from mlpsf.rich import known
 
@@ -256,7 +257,7 @@ def read_frame(
         HDU of a file: its number, its name, or its name and version (also as ``"SCI,2"``). By
         default the first one with a 2-D image.
     mask : array or path, shape (ny, nx), optional
-        Nonzero where a pixel is bad; combined with the masks of the source.
+        Nonzero where a pixel is bad; added to the source's masks, NaN and what is beyond 1e29.
     variance : array or path, shape (ny, nx), optional
         Square of the pixels' unit, with the photon noise of the sources in it. Pixels where it is
         negative or not finite are masked.
@@ -327,9 +328,8 @@ def read_frame(
     raw = squeeze(image.data, image.name)
     with np.errstate(over="ignore", invalid="ignore"):
         data = np.array(raw, dtype=np.float32, order="C")
-    bad = ~np.isfinite(data)
-    if bad.any():
-        data[bad] = 0
+    bad = ~(np.abs(data) < -MISSING)  # NaN too
+    data[bad] = 0
     for extra in (image.mask, mask):
         if extra is not None:
             bad |= _bad(_companion(extra, "mask", data.shape))
