@@ -142,11 +142,16 @@ def size_map(
         if steady.log_likelihood > evidence(locus, len(terms)):
             return jumping
 
+    # Between its stars a polynomial may go anywhere.
+    followed = powers_of(place[members], place, len(terms)) @ terms
+    least, most = followed.min(), followed.max()
+
     def at(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.exp(powers_of(np.column_stack([x, y]), place, len(terms)) @ terms))
+        log_size = powers_of(np.column_stack([x, y]), place, len(terms)) @ terms
+        return np.asarray(np.exp(np.clip(log_size, least, most)))
 
     stars = np.column_stack([place, size])[members]
-    low, high = np.quantile(np.log(at(*stars[:, :2].T)), [0.05, 0.95])
+    low, high = np.quantile(followed, [0.05, 0.95])
     return SizeMap(stars, at, varies=bool(high - low > _VARIES))
 
 

@@ -35,7 +35,7 @@ REFERENCE_FWHM = 4.0
 """FWHM in pixels to which stamps are resampled, so that the stars of all telescopes look alike."""
 
 
-_BLOCK = 512  # sources resampled at once: limits memory to about 100 MB
+_BLOCK, _PIXELS = 512, 2**23  # sources, and pixels, resampled at once: limits memory to 100 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,10 +195,13 @@ def extract_cutouts(
         x0, y0 = x, y
         scales = np.broadcast_to(scale, x.shape)
         data = np.empty((x.size, size, size), dtype=np.float32)
-        for start in range(0, x.size, _BLOCK):
-            block = slice(start, start + _BLOCK)
+        order = np.argsort(-scales, kind="stable")  # a block is as wide as its widest needs
+        while order.size:
+            side = 2 * reach_of(size, float(scales[order[0]])) + 1
+            block = order[: int(np.clip(_PIXELS // side**2, 1, _BLOCK))]
             at = x[block], y[block]
             data[block] = _resample(pixels, bad, *at, size, scales[block], background, scene)
+            order = order[len(block) :]
     near_edge = reaches_over(x0, y0, scale * half, pixels.shape)
     usual = float(np.median(scale)) if scale.size else 1.0
     return Cutouts(data, x, y, x0.astype(float), y0.astype(float), usual, near_edge)

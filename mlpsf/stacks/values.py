@@ -274,7 +274,8 @@ def stretched(cutouts: NDArray[np.float32], softening: float) -> NDArray[np.floa
     peak = core.reshape(len(out), -1).max(axis=1)
     # A cutout without a peak above the noise has no star to scale by.
     peak = np.where(np.isfinite(peak) & (peak > noise), peak, np.maximum(noise, 1e-20))
-    out /= (peak * np.float32(softening))[:, None, None]
+    with np.errstate(over="ignore"):  # of a pixel 1e38 times brighter than the star
+        out /= (peak * np.float32(softening))[:, None, None]
     np.arcsinh(out, out=out)
     out /= np.float32(np.arcsinh(1.0 / softening))
     return out
