@@ -98,8 +98,9 @@ class PSFTable:
     def check(self) -> None:
         """Raise `PSFError` unless this is the image of a star.
 
-        That is finite, its size within its box, with light in the middle, and its brightest pixel
-        within its half-maximum: a trailed or defocused star has it anywhere there.
+        That is finite, its size within its box, with light in the middle and hardly any negative,
+        and its brightest pixel within its half-maximum: a trailed or defocused star has it
+        anywhere there.
         """
         if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
@@ -109,10 +110,12 @@ class PSFTable:
         peak = np.array(np.unravel_index(image.argmax(), image.shape))
         off = float(np.hypot(*(peak - middle)))
         reach = max(0.5 * self.fwhm / np.sqrt(1 - self.ellipticity), 1.5)
-        if off > reach or image[middle, middle] < _MIDDLE * image.max():
+        dark = image[middle, middle] < _MIDDLE * image.max() or -image.min() > 0.5 * image.max()
+        if off > reach or dark:
             raise PSFError(
                 f"the PSF of FWHM {self.fwhm:.3g} is no image of a star: its brightest pixel is "
-                f"{off:.0f} from its middle. Look at its stars, and give others or more"
+                f"{off:.0f} from its middle, its least {image.min() / image.max():.2g} of that. "
+                "Look at its stars, and give others or more"
             )
 
     def _repr_png_(self) -> bytes:

@@ -267,3 +267,19 @@ def test_packed_lists_and_marks_of_encoding(tmp_path, name, how):
 def test_semicolons(tmp_path):
     (tmp_path / "a.csv").write_text("x;y\n1.0;3.0\n2.0;4.0\n")
     assert read_table(tmp_path / "a.csv")["y"].tolist() == [3.0, 4.0]
+
+
+def test_zips_of_folders_and_of_macos(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(
+        zipped({"a/": b"", "a/list.csv": b"x,y\n1,3\n", "__MACOSX/a/._list.csv": b"?"})
+    )
+    assert read_table(path)["y"].tolist() == [3]
+
+
+def test_lists_that_unpack_to_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlpsf.frames.io.catalogue.FREE", 1000)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"x,y\n1,3\n" + 2000 * b" "))
+    with pytest.raises(CatalogueError, match="no list"):
+        read_table(path)

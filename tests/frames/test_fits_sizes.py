@@ -35,6 +35,8 @@ def _damage(path, how):
         "a kind with a flipped byte": content[:third]
         + content[third:].replace(b"'IMAGE", b"'IMAGD", 1),
         "junk between": content[:third] + b"junk" * (BLOCK // 4) + content[third:],
+        "a damaged end": content[:third] + content[third:].replace(b"END     ", b"EMD     ", 1),
+        "cut data": content[: third + BLOCK + 100],
         "a cut header": content[: third + 400],
         "a header without its end": content[:third]
         + content[third : third + BLOCK].replace(b"END     ", b"EMD     "),
@@ -51,6 +53,7 @@ def _damage(path, how):
         "junk between",
         "a cut header",
         "a header without its end",
+        "a damaged end",
     ],
 )
 def test_lost_hdus_are_told(mosaic, how, packed):
@@ -76,3 +79,9 @@ def test_what_is_behind_the_hdus_is_no_loss(mosaic, behind):
         warnings.simplefilter("error")
         np.testing.assert_array_equal(read_frame(mosaic, hdu="C2").data, whole)
         assert len(list_images(mosaic)) == 3
+
+
+def test_data_that_end_early_are_told(mosaic):
+    mosaic.write_bytes(_damage(mosaic, "cut data"))
+    with pytest.warns(AstropyUserWarning, match="ends in the data of HDU 2"):
+        assert read_frame(mosaic, hdu=1).data.shape == (30, 40)

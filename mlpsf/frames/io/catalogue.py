@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.io.fits_sizes import check_fits
+from mlpsf.frames.io.fits_sizes import FREE, check_fits
 from mlpsf.frames.io.packing import is_packed
 from mlpsf.frames.io.regions import read_regions
 from mlpsf.frames.metadata import metadata_of
@@ -199,6 +199,8 @@ def _unpacked_text(path: Path, content: Path | BytesIO) -> bytes | None:
     """
     if isinstance(content, BytesIO):
         text = content.getvalue()
+        if len(text) >= FREE:
+            raise CatalogueError(f"{path.name} unpacks to {FREE:,} bytes or more: it is no list.")
         return None if text.startswith(b"SIMPLE") else text.removeprefix(BOM_UTF8)
     with path.open("rb") as file:
         if file.read(len(BOM_UTF8)) != BOM_UTF8:

@@ -138,6 +138,8 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
                 if problem:
                     return _Content(f"header {number} {problem}")
+                if number and not packed and start + len(header) + n_bytes > size:
+                    unknown = f"it ends in the data of HDU {number}"
                 start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
                 if packed and start > limit:
                     return _Content(f"it would unpack to {start:,} bytes or more, over {limit:,}")
@@ -154,7 +156,9 @@ def _rest(file: IO[bytes], start: int, most: int | None) -> _Content:
     """
     file.seek(start)
     block = file.read(_BLOCK)
-    if not start or not block:
+    if not start:
+        return _Content(end=None if most is None else min(most, FREE))
+    if not block:
         return _Content(end=most)
     if block.startswith(_BEGINS):
         return _Content(end=start, lost=f"it ends in the header at byte {start:,}")
@@ -189,6 +193,8 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
         if value < 0 and not key.endswith("BITPIX"):
             # astropy would go back to the header before, and never come to an end.
             return f"has a negative {key}", 0
+    if cards.get("BITPIX", 8) not in (8, 16, 32, 64, -32, -64):
+        return f"has pixels of {cards['BITPIX']} bits", 0
     pixels = _product(cards, "NAXIS")
     n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
     # Without axes there is no data, whatever the PCOUNT.
@@ -227,6 +233,8 @@ def _header(file: IO[bytes]) -> bytes | None:
     for _ in range(_LONGEST):
         block = file.read(_BLOCK)
         if len(block) < _BLOCK or not (blocks or block.startswith(_BEGINS)):
+            return None
+        if blocks and block.startswith(b"XTENSION"):  # the next one: the END of this is damaged
             return None
         blocks.append(block)
         if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, _WIDTH)):

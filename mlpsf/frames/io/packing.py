@@ -35,7 +35,11 @@ DAMAGE = (
 
 def _only_member(path: Path, _: str) -> IO[bytes]:
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        names = [
+            name  # not what macOS adds
+            for name in archive.namelist()
+            if not name.endswith("/") and not name.startswith("__MACOSX/")
+        ]
         if len(names) != 1:
             raise OSError(f"an archive of {len(names)} files, not of one")
         return archive.open(names[0])
