@@ -14,21 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsf.detection.locus import TERMS, WIDTHS, evidence, fitted, powers_of, surface
+from mlpsf.detection.locus import WIDTHS, Locus, evidence, fitted, powers_of, surface
 from mlpsf.frames.near import nearest
 from mlpsf.stacks.values import row_median
 
 __all__ = ["SizeMap", "size_map", "zones"]
 
 _FEWEST = 24  # sources; with fewer, one size is taken for the frame
-_NEIGHBOURS = (12, 40)  # sources among which the local size is found, at least and at most
 _MEMBER = 0.12  # largest difference of a star from the local size, in the logarithm
 _MEDIAN_OF = 7  # nearest stars that give the size at a place
 _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
-_AMONG = 0.5  # of the common share of stars of one size: less of them are near those of another
-_GAIN = 1.2  # times the stars, at least, that one size for the frame would find
 _MOST = 0.5  # share of the sources that lie on a surface, at least: few lie on any
+_NEIGHBOURS = 12  # sources among which a local size is found
+_SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
 _SURE = 0.75  # of the log-likelihood a source, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
 _STEP = np.log(1.25)  # range of sizes in one zone
@@ -110,39 +109,43 @@ def size_map(
     >>> x, y = rng.uniform(0, 1000, (2, 80))
     >>> size = np.where(x < 500, 3.0, 6.0)
     >>> found = size_map(x, y, size, 0 * x, 0 * x, 3.0, lambda s, *_: np.median(s, axis=1))
-    >>> found.varies, found(np.array([100.0, 900.0]), np.array([500.0, 500.0])).tolist()
+    >>> found.varies, found(np.array([100.0, 900.0]), np.array([500.0, 500.0])).round(6).tolist()
     (True, [3.0, 6.0])
     """
     place = np.column_stack([x, y])
     values = np.column_stack([np.log(size), e1, e2])
-    jumping = _by_neighbours(place, size, e1, e2, common, mode)
-    if len(x) < 5 * TERMS[1]:
-        return jumping
+    off = np.abs(values[:, 0] - np.log(common))
+    alike = off < max(_MEMBER, float(off.min()) * 1.001)
+    steady_map = _of_neighbours(np.column_stack([place, size])[alike], varies=False)
+    if len(x) < _FEWEST:
+        return steady_map
     one_size = np.full(len(x), np.log(common))
     _, steady = fitted(powers_of(place, place, 1), powers_of(place, place, 3), values, one_size, [])
     if steady.share > 0.9 and steady.width < 0.5 * WIDTHS[-1]:
-        return jumping  # nearly all are of one size, which saves the time
-    k = int(np.clip(len(x) // 6, 6, _NEIGHBOURS[1]))
-    _, near = nearest(place, place, k)
-    starts = [one_size, np.log(mode(size[near], e1[near], e2[near]))]
-    least = steady.log_likelihood + 0.5 * _SURE * len(x)
-    terms, locus = surface(place, values, starts, least)
-    gain = evidence(locus, len(terms)) - steady.log_likelihood
-    members = locus.is_star > 0.5
-    if gain < _SURE * len(x) or locus.share < _MOST:
-        return jumping
-    if jumping.varies:
-        k = min(_MEDIAN_OF + 1, len(jumping.stars))
-        apart, rows = nearest(jumping.stars[:, :2], place, k)
-        others = np.where(apart == 0, np.nan, np.log(jumping.stars[:, 2])[rows])
-        expected = np.nanmedian(others.reshape(len(x), k), axis=1)
-        off = np.column_stack([values[:, 0] - expected, locus.off[:, 1:]])
-        for _ in range(_STEPS):
-            steady = steady.updated(off, WIDTHS[-1])
-        if steady.log_likelihood > evidence(locus, len(terms)):
-            return jumping
+        return steady_map  # nearly all are of one size, which saves the time
+    _, near = nearest(place, place, min(_NEIGHBOURS, len(x)))
+    found = np.log(mode(size[near], e1[near], e2[near]))
+    smooth = _smoothly(place, values, [one_size, found], steady)
+    jumping = _by_neighbours(place, values, row_median(found[near]), steady)
+    likeliest = max((smooth, jumping), key=lambda each: each[0])
+    return likeliest[1] or steady_map
 
+
+def _smoothly(
+    place: NDArray[np.float64],
+    values: NDArray[np.float64],
+    starts: list[NDArray[np.float64]],
+    steady: Locus,
+) -> tuple[float, SizeMap | None]:
+    """Follow the size by a surface; return its evidence and the map, None if there is none."""
+    n = len(place)
+    least = steady.log_likelihood + 0.5 * _SURE * n
+    terms, locus = surface(place, values, starts, least)
+    found = evidence(locus, len(terms))
+    if found < steady.log_likelihood + _SURE * n or locus.share < _MOST:
+        return -np.inf, None
     # Between its stars a polynomial may go anywhere.
+    members = locus.is_star > 0.5
     followed = powers_of(place[members], place, len(terms)) @ terms
     least, most = followed.min(), followed.max()
 
@@ -150,45 +153,43 @@ def size_map(
         log_size = powers_of(np.column_stack([x, y]), place, len(terms)) @ terms
         return np.asarray(np.exp(np.clip(log_size, least, most)))
 
-    stars = np.column_stack([place, size])[members]
-    low, high = np.quantile(followed, [0.05, 0.95])
-    return SizeMap(stars, at, varies=bool(high - low > _VARIES))
+    stars = np.column_stack([place, np.exp(values[:, 0])])[members]
+    return found, SizeMap(stars, at, varies=_ranges(followed))
 
 
 def _by_neighbours(
     place: NDArray[np.float64],
-    size: NDArray[np.float64],
-    e1: NDArray[np.float64],
-    e2: NDArray[np.float64],
-    common: float,
-    mode: Mode,
-) -> SizeMap:
-    """Find the common size among neighbours, and follow it over the frame."""
-    log_size = np.log(size)
-    off = np.abs(log_size - np.log(common))
-    alike = off < max(_MEMBER, float(off.min()) * 1.001)
-    if len(size) < _FEWEST:
-        return _of_neighbours(np.column_stack([place, size])[alike], varies=False)
-    one_size = alike
-    alike = _grown(place, log_size, alike)
-    k = int(np.clip(len(size) // 6, *_NEIGHBOURS))
-    _, near = nearest(place, place, k)
-    found = np.log(mode(size[near], e1[near], e2[near]))
-    members = np.abs(log_size - row_median(found[near])) < _MEMBER
+    values: NDArray[np.float64],
+    usual: NDArray[np.float64],
+    steady: Locus,
+) -> tuple[float, SizeMap | None]:
+    """Follow the size from star to star; return its evidence and the map, None if there is none.
+
+    Of each star the evidence is by the others near it.
+    """
+    log_size = values[:, 0]
+    members = np.abs(log_size - usual) < _MEMBER
     members = _grown(place, log_size, members) if members.sum() >= _MEDIAN_OF else members
-    if members.sum() >= _GAIN * alike.sum() + 3:
-        alike = members
-    sizes = _of_neighbours(np.column_stack([place, size])[alike], varies=True)
-    low, high = np.quantile(np.log(sizes(*place[alike].T)), [0.05, 0.95])
-    # Where stars of one size are among the others everywhere, the others are galaxies.
-    others = alike & ~one_size
-    if high - low > _VARIES and others.sum() >= _MEDIAN_OF:
-        k = int(np.clip(alike.sum() // 6, 2, 5)) + 1
-        _, near = nearest(place[alike], place[others], k)
-        share = one_size[alike][near[:, 1:]].mean(axis=1)
-        if np.median(share) < _AMONG * one_size[alike].mean():
-            return sizes
-    return _of_neighbours(np.column_stack([place, size])[one_size], varies=False)
+    if members.sum() <= _MEDIAN_OF:
+        return -np.inf, None
+    apart, rows = nearest(place[members], place, _MEDIAN_OF + 1)
+    expected = np.nanmedian(np.where(apart == 0, np.nan, log_size[members][rows]), axis=1)
+    off = np.column_stack([log_size - expected, steady.off[:, 1:]])
+    locus = steady
+    for _ in range(_STEPS):
+        locus = locus.updated(off, WIDTHS[-1])
+    more = int((locus.is_star > 0.5).sum()) - int((steady.is_star > 0.5).sum())
+    gain = locus.log_likelihood - steady.log_likelihood
+    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or locus.share < _MOST:
+        return -np.inf, None
+    stars = np.column_stack([place, np.exp(log_size)])[members]
+    return locus.log_likelihood, _of_neighbours(stars, varies=_ranges(expected[members]))
+
+
+def _ranges(log_size: NDArray[np.float64]) -> bool:
+    """Return whether the size is of a range that is worth following."""
+    low, high = np.quantile(log_size, [0.05, 0.95])
+    return bool(high - low > _VARIES)
 
 
 def _grown(

@@ -13,11 +13,11 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from astropy.wcs import WCS
+from bad_inputs import zipped
 
 from mlpsf.errors import CatalogueError, MlpsfError
 from mlpsf.frames.io.catalogue import read_catalogue, read_table
 from mlpsf.frames.io.reading import read_frame
-from tests.bad_inputs import zipped
 
 X, Y = np.array([10.25, 70.5, 33.0]), np.array([20.75, 5.0, 41.0])
 
