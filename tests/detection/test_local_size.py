@@ -62,13 +62,15 @@ def test_one_size_stays_one(seed, n_stars, galaxies):
     assert np.quantile(np.abs(np.log(sizes(x, y) / 4)), 0.9) < 0.04
 
 
-def test_a_size_that_jumps_is_followed():
+@pytest.mark.parametrize("to", [6.0, 4.0])
+@pytest.mark.parametrize("cut", [500, 800])
+def test_a_size_that_jumps_is_followed(cut, to):
     rng = np.random.default_rng(3)
-    x, y, *measured = sources(rng, 200, 40, lambda x, _: np.where(x < 500, 3.0, 6.0))
+    x, y, *measured = sources(rng, 200, 40, lambda x, _: np.where(x < cut, 3.0, to))
     sizes = found(x, y, *measured)
     assert sizes.varies
-    at = np.array([100.0, 400.0, 600.0, 900.0])
-    np.testing.assert_allclose(sizes(at, 0 * at + 500), [3, 3, 6, 6], rtol=0.03)
+    at = np.array([100.0, cut - 100, cut + 100, 980.0])
+    np.testing.assert_allclose(sizes(at, 0 * at + 500), [3, 3, to, to], rtol=0.03)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
