@@ -173,7 +173,9 @@ def _by_neighbours(
     if members.sum() <= _MEDIAN_OF:
         return -np.inf, None
     apart, rows = nearest(place[members], place, _MEDIAN_OF + 1)
-    expected = np.nanmedian(np.where(apart == 0, np.nan, log_size[members][rows]), axis=1)
+    itself = apart == 0
+    itself[itself.all(axis=1)] = False  # of cutouts whose places are not known
+    expected = np.nanmedian(np.where(itself, np.nan, log_size[members][rows]), axis=1)
     off = np.column_stack([log_size - expected, steady.off[:, 1:]])
     locus = steady
     for _ in range(_STEPS):
