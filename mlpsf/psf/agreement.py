@@ -18,6 +18,7 @@ __all__ = ["disagreements"]
 FloatArray = NDArray[np.float64]
 
 _OFF = 0.08  # relative; a PSF of a few stars has an error of 0.01, one of narrow stars of 0.03
+_ELSEWHERE = 1.25  # times the largest FWHM where stars are taken: what is not followed
 _GROWTH = 0.1  # of dT/T from the faintest to the brightest star: more than brighter-fatter makes
 _SURE = 5.0  # standard deviations
 _FEWEST = 8  # stars that show whether their size grows
@@ -48,12 +49,20 @@ def disagreements(
     place : (float, float) or None
         Place that the PSF was asked for.
     """
-    if (expected := _expected_fwhm(hand, stars)) is not None:
+    if (local := _local_fwhm(hand, stars)) is not None:
+        expected = float(np.median(local))
         off = psf.fwhm / expected - 1
         if abs(off) > _OFF * max(1.0, 2 / expected):
             yield (
                 f"the PSF has a FWHM of {psf.fwhm:.2f} pixels, the stars of the frame near them "
                 f"{expected:.2f}: {off:+.0%}. Look at the stars (plot), or choose others"
+            )
+        low, high = np.nanquantile(np.asarray(stars["local_fwhm"], dtype=np.float64), [0.05, 0.95])
+        if low < local.min() / _ELSEWHERE or high > local.max() * _ELSEWHERE:
+            yield (
+                f"the stars of the frame have a FWHM from {low:.2f} to {high:.2f} pixels, those of "
+                f"the PSF from {local.min():.2f} to {local.max():.2f}: where it is another, the "
+                "PSF is not known. Add stars from there (a lower threshold, --threshold)"
             )
     if (growth := _growth(flux, found)) is not None:
         yield (
@@ -68,8 +77,8 @@ def disagreements(
         )
 
 
-def _expected_fwhm(hand: Stars, stars: Any) -> float | None:
-    """Return the FWHM that the frame's stars have where those of the PSF are."""
+def _local_fwhm(hand: Stars, stars: Any) -> FloatArray | None:
+    """Return the FWHM that the frame's stars have where each of the PSF's is, shape (n,)."""
     if not isinstance(stars, Table) or "local_fwhm" not in stars.colnames:
         return None
     at = np.column_stack([np.asarray(stars[k], dtype=np.float64) for k in "xy"])  # of a QTable, too
@@ -79,7 +88,7 @@ def _expected_fwhm(hand: Stars, stars: Any) -> float | None:
         return None
     nearest = np.argmin(np.hypot(*(mine[:, None] - at[finite][None]).transpose(2, 0, 1)), axis=1)
     local = np.asarray(stars["local_fwhm"], dtype=np.float64)[finite][nearest]
-    return float(np.median(local)) if np.isfinite(local).all() else None
+    return local if np.isfinite(local).all() else None
 
 
 def _growth(flux: FloatArray, found: PSFVariation) -> float | None:
