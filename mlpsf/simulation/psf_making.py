@@ -16,11 +16,12 @@ from mlpsf.simulation.profiles import (
     centre_of,
     diffracts,
     draw,
+    half_maximum_shape,
     load_galsim,
     match_fwhm,
     tabulated,
 )
-from mlpsf.simulation.psfs import Node, TruePSF
+from mlpsf.simulation.psfs import Node, TruePSF, blend
 
 __all__ = ["MOST_SHEAR", "make_psf"]
 
@@ -28,6 +29,7 @@ MOST_SHEAR = 0.25
 """Largest peak-to-peak change of e1 and e2 over a frame."""
 
 _NODES = 4  # nodes per side of the grid of a varying PSF
+_FINER = 3  # places a node at which the shape is measured
 _SAMPLES_PER_FWHM = 6.0  # of the core's grid; the error of the quintic spline is then below 1e-4
 _CORE_RADIUS = 8.0  # in FWHM
 _MAX_WING_RADIUS = 700  # pixels
@@ -87,7 +89,8 @@ def make_psf(
     if double is not None:
         core_radius += math.ceil(math.hypot(*double[:2]))
     scale, last = fwhm, fwhm
-    fitted: list[tuple[Any, float, float, float]] = []
+    lights: list[Any] = []
+    single: list[tuple[Any, tuple[float, float, float]]] = []
     wide: list[Any] = []
     for size, g1, g2 in shapes:
         start = scale * size / last
@@ -97,18 +100,18 @@ def make_psf(
         if kind == "optical":
             shift = centre_of(light, size)
             light, far = light.shift(*shift), far.shift(*shift)
+        single.append((light, shape))
         if double is not None:
             dx, dy, share = double
             light, far = ((f + share * f.shift(dx, dy)) / (1 + share) for f in (light, far))
-        fitted.append((light, *shape))
+        lights.append(light)
         wide.append(far)
 
     half = math.ceil((core_radius + 1) * oversampling) + 4
     offset = np.hypot(*np.ogrid[-half : half + 1, -half : half + 1]) / oversampling
     taper = _taper(offset, core_radius).astype(np.float32)
     cores = [
-        draw(light, 2 * half + 1, 1 / oversampling) * taper * oversampling**2
-        for light, *_ in fitted
+        draw(light, 2 * half + 1, 1 / oversampling) * taper * oversampling**2 for light in lights
     ]
     sums = [float(core.sum(dtype=float)) / oversampling**2 for core in cores]
     wing, share = _draw_wing(
@@ -119,14 +122,35 @@ def make_psf(
     cores = [
         core * np.float32((1 - middle) / total) for core, total in zip(cores, sums, strict=True)
     ]
-    nodes = tuple(
-        Node(core, spline_filter(core, order=5, output=np.float32), *shape)
-        for core, (_, *shape) in zip(cores, fitted, strict=True)
-    )
+    nodes = tuple(Node(core, spline_filter(core, order=5, output=np.float32)) for core in cores)
     envelope = _envelope(cores[len(cores) // 2], oversampling, core_radius, wing)
     if wing.size:
         wing = spline_filter(wing, order=5, output=np.float32)
-    return TruePSF(frame_shape, oversampling, core_radius, nodes, wing, envelope)
+    return TruePSF(frame_shape, oversampling, core_radius, nodes, _shapes(single), wing, envelope)
+
+
+def _shapes(images: list[tuple[Any, tuple[float, float, float]]]) -> NDArray[np.float64]:
+    """Return FWHM, e1 and e2 on a grid finer than that of the nodes.
+
+    Between nodes the PSF is their mean, and its half-maximum is not the mean of theirs: it lies
+    nearer that of the sharpest.
+    """
+    shapes = np.array([shape for _, shape in images])
+    if len(images) == 1:
+        return shapes
+    low, high = shapes[:, 0].min(), shapes[:, 0].max()
+    step = low / 12
+    side = 2 * math.ceil(1.5 * high / step) + 1
+    drawn = np.array([draw(light, side, step) for light, _ in images])
+    fine = _FINER * (_NODES - 1) + 1
+    v, u = (each.ravel() for each in np.mgrid[:fine, :fine])
+    # On a frame of as many pixels as there are places, whose edges are half a pixel farther out.
+    nodes = blend((fine - 1, fine - 1), len(images), u - 0.5, v - 0.5)
+    measured = np.empty((len(u), 3))
+    for row, index, weight in zip(measured, *nodes, strict=True):
+        row[:] = half_maximum_shape(np.tensordot(weight, drawn[index], axes=1))
+    measured[:, 0] *= step
+    return measured
 
 
 def _variation(

@@ -20,7 +20,7 @@ from scipy.ndimage import map_coordinates
 
 from mlpsf.errors import InputError
 
-__all__ = ["Node", "TruePSF"]
+__all__ = ["Node", "TruePSF", "blend"]
 
 _QUINTIC = BSpline.basis_element(np.arange(-3.0, 4.0), extrapolate=False)
 _TAPS = np.arange(-2, 4)
@@ -32,9 +32,6 @@ class Node:
 
     samples: NDArray[np.float32]
     coefficients: NDArray[np.float32]
-    fwhm: float
-    e1: float
-    e2: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +58,7 @@ class TruePSF:
     _oversampling: int
     _core_radius: int
     _nodes: tuple[Node, ...]
+    _shapes: NDArray[np.float64]
     _wing: NDArray[np.float32]
     _envelope: NDArray[np.float64]
 
@@ -106,11 +104,12 @@ class TruePSF:
         fwhm, e1, e2 : ndarray
             Arrays with the shape of `x` and `y`.
         """
-        table = np.array([(n.fwhm, n.e1, n.e2) for n in self._nodes])
         x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
-        indices, weights = self._blend(x, y)
-        fwhm, e1, e2 = np.moveaxis((weights[..., None] * table[indices]).sum(axis=-2), -1, 0)
-        return fwhm, e1, e2
+        indices, weights = blend(self._frame_shape, len(self._shapes), x, y)
+        # The middle of a blend of images is linear in them, and goes as the inverse of their area.
+        shapes = self._shapes[indices] ** np.array([-2, 1, 1])
+        density, e1, e2 = np.moveaxis((weights[..., None] * shapes).sum(axis=-2), -1, 0)
+        return density**-0.5, e1, e2
 
     def stamp(
         self,
@@ -232,25 +231,42 @@ class TruePSF:
 
     def blend(self, x: float, y: float) -> list[tuple[int, float]]:
         """Return the nodes that make the PSF at one position, with their weights."""
-        indices, weights = self._blend(np.asarray(x), np.asarray(y))
-        return [(i, w) for i, w in zip(indices.tolist(), weights.tolist(), strict=True) if w]
+        nodes = blend(self._frame_shape, len(self._nodes), np.asarray(x), np.asarray(y))
+        indices, weights = (each.tolist() for each in nodes)
+        return [(i, w) for i, w in zip(indices, weights, strict=True) if w]
 
-    def _blend(
-        self, x: NDArray[Any], y: NDArray[Any]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the four nodes around each position, and their weights."""
-        n = math.isqrt(len(self._nodes))
-        if n == 1:
-            return np.zeros((*x.shape, 1), np.int64), np.ones((*x.shape, 1))
-        ny, nx = self._frame_shape
-        u = np.clip((x + 0.5) / nx, 0, 1) * (n - 1)
-        v = np.clip((y + 0.5) / ny, 0, 1) * (n - 1)
-        i, j = np.minimum(u.astype(int), n - 2), np.minimum(v.astype(int), n - 2)
-        u, v = u - i, v - j
-        first = j * n + i
-        indices = np.stack([first, first + 1, first + n, first + n + 1], axis=-1)
-        weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], axis=-1)
-        return indices, weights
+
+def blend(
+    frame_shape: tuple[int, int], n_nodes: int, x: NDArray[Any], y: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the four nodes of a square grid over a frame around each position, and their weights.
+
+    Parameters
+    ----------
+    frame_shape : (int, int)
+        Rows and columns.
+    n_nodes : int
+        Nodes of the grid, a square number; the outer ones lie on the frame's edges.
+    x, y : ndarray
+        Pixel positions, 0-based.
+
+    Returns
+    -------
+    indices, weights : ndarray, shape (*x.shape, 4)
+        One node of weight 1 where the grid has but one.
+    """
+    n = math.isqrt(n_nodes)
+    if n == 1:
+        return np.zeros((*x.shape, 1), np.int64), np.ones((*x.shape, 1))
+    ny, nx = frame_shape
+    u = np.clip((x + 0.5) / nx, 0, 1) * (n - 1)
+    v = np.clip((y + 0.5) / ny, 0, 1) * (n - 1)
+    i, j = np.minimum(u.astype(int), n - 2), np.minimum(v.astype(int), n - 2)
+    u, v = u - i, v - j
+    first = j * n + i
+    indices = np.stack([first, first + 1, first + n, first + n + 1], axis=-1)
+    weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v], axis=-1)
+    return indices, weights
 
 
 def _sample(

@@ -21,7 +21,7 @@ pytest.importorskip("galsim")
 
 from mlpsf.simulation import TELESCOPES, Defect, random_parameters, simulate_frame
 from mlpsf.simulation import detector as camera
-from mlpsf.simulation.profiles import segmented_pupil
+from mlpsf.simulation.profiles import half_maximum_shape, segmented_pupil
 
 CLEAN = {
     "n_galaxies": 0,
@@ -248,8 +248,6 @@ def test_pixels_are_those_of_galsim():
     light = galsim.Moffat(beta=3.0, fwhm=3.8).shear(g1=0.1, g2=0.05)
     drawn = light.shift(0.27, -0.19).drawImage(nx=41, ny=41, scale=1.0, dtype=float).array
     # The FWHM in the pixels is what simulate_frame takes: that of this very profile.
-    from mlpsf.simulation.profiles import half_maximum_shape
-
     fine = galsim.Convolve(light, galsim.Pixel(1.0)).drawImage(
         nx=161, ny=161, scale=0.1, method="no_pixel"
     )
@@ -594,6 +592,16 @@ def test_variation_is_in_the_logarithm():
     fwhm, e1, e2 = psf.shape_at(x, y)
     assert np.log(fwhm.max() / fwhm.min()) == pytest.approx(1.0, abs=0.01)
     assert max(np.ptp(e1), np.ptp(e2)) < 0.3
+
+
+def test_true_shape_is_that_of_the_drawn_image_between_nodes():
+    psf = simulate_frame(
+        shape=(64, 64), n_stars=0, n_galaxies=0, fwhm=4.0, psf_variation=0.7, seed=2
+    ).psf
+    for x, y in np.random.default_rng(3).uniform(0, 63, (6, 2)):
+        fwhm, *shear = half_maximum_shape(psf.stamp(x, y, size=241, oversample=12))
+        assert float(psf.shape_at(x, y)[0]) == pytest.approx(fwhm / 12, rel=0.01)
+        np.testing.assert_allclose(np.array(psf.shape_at(x, y))[1:], shear, atol=0.01)
 
 
 def test_segmented_pupil_has_six_sides():
