@@ -562,7 +562,7 @@ BAD: list[Bad] = [
         lambda lab: fits_bytes(fits.PrimaryHDU(), fits.CompImageHDU(np.eye(60, dtype="i2")))
         + header_only(NAXIS=10**9).replace(b"SIMPLE  =                    T".ljust(80),
                                            b"XTENSION= 'IMAGE   '".ljust(80))),
-        "FrameError", "axes", FRAMES),
+        FINE, "", ("read_frame",)),
     Bad("frame", "a header of 10^9 axes that begins with nonsense", frame_file("odd.fits")(
         lambda lab: fits_bytes(fits.PrimaryHDU()) + header_only(NAXIS=10**9).replace(
             b"SIMPLE  =                    T", b"nonsense".ljust(30))), "FrameError",
@@ -594,6 +594,7 @@ BAD: list[Bad] = [
     Bad("frame", "a NAXIS of 2^63 in a keyword that astropy strips", spoilt(
         "frame.fits", lambda c: c.replace(b"NAXIS   = " + b"2".rjust(20), b"NAXIS \x1c = " + b"9223372036854775808".rjust(20), 1)),
         "FrameError", "axes", FRAMES),
+    Bad("frame", "GCOUNT 0", card("frame.fits", "GCOUNT", "0"), "FrameError", "GCOUNT", FRAMES),
     Bad("frame", "a GCOUNT that is text", card("frame.fits", "GCOUNT", "'RICE_1'"), "FrameError",
         "GCOUNT", FRAMES),
     Bad("frame", "an .fz whose tiles say that they are larger", larger_tiles, "FrameError",

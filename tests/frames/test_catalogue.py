@@ -264,9 +264,25 @@ def test_packed_lists_and_marks_of_encoding(tmp_path, name, how):
             read_table(path)
 
 
-def test_semicolons(tmp_path):
-    (tmp_path / "a.csv").write_text("x;y\n1.0;3.0\n2.0;4.0\n")
-    assert read_table(tmp_path / "a.csv")["y"].tolist() == [3.0, 4.0]
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("x;y\n1.0;3.5\n2.0;4.0\n", "y"),
+        ("# of a spreadsheet\nx;y;name\n1,0;3,5;a, b\n2;4;c\n", "y"),
+        ("1,0;3,5\n2,0;4\n", "col2"),
+    ],
+)
+def test_semicolons(tmp_path, text, column):
+    (tmp_path / "a.csv").write_text(text)
+    assert read_table(tmp_path / "a.csv")[column].tolist() == [3.5, 4.0]
+
+
+def test_a_table_cut_short_says_so(tmp_path):
+    path = tmp_path / "a.fits"
+    Table({"x": np.arange(5000.0), "y": np.arange(5000.0)}).write(path)
+    path.write_bytes(path.read_bytes()[:30000])
+    with pytest.raises(CatalogueError, match="ends in the data"):
+        read_table(path)
 
 
 def test_zips_of_folders_and_of_macos(tmp_path):

@@ -40,7 +40,15 @@ def _damage(path, how):
         "a cut header": content[: third + 400],
         "a header without its end": content[:third]
         + content[third : third + BLOCK].replace(b"END     ", b"EMD     "),
+        "a width that is no number": _other_card(content, third, "NAXIS1", "x"),
+        "no groups": _other_card(content, third, "GCOUNT", "0"),
+        "10^9 axes": _other_card(content, third, "NAXIS", "1000000000"),
     }[how]
+
+
+def _other_card(content, header, key, value):
+    at = content.index(f"{key:<8}= ".encode(), header) + 10
+    return content[:at] + value.rjust(20).encode() + content[at + 20 :]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -54,6 +62,9 @@ def _damage(path, how):
         "a cut header",
         "a header without its end",
         "a damaged end",
+        "a width that is no number",
+        "no groups",
+        "10^9 axes",
     ],
 )
 def test_lost_hdus_are_told(mosaic, how, packed):

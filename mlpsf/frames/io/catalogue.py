@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from codecs import BOM_UTF8
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.io.fits_sizes import FREE, check_fits
+from mlpsf.frames.io.fits_sizes import FREE, check_fits, lost_hdus
 from mlpsf.frames.io.packing import is_packed
 from mlpsf.frames.io.regions import read_regions
 from mlpsf.frames.metadata import metadata_of
@@ -42,6 +44,8 @@ _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("xpsf_image", "ypsf_image", 1.0),
     ("col1", "col2", 0.0),  # astropy's names of columns without any
 )
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")  # where semicolons are between the columns
+_LONGEST_LINE = 10_000
 _SAME = 0.5  # pixels between two rows of one source
 _SKY_COLUMNS = (
     ("ra", "dec"),
@@ -171,12 +175,11 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             hdu = _ldac_hdu(content)
             if hdu is not None or content is not path:
                 return Table.read(content, format="fits", hdu=hdu)
-            table = Table.read(path)
-            if len(table.colnames) == 1 and ";" in table.colnames[0]:
-                table = Table.read(path, format="ascii", delimiter=";")
-            if all(_is_number(name) for name in table.colnames):  # the first row of a CSV file
-                table = Table.read(path, format="ascii.no_header")
-            return table
+            if _has_semicolons(path):
+                lines = _DECIMAL_COMMA.sub(".", path.read_text()).splitlines()
+                words: dict[str, Any] = {"format": "ascii", "delimiter": ";"}
+                return _named(lambda **more: Table.read(lines, **(words | more)))
+            return _named(lambda **more: Table.read(path, **more))
         except Exception as first:  # many parsers, each with its own errors
             try:
                 return Table.read(path, format="ascii")
@@ -185,9 +188,11 @@ def read_table(path: str | os.PathLike[str]) -> Table:
                     raise CatalogueError(
                         f"{path.name} is empty: expected a table, a row a source."
                     ) from None
-                said = (str(first) or type(first).__name__).splitlines()[0]
+                said = str(first) or type(first).__name__
+                if "\n" in said:  # astropy lists all that it has tried
+                    said = "no format fits it"
                 raise CatalogueError(
-                    f"{path.name} cannot be read as a table ({said}). "
+                    f"{path.name} cannot be read as a table ({lost_hdus(path) or said}). "
                     "Expected ECSV, CSV, FITS, VOTable, plain columns, or SExtractor's LDAC."
                 ) from first
 
@@ -206,6 +211,23 @@ def _unpacked_text(path: Path, content: Path | BytesIO) -> bytes | None:
         if file.read(len(BOM_UTF8)) != BOM_UTF8:
             return None
         return file.read()
+
+
+def _named(read: Callable[..., Table]) -> Table:
+    """Return what is read, where a first row that holds numbers names no columns."""
+    table = read()
+    if all(_is_number(name) for name in table.colnames):
+        return read(format="ascii.no_header")
+    return table
+
+
+def _has_semicolons(path: Path) -> bool:
+    """Return whether the columns of a list are parted by semicolons."""
+    with path.open("rb") as file:
+        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
+            if not line.startswith(b"#"):
+                return b";" in line and not line.startswith((b"SIMPLE", b"<"))
+    return False
 
 
 def _is_number(text: str) -> bool:

@@ -70,8 +70,8 @@ def check_fits(path: Path, error: type[MlpsfError]) -> Path | BytesIO:
     found = _of(_content, path)
     if found.problem:
         raise error(
-            f"{path.name} is damaged, or no readable FITS file: {found.problem}. Copy it again, or "
-            "unpack it first if it is packed."
+            f"{path.name} is damaged, or no readable FITS file: {found.problem}. Copy it again; if "
+            "it is whole, save the image in a file of its own, not packed."
         )
     if found.end is None:
         return path
@@ -125,19 +125,20 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
     packed = is_packed(path)
     try:
         with unpacking(path) as file:
-            start, unknown = 0, ""
+            start, unknown, holds_data = 0, "", False
             for number in range(_MOST_HDUS):
                 header = _header(file)
                 if header is None:
                     rest = _rest(file, start, limit if packed else None)
                     return rest._replace(lost=rest.lost or unknown)
-                if not header:
-                    return _Content(f"header {number} has more than {_LONGEST} blocks")
                 if number and not _KINDS.match(header):
                     unknown = f"HDU {number} is of no known kind"
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
                 if problem:
-                    return _Content(f"header {number} {problem}")
+                    problem = f"header {number} {problem}"
+                    # What is before it can be read.
+                    return _Content(end=start, lost=problem) if holds_data else _Content(problem)
+                holds_data |= n_bytes > 0
                 if number and not packed and start + len(header) + n_bytes > size:
                     unknown = f"it ends in the data of HDU {number}"
                 start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
@@ -178,6 +179,8 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
 
     Without the size of its file, any number of bytes may be.
     """
+    if not header:
+        return f"has more than {_LONGEST} blocks", 0
     cards: dict[str, int] = {}
     for key, text in _cards(header):
         if _KEY.fullmatch(key):
@@ -193,12 +196,14 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
         if value < 0 and not key.endswith("BITPIX"):
             # astropy would go back to the header before, and never come to an end.
             return f"has a negative {key}", 0
+    if cards.get("GCOUNT", 1) == 0:  # astropy would take the data for the next header
+        return "has a GCOUNT of 0", 0
     if cards.get("BITPIX", 8) not in (8, 16, 32, 64, -32, -64):
         return f"has pixels of {cards['BITPIX']} bits", 0
     pixels = _product(cards, "NAXIS")
-    n_bytes = abs(cards.get("BITPIX", 8)) // 8 * max(cards.get("GCOUNT", 1), 1)
+    n_bytes = abs(cards.get("BITPIX", 8)) // 8 * cards.get("GCOUNT", 1)
     # Without axes there is no data, whatever the PCOUNT.
-    n_bytes *= pixels + max(cards.get("PCOUNT", 0), 0) if cards.get("NAXIS", 0) else 0
+    n_bytes *= pixels + cards.get("PCOUNT", 0) if cards.get("NAXIS", 0) else 0
     if size is not None and n_bytes > 2 * size + FREE:
         return f"promises {n_bytes:,} bytes, the file has {size:,}", 0
     unpacked = _product(cards, "ZNAXIS") * (abs(cards.get("ZBITPIX", 8)) // 8)
