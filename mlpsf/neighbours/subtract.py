@@ -45,6 +45,7 @@ _CHANCE = 4.0  # standard deviations of the light that noise leaves
 _HIDDEN_SIGMA = 1.5  # as SExtractor's: 2 per cent of a star of S/N 300 is no brighter in a pixel
 _SHADOW = 0.05  # error of the common star in the search for what is hidden
 _APART = 0.75  # FWHM: a detection nearer to a source is part of it
+_ONE = 0.3  # FWHM: two fitted sources nearer to each other are one
 _STRIP = 4_000_000  # pixels of a strip in which hidden sources are searched
 _MARGIN = 15.0  # FWHM by which strips overlap
 _NEW = 0.05  # share of new sources below which another round changes little
@@ -99,7 +100,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     noise = float(np.median(frame.background.rms))
     scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
     for number in range(rounds):
-        scene = _fit(frame, scene, 2)
+        scene = _merged(_fit(frame, scene, 2), frame.data)
         if not np.isfinite(scene.flux).all():  # no sky, or no star, that could be solved for
             return given
         frame = _showing(frame, scene)
@@ -109,7 +110,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    scene = _stars_only(frame, _fit(frame, scene, 3))
+    scene = _stars_only(frame, _merged(_fit(frame, scene, 3), frame.data))
     # Where the common star describes so few, it is none, and the sources are cosmic rays.
     return _showing(frame, scene) if (scene.flux > 0).sum() >= _FEWEST else given
 
@@ -271,6 +272,32 @@ def _with_sources(scene: Scene, x: FloatArray, y: FloatArray, flux: FloatArray) 
         flux=np.append(scene.flux, flux),
         error=np.append(scene.error, np.zeros(len(x))),
     )
+
+
+def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
+    """Make one source of those that have come to lie on each other, of which each has a share."""
+    from scipy.spatial import cKDTree  # few frames are crowded
+
+    shining = np.flatnonzero(scene.flux > 0)
+    place = np.column_stack([scene.x, scene.y])
+    pairs = shining[
+        cKDTree(place[shining]).query_pairs(_ONE * scene.star.fwhm, output_type="ndarray")
+    ]
+    if not len(pairs):
+        return scene
+    flux = scene.flux.copy()
+    # The brightest first, so that of several the brightest takes all.
+    for pair in pairs[np.argsort(-flux[pairs].max(axis=1), kind="stable")]:
+        to, of = pair[np.argsort(-flux[pair], kind="stable")]
+        if flux[of] > 0:
+            share = flux[of] / (flux[of] + flux[to])
+            place[to] += share * (place[of] - place[to])
+            flux[to] += flux[of]
+            flux[of] = 0.0
+    left = (flux > 0) | (scene.flux == 0)
+    x, y = place[left].T
+    merged = replace(scene, x=x, y=y, flux=flux[left], error=scene.error[left])
+    return merged.without(data)
 
 
 def _stars_only(frame: Frame, scene: Scene) -> Scene:

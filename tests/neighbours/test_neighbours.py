@@ -97,6 +97,12 @@ class TestScene:
         bright = before > 500
         assert np.median(near[at][bright] / before[bright]) < 0.05
 
+    def test_no_star_is_two(self, alone: Frame) -> None:
+        scene = scene_of(alone)
+        x, y = (each[scene.flux > 0] for each in (scene.x, scene.y))
+        apart = cKDTree(np.column_stack([x, y])).query(np.column_stack([x, y]), 2)[0][:, 1]
+        assert apart.min() > 0.3 * scene.star.fwhm
+
     def test_sky_is_nearer_the_truth(self, crowd: SimulatedFrame, alone: Frame) -> None:
         def off(frame: Frame) -> float:
             return abs(float(np.median(frame.background.level - crowd.sky)))
