@@ -25,10 +25,11 @@ _MEMBER = 0.12  # largest difference of a star from the local size, in the logar
 _MEDIAN_OF = 7  # nearest stars that give the size at a place
 _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
-_MOST = 0.5  # share of the sources that lie on a surface, at least: few lie on any
+_LEAST = 0.2  # share of the sources that are stars, at least
+_STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
 _SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
-_SURE = 0.75  # of the log-likelihood a source, at least, that a size that varies gains
+_SURE = 0.75  # of the log-likelihood a star, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
@@ -125,6 +126,7 @@ def size_map(
         return steady_map  # nearly all are of one size, which saves the time
     _, near = nearest(place, place, min(_NEIGHBOURS, len(x)))
     found = np.log(mode(size[near], e1[near], e2[near]))
+    # Of a surface, terms are paid for; of neighbours, each star is expected from the others.
     smooth = _smoothly(place, values, [one_size, found], steady)
     jumping = _by_neighbours(place, values, row_median(found[near]), steady)
     likeliest = max((smooth, jumping), key=lambda each: each[0])
@@ -139,22 +141,29 @@ def _smoothly(
 ) -> tuple[float, SizeMap | None]:
     """Follow the size by a surface; return its evidence and the map, None if there is none."""
     n = len(place)
-    least = steady.log_likelihood + 0.5 * _SURE * n
-    terms, locus = surface(place, values, starts, least)
+    # A first order that gains half of what the fewest stars must is worth others.
+    worth = steady.log_likelihood + 0.5 * _SURE * _LEAST * n
+    terms, locus = surface(place, values, starts, worth)
     found = evidence(locus, len(terms))
-    if found < steady.log_likelihood + _SURE * n or locus.share < _MOST:
+    # Galaxies gain nothing, however many they are.
+    if found < steady.log_likelihood + _SURE * locus.share * n or _are_few(locus):
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5
     followed = powers_of(place[members], place, len(terms)) @ terms
-    least, most = followed.min(), followed.max()
+    narrowest, widest = followed.min(), followed.max()
 
     def at(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         log_size = powers_of(np.column_stack([x, y]), place, len(terms)) @ terms
-        return np.asarray(np.exp(np.clip(log_size, least, most)))
+        return np.asarray(np.exp(np.clip(log_size, narrowest, widest)))
 
     stars = np.column_stack([place, np.exp(values[:, 0])])[members]
     return found, SizeMap(stars, at, varies=_ranges(followed))
+
+
+def _are_few(locus: Locus) -> bool:
+    """Return whether the stars are too few, in number or among the sources, to be believed."""
+    return locus.share < max(_LEAST, _STARS / len(locus.off))
 
 
 def _by_neighbours(
@@ -182,7 +191,7 @@ def _by_neighbours(
         locus = locus.updated(off, WIDTHS[-1])
     more = int((locus.is_star > 0.5).sum()) - int((steady.is_star > 0.5).sum())
     gain = locus.log_likelihood - steady.log_likelihood
-    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or locus.share < _MOST:
+    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _are_few(locus):
         return -np.inf, None
     stars = np.column_stack([place, np.exp(log_size)])[members]
     return locus.log_likelihood, _of_neighbours(stars, varies=_ranges(expected[members]))

@@ -20,7 +20,6 @@ from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.near import nearest
 from mlpsf.stacks.moments import Moments, gaussian_moments
 
 __all__ = ["find_sources", "parts_of"]
@@ -124,7 +123,7 @@ def find_sources(
     flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
     table["flags"] = flags
     table.meta.update(fwhm=profile.fwhm, varies=profile.sizes.varies)
-    for rows, _, fwhm in parts_of(table) if defects else ():
+    for rows, fwhm in parts_of(table) if defects else ():
         bright = rows[_worth_a_look(table["snr"][rows], flags[rows], fwhm)]
         struck = struck_pixels(frame, x[bright], y[bright], fwhm).struck
         flags[bright[struck]] |= Flag.STRUCK
@@ -154,40 +153,26 @@ def find_sources(
     return table
 
 
-def parts_of(
-    sources: Table, others: Table | None = None
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp], float]]:
+def parts_of(sources: Table) -> list[tuple[NDArray[np.intp], float]]:
     """Divide a frame into parts in which its stars are of about one size.
 
     Parameters
     ----------
     sources : Table
         Table from `find_sources`.
-    others : Table, optional
-        Other sources of the same frame, to divide in the same way. Default: `sources`.
 
     Returns
     -------
-    list of (ndarray of int, ndarray of int, float)
-        Rows of `sources`, rows of `others`, and the FWHM of the stars, for each part. There is one
-        part, with the FWHM of the frame, unless the PSF varies strongly.
+    list of (ndarray of int, float)
+        Rows of each part, and the FWHM of the stars there. There is one part, with the FWHM of the
+        frame, unless the PSF varies strongly.
     """
-    others = sources if others is None else others
     if not len(sources) or not sources.meta.get("varies", False):
-        whole = np.arange(len(sources)), np.arange(len(others))
-        return [(*whole, float(sources.meta["fwhm"]))]
+        return [(np.arange(len(sources)), float(sources.meta["fwhm"]))]
     local = np.asarray(sources["local_fwhm"], dtype=np.float64)
     star = np.abs(np.log(np.asarray(sources["fwhm"]) / local)) < _STELLAR
     star &= np.asarray(sources["snr"]) > _STRUCK_SNR
-    parts = zones(local, star)
-    if others is sources:
-        return [(rows, rows, fwhm) for rows, fwhm in parts]
-    part = np.zeros(len(sources), dtype=int)
-    for k, (rows, _) in enumerate(parts):
-        part[rows] = k
-    near, far = (np.column_stack([t["x"], t["y"]]).astype(float) for t in (sources, others))
-    part = part[nearest(near, far)[1]]
-    return [(rows, np.flatnonzero(part == k), fwhm) for k, (rows, fwhm) in enumerate(parts)]
+    return zones(local, star)
 
 
 @dataclass(frozen=True, eq=False)

@@ -296,7 +296,7 @@ def _resample(
 ) -> NDArray[np.float32]:
     """Cut out and resample around sub-pixel positions."""
     col, row = np.rint(x).astype(int), np.rint(y).astype(int)
-    half = reach_of(size, float(scale.max(initial=1.0)))
+    half = reach_of(size, float(scale.max()))
     raw = _gather(pixels, bad, col, row, half, background)
     if scene is not None:
         raw += scene.own_light(x, y, half)

@@ -42,8 +42,11 @@ _MARGIN = 100  # pixels without a source at the left or lower side of a frame, a
 _UNKNOWN = 4.0  # FWHM where nothing is bright
 _COSMIC = 4  # pixels above half of its peak that a cosmic ray has, at most
 
-MISSING = -1e29
-"""Pixels below are missing: SExtractor writes -1e30 into a VIGNET where there is no pixel."""
+MISSING = 1e29
+"""Pixels of this size, of either sign, are missing.
+
+SExtractor writes -1e30 into a VIGNET where there is no pixel, others the largest number there is.
+"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -184,9 +187,9 @@ def clean_cutouts(cutouts: ArrayLike) -> NDArray[np.float32]:
         pixels[np.ma.getmaskarray(raw)] = np.nan
     # One look at all pixels where none is missing, which is the rule.
     with np.errstate(invalid="ignore"):
-        known = np.isfinite(pixels.sum()) and pixels.min() > MISSING
+        known = np.isfinite(pixels.sum()) and max(-pixels.min(), pixels.max()) < MISSING
         if not known:
-            pixels[~(pixels > MISSING) | np.isinf(pixels)] = np.nan
+            pixels[~(np.abs(pixels) < MISSING)] = np.nan
     return pixels
 
 

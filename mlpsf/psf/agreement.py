@@ -18,7 +18,7 @@ __all__ = ["disagreements"]
 FloatArray = NDArray[np.float64]
 
 _OFF = 0.08  # relative; a PSF of a few stars has an error of 0.01, one of narrow stars of 0.03
-_ELSEWHERE = 1.25  # times the largest FWHM where stars are taken: what is not followed
+_ELSEWHERE = 1.25  # times the range of the FWHM where stars are taken: what is not followed
 _GROWTH = 0.1  # of dT/T from the faintest to the brightest star: more than brighter-fatter makes
 _SURE = 5.0  # standard deviations
 _FEWEST = 8  # stars that show whether their size grows
@@ -58,11 +58,13 @@ def disagreements(
                 f"{expected:.2f}: {off:+.0%}. Look at the stars (plot), or choose others"
             )
         low, high = np.nanquantile(np.asarray(stars["local_fwhm"], dtype=np.float64), [0.05, 0.95])
-        if low < local.min() / _ELSEWHERE or high > local.max() * _ELSEWHERE:
+        elsewhere = low < local.min() / _ELSEWHERE or high > local.max() * _ELSEWHERE
+        if place is None and elsewhere:
             yield (
                 f"the stars of the frame have a FWHM from {low:.2f} to {high:.2f} pixels, those of "
-                f"the PSF from {local.min():.2f} to {local.max():.2f}: where it is another, the "
-                "PSF is not known. Add stars from there (a lower threshold, --threshold)"
+                f"the PSF from {local.min():.2f} to {local.max():.2f}: where it is beyond "
+                "these, the PSF is extrapolated. Add stars from there (a lower threshold, "
+                "--threshold)"
             )
     if (growth := _growth(flux, found)) is not None:
         yield (

@@ -24,6 +24,7 @@ __all__ = ["PSFTable"]
 FloatArray = NDArray[np.float64]
 
 _MIDDLE = 1e-3  # of the light of the brightest pixel, at least; of a ring it is several hundredths
+_NEGATIVE = 0.5  # most of the brightest pixel that the least one is below zero
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,9 +99,9 @@ class PSFTable:
     def check(self) -> None:
         """Raise `PSFError` unless this is the image of a star.
 
-        That is finite, its size within its box, with light in the middle and hardly any negative,
-        and its brightest pixel within its half-maximum: a trailed or defocused star has it
-        anywhere there.
+        That is finite, its size within its box, with light in the middle and less than half as
+        much negative, and its brightest pixel within its half-maximum: a trailed or defocused star
+        has it anywhere there.
         """
         if not (np.isfinite(self.oversampled).all() and 0 < self.fwhm < self.size):
             raise PSFError(f"the PSF is no image of a star, of FWHM {self.fwhm:.3g} pixels")
@@ -110,12 +111,18 @@ class PSFTable:
         peak = np.array(np.unravel_index(image.argmax(), image.shape))
         off = float(np.hypot(*(peak - middle)))
         reach = max(0.5 * self.fwhm / np.sqrt(1 - self.ellipticity), 1.5)
-        dark = image[middle, middle] < _MIDDLE * image.max() or -image.min() > 0.5 * image.max()
-        if off > reach or dark:
+        least, at_middle = image.min() / image.max(), image[middle, middle] / image.max()
+        wrong = ""
+        if off > reach:
+            wrong = f"its brightest pixel is {off:.0f} from its middle"
+        elif at_middle < _MIDDLE:
+            wrong = f"its middle has {at_middle:.2g} of the brightest pixel's light"
+        elif -least > _NEGATIVE:
+            wrong = f"its least pixel has {least:.2g} of the brightest one's light"
+        if wrong:
             raise PSFError(
-                f"the PSF of FWHM {self.fwhm:.3g} is no image of a star: its brightest pixel is "
-                f"{off:.0f} from its middle, its least {image.min() / image.max():.2g} of that. "
-                "Look at its stars, and give others or more"
+                f"the PSF of FWHM {self.fwhm:.3g} is no image of a star: {wrong}. Look at its "
+                "stars, and give others or more"
             )
 
     def _repr_png_(self) -> bytes:

@@ -203,7 +203,7 @@ def _outliers(frame: Frame, sources: Table, rows: NDArray[np.intp]) -> tuple[NDA
     outliers: list[int] = []
     significance: list[float] = []
     n_looked_at = 0
-    for part, _, fwhm in parts_of(sources):
+    for part, fwhm in parts_of(sources):
         here = rows[np.isin(rows, part)]
         try:
             look = second_look(frame, x[here], y[here], fwhm)

@@ -228,11 +228,14 @@ def extract_stamps(
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
     width = np.asarray(fwhm, dtype=np.float64)
-    wrong = width.ndim == 0 and abs(found / np.minimum(width, REFERENCE_FWHM) - 1) > 0.01
+    # A star of the reference's FWHM is of scaled cutouts, and goes with any other ones.
+    of_one_size = bool(np.abs(found / np.minimum(width, REFERENCE_FWHM) - 1).max(initial=0) <= 0.01)
+    wrong = found < REFERENCE_FWHM if width.ndim else not of_one_size
     if star is not None and wrong:
+        of_this = f"{width:.3g}" if not width.ndim else "one each; give one for all"
         raise InputError(
             f"The common star is of a frame whose stars have a FWHM of {found:.3g} pixels"
-            f"{' or more' if found == REFERENCE_FWHM else ''}; this one's have {width:.3g}."
+            f"{' or more' if found == REFERENCE_FWHM else ''}; this one's have {of_this}."
         )
     x, y = np.atleast_1d(x), np.atleast_1d(y)
     parts = []
@@ -258,7 +261,7 @@ def extract_stamps(
         y=whole("y"),
         x0=whole("x0"),
         y0=whole("y0"),
-        scale=parts[0].scale,
+        scale=float(np.median(width)) / REFERENCE_FWHM,
         near_edge=whole("near_edge"),
         homogenized=True,
     )

@@ -33,7 +33,7 @@ def found(x, y, size, e1, e2):
 @given(
     st.integers(0, 10**6),
     st.integers(60, 200),
-    st.floats(0, 0.5),
+    st.floats(0, 2),
     st.floats(0.4, 1.2),
     st.floats(0, 2 * np.pi),
 )
@@ -52,14 +52,15 @@ def test_a_size_that_varies_smoothly_is_followed(seed, n_stars, galaxies, change
     assert sizes.scatter < 0.05
 
 
-@given(st.integers(0, 10**6), st.integers(20, 150), st.floats(0, 1.5))
+@given(st.integers(0, 10**6), st.integers(20, 150), st.floats(0, 3))
 @settings(max_examples=30, deadline=None)
 def test_one_size_stays_one(seed, n_stars, galaxies):
     rng = np.random.default_rng(seed)
     x, y, *measured = sources(rng, n_stars, int(galaxies * n_stars), lambda x, _: 0 * x + 4.0)
     sizes = found(x, y, *measured)
     assert not sizes.varies
-    assert np.quantile(np.abs(np.log(sizes(x, y) / 4)), 0.9) < 0.04
+    # Among many galaxies, some are taken for stars.
+    assert np.quantile(np.abs(np.log(sizes(x, y) / 4)), 0.9) < (0.04 if galaxies < 1.5 else 0.1)
 
 
 @pytest.mark.parametrize("to", [6.0, 4.0])

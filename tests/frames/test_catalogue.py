@@ -12,6 +12,7 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 from astropy.table import MaskedColumn, Table
+from astropy.utils.exceptions import AstropyUserWarning
 from astropy.wcs import WCS
 from bad_inputs import zipped
 
@@ -299,3 +300,20 @@ def test_lists_that_unpack_to_too_much(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress(b"x,y\n1,3\n" + 2000 * b" "))
     with pytest.raises(CatalogueError, match="no list"):
         read_table(path)
+    # A FITS table is no list, packed or with something behind it.
+    table = tmp_path / "a.fits"
+    Table({"x": np.arange(300.0)}).write(table)
+    packed, longer = tmp_path / "b.fits.gz", tmp_path / "c.fits"
+    packed.write_bytes(gzip.compress(table.read_bytes()))
+    longer.write_bytes(table.read_bytes() + b"junk" * 900)
+    assert len(read_table(packed)) == len(read_table(longer)) == 300
+
+
+def test_a_table_that_lost_another_says_so(tmp_path):
+    path = tmp_path / "a.fits"
+    tables = [fits.table_to_hdu(Table({"x": np.arange(9.0)})) for _ in range(2)]
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"XTENSION") + 400])
+    with pytest.warns(AstropyUserWarning, match="held there is missing"):
+        assert len(read_table(path)) == 9

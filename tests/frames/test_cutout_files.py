@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,20 @@ def test_chosen_rows_of_a_packed_catalogue(tmp_path):
     keep = [True, False, True, True, False]
     assert is_ldac(packed)
     assert kept_rows(packed, keep) == kept_rows(path, keep)
+
+
+@pytest.mark.parametrize("how", ["cut", "zeros"])
+def test_a_catalogue_that_lost_a_table_says_so(tmp_path, how):
+    path = catalogue(tmp_path / "a.cat", (5, 3))
+    content = path.read_bytes()
+    last = content.rindex(b"XTENSION")
+    path.write_bytes(
+        content[: last + 400] + (bytes(2480) + content[last + 2880 :]) * (how != "cut")
+    )
+    with pytest.warns(AstropyUserWarning, match="held there is missing"):
+        assert len(read_cutouts(path).cutouts) == 5
+    with pytest.raises(CatalogueError, match="would lack that"):
+        kept_rows(path, [True] * 5)
 
 
 def test_damaged_catalogue_is_none(tmp_path):

@@ -92,7 +92,9 @@ def test_what_is_behind_the_hdus_is_no_loss(mosaic, behind):
         assert len(list_images(mosaic)) == 3
 
 
-def test_data_that_end_early_are_told(mosaic):
-    mosaic.write_bytes(_damage(mosaic, "cut data"))
+@pytest.mark.parametrize("packed", [False, True])
+def test_data_that_end_early_are_told(mosaic, packed):
+    content = _damage(mosaic, "cut data")
+    mosaic.write_bytes(gzip.compress(content) if packed else content)
     with pytest.warns(AstropyUserWarning, match="ends in the data of HDU 2"):
         assert read_frame(mosaic, hdu=1).data.shape == (30, 40)

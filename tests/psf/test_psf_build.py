@@ -170,6 +170,17 @@ def test_another_fwhm_than_the_frames_is_said():
         build_psf(image, stars, background=0.0)
 
 
+def test_stars_of_other_sizes_elsewhere_are_said():
+    image, places, psf = field()
+    local = np.append(np.full(9, psf.fwhm), 9 * [2 * psf.fwhm])
+    stars = Table({"x": np.append(places[:, 0], np.linspace(5, 9, 9)), "local_fwhm": local})
+    stars["y"] = np.append(places[:, 1], np.full(9, 5.0))
+    stars["selected"] = np.arange(18) < 9
+    with pytest.warns(AstropyUserWarning, match="beyond these, the PSF is extrapolated"):
+        build_psf(image, stars, background=0.0)
+    build_psf(image, stars, background=0.0, at=tuple(places[4]))  # where there are stars
+
+
 def test_a_place_beyond_all_stars_is_said():
     image, places, _ = field(n=4)
     near = places[places[:, 0] < 150]

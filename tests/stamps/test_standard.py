@@ -208,6 +208,8 @@ def test_a_common_star_knows_its_frame() -> None:
         standardise(np.ones((1, SIZE, SIZE)), star)
     with pytest.raises(InputError, match=r"FWHM of 2\.4"):
         extract_stamps(frame, x, y, fwhm=6.0, star=star)
+    with pytest.raises(InputError, match="give one for all"):
+        extract_stamps(frame, x, y, fwhm=sources["local_fwhm"][:3], star=star)
     with pytest.raises(InputError, match="one of them"):
         standardise(np.ones((1, SIZE, SIZE)), None, x=[1.0])
 

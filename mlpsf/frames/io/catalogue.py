@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlpsf.errors import CatalogueError, InputError
 from mlpsf.files import input_file
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.io.fits_sizes import FREE, check_fits, lost_hdus
+from mlpsf.frames.io.fits_sizes import FREE, check_fits, lost_hdus, warn_of_loss
 from mlpsf.frames.io.packing import is_packed
 from mlpsf.frames.io.regions import read_regions
 from mlpsf.frames.metadata import metadata_of
@@ -169,6 +169,13 @@ def read_table(path: str | os.PathLike[str]) -> Table:
             return read_table(plain)
     if path.suffix.lower() == ".reg":
         return read_regions(path)
+    table = _parsed(path, content)
+    warn_of_loss(path)
+    return table
+
+
+def _parsed(path: Path, content: Path | BytesIO) -> Table:
+    """Read a table by the parser that fits it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
         try:
@@ -204,9 +211,11 @@ def _unpacked_text(path: Path, content: Path | BytesIO) -> bytes | None:
     """
     if isinstance(content, BytesIO):
         text = content.getvalue()
+        if text.startswith(b"SIMPLE"):
+            return None
         if len(text) >= FREE:
             raise CatalogueError(f"{path.name} unpacks to {FREE:,} bytes or more: it is no list.")
-        return None if text.startswith(b"SIMPLE") else text.removeprefix(BOM_UTF8)
+        return text.removeprefix(BOM_UTF8)
     with path.open("rb") as file:
         if file.read(len(BOM_UTF8)) != BOM_UTF8:
             return None

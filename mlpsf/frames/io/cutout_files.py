@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import CatalogueError
 from mlpsf.files import input_file, whole_file
-from mlpsf.frames.io.fits_sizes import FREE, MOST, check_fits
+from mlpsf.frames.io.fits_sizes import FREE, MOST, check_fits, lost_hdus, warn_of_loss
 from mlpsf.frames.tiles import LARGEST, SMALLEST
 
 __all__ = ["CutoutTable", "holds_cutouts", "is_ldac", "kept_rows", "read_cutouts", "write_cutouts"]
@@ -129,6 +129,8 @@ def read_cutouts(path: str | os.PathLike[str]) -> CutoutTable:
         found = _read_archive(path) if archive else _read_fits(content)
     except Exception as error:  # a damaged file can make its parsers raise anything
         raise CatalogueError(f"{path.name} cannot be read as cutouts: {error}.") from error
+    if not archive:
+        warn_of_loss(path)
     cutouts = found.cutouts
     if cutouts.ndim != 3 or cutouts.shape[1] != cutouts.shape[2] or not len(cutouts):
         raise CatalogueError(
@@ -258,6 +260,11 @@ def kept_rows(path: str | os.PathLike[str], selected: Sequence[bool] | NDArray[n
     """
     path = Path(path)
     content = check_fits(path, CatalogueError)
+    if lost := lost_hdus(path):
+        raise CatalogueError(
+            f"{path.name} is damaged: {lost}. What is written of it would lack that, too: copy it "
+            "again."
+        )
     raw = content.read_bytes() if isinstance(content, Path) else content.getvalue()
     try:
         return _with_rows_only(raw, np.asarray(selected, dtype=bool))

@@ -8,16 +8,19 @@ the file, and what a compressed file unpacks to must be no more than `MOST` time
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
+from astropy.utils.exceptions import AstropyUserWarning
+
 from mlpsf.errors import MlpsfError
 from mlpsf.frames.io.packing import DAMAGE, is_packed, tiles_problem, unpacking
 
-__all__ = ["FREE", "MOST", "check_fits", "check_tiles", "lost_hdus"]
+__all__ = ["FREE", "MOST", "check_fits", "check_tiles", "lost_hdus", "warn_of_loss"]
 
 MOST = 100
 """Largest ratio of a compressed file's content to its size. Images with noise reach 20."""
@@ -93,6 +96,17 @@ def lost_hdus(path: Path) -> str:
     return _of(_content, path).lost
 
 
+def warn_of_loss(path: Path, *, stacklevel: int = 2) -> None:
+    """Warn where a damaged file has HDUs that cannot be read; see `lost_hdus`."""
+    if lost := lost_hdus(path):
+        warnings.warn(
+            f"{path.name} is damaged: {lost}. What it held there is missing. Copy or download it "
+            "again.",
+            AstropyUserWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
 def check_tiles(path: Path, error: type[MlpsfError]) -> None:
     """Raise an error if compressed tiles would unpack to other numbers of pixels than they may.
 
@@ -139,12 +153,13 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
                     # What is before it can be read.
                     return _Content(end=start, lost=problem) if holds_data else _Content(problem)
                 holds_data |= n_bytes > 0
-                if number and not packed and start + len(header) + n_bytes > size:
-                    unknown = f"it ends in the data of HDU {number}"
+                end = start + len(header) + n_bytes
                 start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
                 if packed and start > limit:
                     return _Content(f"it would unpack to {start:,} bytes or more, over {limit:,}")
-                file.seek(start)
+                file.seek(start)  # of a packed file, at most to its end
+                if number and (file.tell() if packed else size) < end:
+                    unknown = f"it ends in the data of HDU {number}"
             return _Content(f"it has more than {_MOST_HDUS:,} headers")
     except DAMAGE as error:
         return _Content(f"it cannot be unpacked ({error})" if packed else "")

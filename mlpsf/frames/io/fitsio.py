@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from mlpsf.errors import FrameError, FrameNotFoundError, InputError, MlpsfError
 from mlpsf.files import input_file
-from mlpsf.frames.io.fits_sizes import check_fits, check_tiles, lost_hdus
+from mlpsf.frames.io.fits_sizes import check_fits, check_tiles, warn_of_loss
 from mlpsf.frames.io.hdus import IMAGE_HDUS, image_shape, planes_behind
 from mlpsf.frames.io.packing import H_COMPRESS
 from mlpsf.frames.io.planes import beside as noise_beside
@@ -114,14 +113,8 @@ def open_fits(path: str | Path) -> Iterator[fits.HDUList]:
                 f"FITS file, got {path.stat().st_size} bytes of something else. Check that the "
                 "download is complete."
             ) from error
-    if lost := lost_hdus(path):
-        warnings.warn(
-            f"{path.name} is damaged: {lost}. What it held there is missing. Copy or download it "
-            "again.",
-            AstropyUserWarning,
-            stacklevel=3,
-        )
     with hdus:
+        warn_of_loss(path, stacklevel=3)
         yield hdus
 
 

@@ -328,7 +328,7 @@ def read_frame(
     raw = squeeze(image.data, image.name)
     with np.errstate(over="ignore", invalid="ignore"):
         data = np.array(raw, dtype=np.float32, order="C")
-    bad = ~(np.abs(data) < -MISSING)  # NaN too
+    bad = ~(np.abs(data) < MISSING)  # NaN too
     data[bad] = 0
     for extra in (image.mask, mask):
         if extra is not None:
