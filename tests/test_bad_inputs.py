@@ -148,6 +148,7 @@ def test_no_undocumented_word_is_printed():
         42741,
         43768,
         45767,
+        86798,
     ],
 )
 def test_frames_that_once_failed(seed):

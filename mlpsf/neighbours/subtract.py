@@ -303,21 +303,22 @@ def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
 def _stars_only(frame: Frame, scene: Scene) -> Scene:
     """Put the sources back that the common star does not describe."""
     half = int(np.ceil(FITTED * scene.star.fwhm))
-    cut = extract_cutouts(
+    rest = extract_cutouts(
         replace(frame, scene=None, data=scene.rest),
         scene.x,
         scene.y,
         2 * half + 1,
         background=frame.background.level,
     ).data
-    cut = cut / np.float32(scene.noise)
+    # In double precision, which holds the squares of all pixels that there may be.
+    cut = rest / np.float64(scene.noise)
     u = np.arange(-half, half + 1)
     core = (np.hypot(u, u[:, None]) <= scene.star.fwhm) & np.isfinite(cut)
-    own = scene.own_light(scene.x, scene.y, half) / np.float32(scene.noise)
-    noise = 1.0 + np.maximum(own, 0) / np.float32(frame.known_gain * scene.noise)
+    own = scene.own_light(scene.x, scene.y, half) / np.float64(scene.noise)
+    noise = 1.0 + np.maximum(own, 0) / (frame.known_gain * scene.noise)
 
-    def total(values: NDArray[np.float32]) -> FloatArray:
-        return np.asarray(np.where(core, values, 0).sum(axis=(1, 2)), dtype=np.float64)
+    def total(values: FloatArray) -> FloatArray:
+        return np.asarray(np.where(core, values, 0).sum(axis=(1, 2)))
 
     left = total(np.nan_to_num(cut) ** 2 - noise)
     light = total(own**2)
