@@ -25,6 +25,8 @@ _SHAPES = 1.6  # most scatter of stars in e1 and e2, over that in log size: as t
 _OTHERS = 0.5  # how much wider others are, mean in log size
 _NARROWER = 0.1  # share of the others that are narrower than stars
 _MOST_ELLIPTICAL = 0.6
+_SHARE = 0.6  # of stars among the sources, with which a fit begins
+_RIDGE = 1e-3  # sources' worth of zero in each term, where there are too few for it
 
 
 class Locus(NamedTuple):
@@ -77,7 +79,14 @@ class Locus(NamedTuple):
         return float(np.log(self.of_stars + self.of_others).sum())
 
     def updated(self, off: NDArray[np.float64], widest: float) -> Locus:
-        """Return the locus of what are stars at other differences."""
+        """Return the locus of what are stars at other differences.
+
+        Parameters
+        ----------
+        off : ndarray, shape (n, 3)
+        widest : float
+            Largest standard deviation in log size that stars may have.
+        """
         weight = self._replace(off=off).is_star
         n = max(float(weight.sum()), 1e-9)
         width, *spread = np.sqrt((weight[:, None] * off**2).sum(axis=0) / n)
@@ -90,14 +99,35 @@ class Locus(NamedTuple):
 
 
 def evidence(locus: Locus, n_terms: int) -> float:
-    """Return the log-likelihood less what terms gain by chance (Schwarz 1978)."""
+    """Return the log-likelihood less what terms gain by chance (Schwarz 1978, Ann. Stat. 6, 461).
+
+    Parameters
+    ----------
+    locus : Locus
+    n_terms : int
+        Of the polynomial of the log size. Those of the shape are as many in all fits.
+    """
     return locus.log_likelihood - 0.5 * (n_terms - 1) * float(np.log(len(locus.off)))
 
 
 def powers_of(
     place: NDArray[np.float64], among: NDArray[np.float64], count: int
 ) -> NDArray[np.float64]:
-    """Return the first powers of x and y; beyond all those `among` it is, those at the border."""
+    """Return the first powers of x and y; places beyond the range of `among` move to its border.
+
+    Parameters
+    ----------
+    place : ndarray, shape (n, 2)
+        Positions in pixels.
+    among : ndarray, shape (m, 2)
+        Positions whose range is scaled to -1 to 1.
+    count : int
+        One of `TERMS`.
+
+    Returns
+    -------
+    ndarray, shape (n, count)
+    """
     low, span = among.min(axis=0), np.maximum(np.ptp(among, axis=0), 1.0)
     x, y = np.clip(2 * (place - low) / span - 1, -1, 1).T
     powers = [np.ones_like(x), x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
@@ -112,8 +142,22 @@ def surface(
 ) -> tuple[NDArray[np.float64], Locus]:
     """Fit the stars' log size as a polynomial of the place, of the order that is most likely.
 
-    By the criterion of Schwarz 1978, Ann. Stat. 6, 461. Of one that is less likely than `least` no
-    other order is tried.
+    Parameters
+    ----------
+    place : ndarray, shape (n, 2)
+        Positions of the sources in pixels; 15 at least.
+    values : ndarray, shape (n, 3)
+        Their log size, e1 and e2.
+    starts : list of ndarray, shape (n,)
+        Log sizes that stars may have at each source, with which fits begin.
+    least : float
+        Of a fit of less evidence no other order is tried.
+
+    Returns
+    -------
+    terms : ndarray
+        Of `powers_of` the places among themselves.
+    locus : Locus
     """
     shape = powers_of(place, place, TERMS[1])
     fits: list[tuple[NDArray[np.float64], Locus]] = []
@@ -139,12 +183,27 @@ def fitted(
     """Fit polynomials to the stars' log size, e1 and e2, and tell stars from others by them.
 
     The fit begins at a log size, with a locus as wide as the first of the widths, and narrows.
+
+    Parameters
+    ----------
+    powers, shape : ndarray, shape (n, k) and (n, m)
+        Terms of the log size, and of e1 and e2, at each source.
+    values : ndarray, shape (n, 3)
+        Log size, e1 and e2.
+    start : ndarray, shape (n,)
+    widths : sequence of float
+        One for each step; three more are of the last of `WIDTHS`.
+
+    Returns
+    -------
+    terms : ndarray, shape (k,)
+    locus : Locus
     """
     off = values - np.column_stack(
         [start, *np.tile(np.median(values[:, 1:], axis=0), (len(start), 1)).T]
     )
     widths = [*widths, *3 * [WIDTHS[-1]]]
-    locus = Locus(off, widths[0], _SHAPES * widths[0], 0.6)
+    locus = Locus(off, widths[0], _SHAPES * widths[0], _SHARE)
     terms = np.zeros(powers.shape[1])
     for widest in widths:
         locus = locus.updated(locus.off, widest)
@@ -162,5 +221,5 @@ def _least_squares(
     powers: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     weighted = powers * weight
-    normal = powers.T @ weighted + 1e-3 * np.eye(powers.shape[1])
+    normal = powers.T @ weighted + _RIDGE * np.eye(powers.shape[1])
     return np.asarray(np.linalg.solve(normal, weighted.T @ values))
