@@ -142,6 +142,9 @@ def run_job(job: Job, time_limit: float = math.inf) -> Outcome:
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
+        # What libraries tell those who write code is nothing of the frame.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
         start, before = time.perf_counter(), state_of(Path(job.path))
         try:
             _work(job, row, pictures, caught)

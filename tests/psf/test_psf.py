@@ -117,9 +117,12 @@ def test_import_leaves_matplotlib_and_stand_ins_out():
 def test_import_keeps_the_users_backend():
     run_python(
         """
-        import matplotlib
-        matplotlib.use("svg")
-        import matplotlib.pyplot as plt
+        import warnings
+        with warnings.catch_warnings():  # an old Matplotlib with new parts warns of them
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import matplotlib
+            matplotlib.use("svg")
+            import matplotlib.pyplot as plt
         from mlpsf.psf.trippy.border import load_trippy
         psf = load_trippy().psf
         assert matplotlib.get_backend().lower() == "svg"
