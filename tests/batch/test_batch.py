@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from astropy.table import Table
 from conftest import simulate
 
 import mlpsf.batch.run as batch
+from mlpsf import pipeline
 from mlpsf.batch.inputs import Job, find_frames, plan_jobs
 from mlpsf.batch.job import _selector, run_job
 from mlpsf.batch.pool import _Worker, available_cores, run_on_processes
@@ -659,3 +661,17 @@ def test_a_row_says_what_reading_warns_of(tmp_path):
     more, nonsense = row["warnings"].split(" | ")
     assert more.startswith("2.fits[1] is the first of 2 images in the file: hdu (--hdu)")
     assert nonsense.startswith("2.fits[1]: header GAIN = -1.0 is no gain")
+
+
+def test_a_row_does_not_say_what_libraries_tell_their_users(night, tmp_path, monkeypatch):
+    choose = pipeline.select_stars
+
+    def outdated(*arguments, **options):
+        warnings.warn("another name is used today", DeprecationWarning, stacklevel=1)
+        warnings.warn("the sky is blue", UserWarning, stacklevel=1)
+        return choose(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "select_stars", outdated)
+    row = run_job(jobs_of(night, tmp_path)[0])["row"]
+    assert "the sky is blue" in row["warnings"]
+    assert "another name" not in row["warnings"]
