@@ -58,11 +58,12 @@ def disagreements(
                 f"{expected:.2f}: {off:+.0%}. Look at the stars (plot), or choose others"
             )
         low, high = np.nanquantile(np.asarray(stars["local_fwhm"], dtype=np.float64), [0.05, 0.95])
-        elsewhere = low < local.min() / _ELSEWHERE or high > local.max() * _ELSEWHERE
+        least, most = np.quantile(local, [0.1, 0.9])  # one star of its size is none to go by
+        elsewhere = low < least / _ELSEWHERE or high > most * _ELSEWHERE
         if place is None and elsewhere:
             yield (
                 f"the stars of the frame have a FWHM from {low:.2f} to {high:.2f} pixels, those of "
-                f"the PSF from {local.min():.2f} to {local.max():.2f}: where it is beyond "
+                f"the PSF from {least:.2f} to {most:.2f}: where it is beyond "
                 "these, the PSF is extrapolated. Add stars from there (a lower threshold, "
                 "--threshold)"
             )

@@ -271,11 +271,26 @@ def test_packed_lists_and_marks_of_encoding(tmp_path, name, how):
         ("x;y\n1.0;3.5\n2.0;4.0\n", "y"),
         ("# of a spreadsheet\nx;y;name\n1,0;3,5;a, b\n2;4;c\n", "y"),
         ("1,0;3,5\n2,0;4\n", "col2"),
+        ("# a list\n# id;x;y\n1;1,0;3,5\n2;2;4\n", "y"),
+        ("sep=;\n\nname;x;y\n#3;1;3.5\nb;2;4\n", "y"),
+        ('"name;alt",x,y\n"a;b",1,3.5\nc,2,4\n', "y"),
+        ('x,y,"n;a"\n1,3.5,"a;b"\n2,4,c\n', "y"),
     ],
 )
 def test_semicolons(tmp_path, text, column):
     (tmp_path / "a.csv").write_text(text)
     assert read_table(tmp_path / "a.csv")[column].tolist() == [3.5, 4.0]
+
+
+def test_other_encodings_and_names_with_semicolons(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,3.5\n", encoding="utf-16")
+    assert read_table(tmp_path / "a.csv")["y"].tolist() == [3.5]
+    table = Table({"n;a": [1], "x": [1.0], "y": [3.5]})
+    table.write(tmp_path / "a.ecsv")
+    assert read_table(tmp_path / "a.ecsv")["y"].tolist() == [3.5]
+    (tmp_path / "b.csv").write_text("x;y\n1;2\n3\n")
+    with pytest.raises(CatalogueError, match="data columns"):
+        read_table(tmp_path / "b.csv")
 
 
 def test_a_table_cut_short_says_so(tmp_path):

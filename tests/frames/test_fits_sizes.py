@@ -43,6 +43,11 @@ def _damage(path, how):
         "a width that is no number": _other_card(content, third, "NAXIS1", "x"),
         "no groups": _other_card(content, third, "GCOUNT", "0"),
         "10^9 axes": _other_card(content, third, "NAXIS", "1000000000"),
+        "an axis that is missing": _other_card(content, third, "NAXIS", "3"),
+        "far too wide": _other_card(content, third, "NAXIS1", "1000000000"),
+        "a PCOUNT": _other_card(content, third, "PCOUNT", "2880"),
+        "junk of no block": content[:third] + b"junk" * 25 + content[third:],
+        "bytes lost": content[: third - 3000] + content[third - 2900 :],
     }[how]
 
 
@@ -65,6 +70,11 @@ def _other_card(content, header, key, value):
         "a width that is no number",
         "no groups",
         "10^9 axes",
+        "an axis that is missing",
+        "far too wide",
+        "a PCOUNT",
+        "junk of no block",
+        "bytes lost",
     ],
 )
 def test_lost_hdus_are_told(mosaic, how, packed):
@@ -98,3 +108,18 @@ def test_data_that_end_early_are_told(mosaic, packed):
     mosaic.write_bytes(gzip.compress(content) if packed else content)
     with pytest.warns(AstropyUserWarning, match="ends in the data of HDU 2"):
         assert read_frame(mosaic, hdu=1).data.shape == (30, 40)
+
+
+@pytest.mark.parametrize(("key", "value"), [("NAXIS1", "100"), ("BITPIX", "-64")])
+def test_an_hdu_that_claims_the_next_one_is_told(mosaic, key, value):
+    content = mosaic.read_bytes()
+    third = content.index(b"XTENSION", content.index(b"XTENSION", BLOCK) + 1)
+    mosaic.write_bytes(_other_card(content, third, key, value))
+    with pytest.warns(AstropyUserWarning, match="a header in the data|ends in the data"):
+        list_images(mosaic)
+
+
+def test_a_first_header_without_its_end_is_refused(mosaic):
+    mosaic.write_bytes(mosaic.read_bytes().replace(b"END     ", b"EMD     ", 1))
+    with pytest.raises(FrameError, match="first header has no END"):
+        read_frame(mosaic, hdu=1)

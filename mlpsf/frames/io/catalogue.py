@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -45,7 +45,9 @@ _PIXEL_COLUMNS: tuple[tuple[str, str, float], ...] = (
     ("col1", "col2", 0.0),  # astropy's names of columns without any
 )
 _DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")  # where semicolons are between the columns
-_LONGEST_LINE = 10_000
+_QUOTED = re.compile(r'"[^"]*"')
+_SAYS_NOTHING = re.compile(r"\s*(#|$|sep=)")  # a comment, an empty line, Excel's own first one
+_BEGINNING = 100_000  # bytes in which the first row of a list is
 _SAME = 0.5  # pixels between two rows of one source
 _SKY_COLUMNS = (
     ("ra", "dec"),
@@ -178,17 +180,22 @@ def _parsed(path: Path, content: Path | BytesIO) -> Table:
     """Read a table by the parser that fits it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ignore warnings about units and comments
+        lines = None if content is not path else _semicolon_lines(path)
         try:
             hdu = _ldac_hdu(content)
             if hdu is not None or content is not path:
                 return Table.read(content, format="fits", hdu=hdu)
-            if _has_semicolons(path):
-                lines = _DECIMAL_COMMA.sub(".", path.read_text()).splitlines()
-                words: dict[str, Any] = {"format": "ascii", "delimiter": ";"}
-                return _named(lambda **more: Table.read(lines, **(words | more)))
+            if lines is not None:
+                # A "#" may begin a name.
+                words: dict[str, Any] = {"delimiter": ";", "guess": False, "comment": None}
+                return _named(
+                    lambda format="ascii.basic": Table.read(lines, format=format, **words)
+                )
             return _named(lambda **more: Table.read(path, **more))
         except Exception as first:  # many parsers, each with its own errors
             try:
+                if lines is not None or _begins_with(path, b"SIMPLE"):
+                    raise
                 return Table.read(path, format="ascii")
             except Exception:
                 if path.stat().st_size == 0:
@@ -216,10 +223,14 @@ def _unpacked_text(path: Path, content: Path | BytesIO) -> bytes | None:
         if len(text) >= FREE:
             raise CatalogueError(f"{path.name} unpacks to {FREE:,} bytes or more: it is no list.")
         return text.removeprefix(BOM_UTF8)
-    with path.open("rb") as file:
-        if file.read(len(BOM_UTF8)) != BOM_UTF8:
-            return None
-        return file.read()
+    if _begins_with(path, BOM_UTF8):
+        return path.read_bytes().removeprefix(BOM_UTF8)
+    if _begins_with(path, BOM_UTF16_LE, BOM_UTF16_BE):
+        try:
+            return path.read_text("utf-16").encode()
+        except UnicodeError as error:
+            raise CatalogueError(f"{path.name} is no readable text ({error}).") from error
+    return None
 
 
 def _named(read: Callable[..., Table]) -> Table:
@@ -230,13 +241,25 @@ def _named(read: Callable[..., Table]) -> Table:
     return table
 
 
-def _has_semicolons(path: Path) -> bool:
-    """Return whether the columns of a list are parted by semicolons."""
+def _begins_with(path: Path, *beginnings: bytes) -> bool:
     with path.open("rb") as file:
-        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
-            if not line.startswith(b"#"):
-                return b";" in line and not line.startswith((b"SIMPLE", b"<"))
-    return False
+        return file.read(max(map(len, beginnings))).startswith(beginnings)
+
+
+def _semicolon_lines(path: Path) -> list[str] | None:
+    """Return the lines of a list whose columns semicolons part, its names first; None of others."""
+    if _begins_with(path, b"SIMPLE", b"<", b"# %ECSV"):
+        return None
+    with path.open("rb") as file:
+        start = file.read(_BEGINNING).decode("latin-1").splitlines()
+    at = next((k for k, line in enumerate(start) if not _SAYS_NOTHING.match(line)), len(start))
+    first = _DECIMAL_COMMA.sub(".", _QUOTED.sub("", start[at])) if at < len(start) else ""
+    if first.count(";") <= first.count(","):
+        return None
+    lines = path.read_text().splitlines()
+    above = lines[at - 1].strip().lstrip("# ") if at else ""
+    names = [above] if above.count(";") == first.count(";") else []
+    return [_DECIMAL_COMMA.sub(".", line) for line in [*names, *lines[at:]]]
 
 
 def _is_number(text: str) -> bool:

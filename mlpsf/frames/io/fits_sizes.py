@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 _BEGINS = (b"SIMPLE", b"XTENSI")
 # Registered by the IAU: https://fits.gsfc.nasa.gov/iaufwg/
 _KINDS = re.compile(rb"XTENSION= *'(IMAGE|TABLE|BINTABLE|IUEIMAGE|A3DTABLE|FOREIGN|DUMP) *'")
+_IMAGE = re.compile(rb"XTENSION= *'IMAGE *'")
+_TABLE = re.compile(rb"XTENSION= *'(TABLE|BINTABLE|A3DTABLE) *'")
 
 _WIDTH, _BLOCK = 80, 2880  # of a card, of a block of cards
 _LONGEST = 1000  # blocks of a header; the longest real ones have some hundred
@@ -39,6 +41,7 @@ _MOST_HDUS = 5000  # astropy reads some thousand a second; real files have hundr
 _AXES = 999  # the standard's limit, of columns too
 _KEY = re.compile(r"BITPIX|NAXIS\d{0,3}|PCOUNT|GCOUNT|ZBITPIX|ZNAXIS\d{0,3}|ZTILE\d{1,3}|TFIELDS")
 _WHOLE = re.compile(r" *([+-]?\d+) *(?:/|$)")
+_CARDS = (b"XTENSION= '", b"BITPIX  = ")
 _AT_ONCE = 400 * _BLOCK  # of what is behind a file's HDUs
 
 
@@ -139,24 +142,27 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
     packed = is_packed(path)
     try:
         with unpacking(path) as file:
-            start, unknown, holds_data = 0, "", False
+            last, start, unknown, holds_data = 0, 0, "", False
             for number in range(_MOST_HDUS):
                 header = _header(file)
                 if header is None:
-                    rest = _rest(file, start, limit if packed else None)
+                    # Of one image alone, nothing can have been taken for its data.
+                    data = last if number > 2 else start
+                    rest = _rest(file, data, start, limit if packed else None)
                     return rest._replace(lost=rest.lost or unknown)
                 if number and not _KINDS.match(header):
                     unknown = f"HDU {number} is of no known kind"
                 problem, n_bytes = _problem_of_header(header, None if packed else size)
+                end = start + len(header) + n_bytes
+                if not problem and packed and end > limit:
+                    problem = f"would unpack to {end:,} bytes or more, over {limit:,}"
                 if problem:
                     problem = f"header {number} {problem}"
                     # What is before it can be read.
                     return _Content(end=start, lost=problem) if holds_data else _Content(problem)
                 holds_data |= n_bytes > 0
-                end = start + len(header) + n_bytes
-                start += len(header) + -(-n_bytes // _BLOCK) * _BLOCK
-                if packed and start > limit:
-                    return _Content(f"it would unpack to {start:,} bytes or more, over {limit:,}")
+                last = start + len(header)
+                start = last + -(-n_bytes // _BLOCK) * _BLOCK
                 file.seek(start)  # of a packed file, at most to its end
                 if number and (file.tell() if packed else size) < end:
                     unknown = f"it ends in the data of HDU {number}"
@@ -165,28 +171,49 @@ def _content(path: Path, changed: int, size: int) -> _Content:  # noqa: ARG001
         return _Content(f"it cannot be unpacked ({error})" if packed else "")
 
 
-def _rest(file: IO[bytes], start: int, most: int | None) -> _Content:
+def _rest(file: IO[bytes], last: int, start: int, most: int | None) -> _Content:
     """Return what a file holds that has no whole header at a place.
 
-    Of a packed file `most` bytes are read. Of what is no FITS file the reader says what it is.
+    The data of the HDU before it begin at `last`. Of a packed file `most` bytes are read. Of what
+    is no FITS file the reader says what it is.
     """
     file.seek(start)
     block = file.read(_BLOCK)
     if not start:
+        if len(block) == _BLOCK and block.startswith(_BEGINS):
+            return _Content("its first header has no END")
         return _Content(end=None if most is None else min(most, FREE))
+    inside = f"there is a header in the data from byte {last:,} on"
     if not block:
-        return _Content(end=most)
+        # Going back in a packed file unpacks it again.
+        lost = most is None and _header_after(file, last, start)[0]
+        return _Content(end=most, lost=inside if lost else "")
     if block.startswith(_BEGINS):
         return _Content(end=start, lost=f"it ends in the header at byte {start:,}")
-    at = start
-    while block:
-        # The second card of every header; the first may be what is damaged.
-        for i in range(0, len(block), _BLOCK):
-            if block.startswith(b"XTENSION", i) or block.startswith(b"BITPIX  =", i + _WIDTH):
-                return _Content(end=start, lost=f"nothing can be read from byte {start:,} on")
-        at += len(block)
-        block = file.read(min(_AT_ONCE, max((most or at + _AT_ONCE) - at, 0)))
-    return _Content(end=start)
+    found, blank = _header_after(file, start, most)
+    if found:
+        return _Content(
+            end=start,
+            lost=f"nothing can be read from byte {start:,} on, and what is before it may be wrong",
+        )
+    # What is no padding may be the end of an HDU whose header is in the data of the one before.
+    lost = not blank and _header_after(file, last, start)[0]
+    return _Content(end=start, lost=inside if lost else "")
+
+
+def _header_after(file: IO[bytes], start: int, end: int | None) -> tuple[bool, bool]:
+    """Return whether there are cards of a header in a part of a file, and whether it is blank."""
+    file.seek(start)
+    at, tail, blank = start, b"", True
+    while block := file.read(min(_AT_ONCE, max(end - at, 0) if end is not None else _AT_ONCE)):
+        # The second card of every header; the first may be what is damaged. Bytes that were lost
+        # or added move both off the blocks.
+        here = tail + block
+        if any(card in here for card in _CARDS):
+            return True, False
+        at, tail = at + len(block), block[-_WIDTH:]
+        blank &= not block.strip(b"\0 ")
+    return False, blank
 
 
 def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
@@ -215,6 +242,10 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
         return "has a GCOUNT of 0", 0
     if cards.get("BITPIX", 8) not in (8, 16, 32, 64, -32, -64):
         return f"has pixels of {cards['BITPIX']} bits", 0
+    if missing := next((key for key in _needed(header, cards) if key not in cards), ""):
+        return f"has no {missing}", 0
+    if _IMAGE.match(header) and (cards.get("PCOUNT", 0), cards.get("GCOUNT", 1)) != (0, 1):
+        return "is of an image with a PCOUNT or a GCOUNT of its own", 0
     pixels = _product(cards, "NAXIS")
     n_bytes = abs(cards.get("BITPIX", 8)) // 8 * cards.get("GCOUNT", 1)
     # Without axes there is no data, whatever the PCOUNT.
@@ -227,6 +258,16 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
     if any(cards.get(f"ZTILE{k}", 1) < 1 for k in range(1, cards.get("ZNAXIS", 0) + 1)):
         return "has tiles without pixels", 0
     return "", n_bytes
+
+
+def _needed(header: bytes, cards: dict[str, int]) -> Iterator[str]:
+    """Yield the keywords of sizes that a header must have."""
+    yield "BITPIX"
+    for name in ("NAXIS", "ZNAXIS") if any(key.startswith("Z") for key in cards) else ("NAXIS",):
+        yield name
+        yield from (f"{name}{k}" for k in range(1, cards.get(name, 0) + 1))
+    if _TABLE.match(header):
+        yield "TFIELDS"
 
 
 def _cards(header: bytes) -> Iterator[tuple[str, str]]:
