@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from mlpsf.errors import FrameError
@@ -123,3 +124,12 @@ def test_a_first_header_without_its_end_is_refused(mosaic):
     mosaic.write_bytes(mosaic.read_bytes().replace(b"END     ", b"EMD     ", 1))
     with pytest.raises(FrameError, match="first header has no END"):
         read_frame(mosaic, hdu=1)
+
+
+def test_a_packed_table_is_whole(tmp_path):
+    cards = {"ZTABLE": True, "ZNAXIS1": 8, "ZNAXIS2": 9, "ZPCOUNT": 0, "ZTILELEN": 9}
+    table = fits.table_to_hdu(Table({"x": np.arange(9.0)}))
+    table.header.update(cards)
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(tmp_path / "a.fits")
+    assert check_fits(tmp_path / "a.fits", FrameError) == tmp_path / "a.fits"
+    assert lost_hdus(tmp_path / "a.fits") == ""

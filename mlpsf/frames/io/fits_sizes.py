@@ -262,10 +262,11 @@ def _problem_of_header(header: bytes, size: int | None) -> tuple[str, int]:
 
 def _needed(header: bytes, cards: dict[str, int]) -> Iterator[str]:
     """Yield the keywords of sizes that a header must have."""
-    yield "BITPIX"
-    for name in ("NAXIS", "ZNAXIS") if any(key.startswith("Z") for key in cards) else ("NAXIS",):
-        yield name
-        yield from (f"{name}{k}" for k in range(1, cards.get(name, 0) + 1))
+    packed = not cards.keys().isdisjoint({"ZBITPIX", "ZNAXIS"})  # an image; tables have neither
+    for prefix in ("", "Z") if packed else ("",):
+        yield f"{prefix}BITPIX"
+        yield f"{prefix}NAXIS"
+        yield from (f"{prefix}NAXIS{k}" for k in range(1, cards.get(f"{prefix}NAXIS", 0) + 1))
     if _TABLE.match(header):
         yield "TFIELDS"
 
