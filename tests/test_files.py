@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -86,14 +87,27 @@ def test_a_folder_is_no_file(tmp_path):
         check_folder(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_permission(tmp_path):
-    tmp_path.chmod(0o555)
+@pytest.fixture
+def no_root():
+    """Have no more rights than any user, for root may write anywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.setresuid(65534, 65534, 0)  # nobody, who may become root again
+    yield
+    if root:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.usefixtures("no_root")
+def test_no_permission():
+    # Of that user's own, in a place that all may enter.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
     try:
         with pytest.raises(OutputError, match="no permission"):
-            check_folder(tmp_path / "a.txt")
+            check_folder(folder / "a.txt")
     finally:
-        tmp_path.chmod(0o755)
+        folder.rmdir()
 
 
 def test_name_without_folder(tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.metadata import metadata_of
+from mlpsf.frames.near import pairs_within
 from mlpsf.neighbours.crowding import NEVER_SUBTRACTED, is_crowded
 from mlpsf.neighbours.scene import Scene
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
@@ -100,7 +101,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     noise = float(np.median(frame.background.rms))
     scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
     for number in range(rounds):
-        scene = _merged(_fit(frame, scene, 2), frame.data)
+        scene = _fit(frame, scene, 2)
         if not np.isfinite(scene.flux).all():  # no sky, or no star, that could be solved for
             return given
         frame = _showing(frame, scene)
@@ -110,7 +111,7 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    scene = _stars_only(frame, _merged(_fit(frame, scene, 3), frame.data))
+    scene = _stars_only(frame, _fit(frame, scene, 3))
     # Where the common star describes so few, it is none, and the sources are cosmic rays.
     return _showing(frame, scene) if (scene.flux > 0).sum() >= _FEWEST else given
 
@@ -215,7 +216,8 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
     # The matrices are small: threads would wait for each other. What float32 does not hold is
     # looked at afterwards.
     with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
-        return fit_scene(scene, frame.data, sky.level, sky.rms, good, 1.0 / gain, rounds=times)
+        fitted = fit_scene(scene, frame.data, sky.level, sky.rms, good, 1.0 / gain, rounds=times)
+        return _merged(fitted, frame.data)
 
 
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
@@ -276,13 +278,9 @@ def _with_sources(scene: Scene, x: FloatArray, y: FloatArray, flux: FloatArray) 
 
 def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
     """Make one source of those that have come to lie on each other, of which each has a share."""
-    from scipy.spatial import cKDTree  # few frames are crowded
-
     shining = np.flatnonzero(scene.flux > 0)
     place = np.column_stack([scene.x, scene.y])
-    pairs = shining[
-        cKDTree(place[shining]).query_pairs(_ONE * scene.star.fwhm, output_type="ndarray")
-    ]
+    pairs = shining[pairs_within(place[shining], _ONE * scene.star.fwhm)]
     if not len(pairs):
         return scene
     flux = scene.flux.copy()

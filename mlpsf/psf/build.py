@@ -103,9 +103,9 @@ def build_psf(
         of the box, or without light above the background. The message gives the number of each.
         If the PSF varies over the frame significantly and `at` is not given. If `at` is given with
         fewer than 5 stars, or beyond all of them. If the FWHM is not that of the frame, or
-        stars elsewhere on it are wider or narrower than all those used, or the stars' size grows
-        with their brightness (`mlpsf.psf.agreement`). If no smooth PSF describes
-        the stars. If they were chosen on another frame.
+        stars elsewhere on it are wider or narrower than those used, or the stars' size grows with
+        their brightness (`mlpsf.psf.agreement`). If no smooth PSF describes the stars. If they were
+        chosen on another frame.
 
     Raises
     ------

@@ -228,9 +228,10 @@ def extract_stamps(
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
     width = np.asarray(fwhm, dtype=np.float64)
-    # A star of the reference's FWHM is of scaled cutouts, and goes with any other ones.
-    of_one_size = bool(np.abs(found / np.minimum(width, REFERENCE_FWHM) - 1).max(initial=0) <= 0.01)
-    wrong = found < REFERENCE_FWHM if width.ndim else not of_one_size
+    if width.ndim:  # of scaled cutouts, with which a star of the reference's FWHM goes
+        wrong = found < REFERENCE_FWHM
+    else:
+        wrong = bool(abs(found / np.minimum(width, REFERENCE_FWHM) - 1) > 0.01)
     if star is not None and wrong:
         of_this = f"{width:.3g}" if not width.ndim else "one each; give one for all"
         raise InputError(

@@ -288,6 +288,8 @@ def test_other_encodings_and_names_with_semicolons(tmp_path):
     table = Table({"n;a": [1], "x": [1.0], "y": [3.5]})
     table.write(tmp_path / "a.ecsv")
     assert read_table(tmp_path / "a.ecsv")["y"].tolist() == [3.5]
+    (tmp_path / "c.csv").write_text("n\xe4me;x;y\na;1;3.5\n", encoding="latin-1")
+    assert read_table(tmp_path / "c.csv")["y"].tolist() == [3.5]
     (tmp_path / "b.csv").write_text("x;y\n1;2\n3\n")
     with pytest.raises(CatalogueError, match="data columns"):
         read_table(tmp_path / "b.csv")

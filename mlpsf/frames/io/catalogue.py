@@ -7,6 +7,7 @@ import re
 import warnings
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -187,11 +188,9 @@ def _parsed(path: Path, content: Path | BytesIO) -> Table:
                 return Table.read(content, format="fits", hdu=hdu)
             if lines is not None:
                 # A "#" may begin a name.
-                words: dict[str, Any] = {"delimiter": ";", "guess": False, "comment": None}
-                return _named(
-                    lambda format="ascii.basic": Table.read(lines, format=format, **words)
-                )
-            return _named(lambda **more: Table.read(path, **more))
+                words = {"delimiter": ";", "guess": False, "comment": None}
+                return _named(partial(Table.read, lines, format="ascii.basic", **words))
+            return _named(partial(Table.read, path))
         except Exception as first:  # many parsers, each with its own errors
             try:
                 if lines is not None or _begins_with(path, b"SIMPLE"):
@@ -252,11 +251,14 @@ def _semicolon_lines(path: Path) -> list[str] | None:
         return None
     with path.open("rb") as file:
         start = file.read(_BEGINNING).decode("latin-1").splitlines()
-    at = next((k for k, line in enumerate(start) if not _SAYS_NOTHING.match(line)), len(start))
-    first = _DECIMAL_COMMA.sub(".", _QUOTED.sub("", start[at])) if at < len(start) else ""
+    at = next((k for k, line in enumerate(start) if not _SAYS_NOTHING.match(line)), None)
+    if at is None:
+        return None
+    first = _DECIMAL_COMMA.sub(".", _QUOTED.sub("", start[at]))
     if first.count(";") <= first.count(","):
         return None
-    lines = path.read_text().splitlines()
+    # Of an older encoding, names lose their accents; numbers are the same.
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     above = lines[at - 1].strip().lstrip("# ") if at else ""
     names = [above] if above.count(";") == first.count(";") else []
     return [_DECIMAL_COMMA.sub(".", line) for line in [*names, *lines[at:]]]
