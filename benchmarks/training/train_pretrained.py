@@ -1,8 +1,9 @@
-"""Make the model that ships, from nothing: ``python -m benchmarks train_pretrained``.
+"""Make the model that ships, from nothing: ``python -m benchmarks train_pretrained [--score]``.
 
 Frames are drawn (resumable: what is there is kept), the compact network is trained on the truth,
 its probabilities are calibrated on frames apart, and it is tested on frames apart from both. The
-model and its card go to ``mlpsf/selectors/pretrained``.
+model and its card go to ``mlpsf/selectors/pretrained``. With ``--score`` the model stays as it is,
+and the card gets the figures that it has with the stamps of today.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from mlpsf.selectors.storage import file_hash
 from mlpsf.stamps.homogenizer import PSFHomogenizer
 from mlpsf.stamps.standard import STAMP_SIZE
 
+TESTED = {"random": 80, "survey": 30, "comatic": 30}
 SPECIAL = {
     "space": (60, 30),
     "drizzled": (50, 30),
@@ -56,6 +58,9 @@ SPECIAL = {
 
 FIRST = tuple(("train", kind) for kind in ("random", "quarter", "comatic", *SPECIAL))
 """What the first stage learns from; the second adds bright stars."""
+
+FIGURES = ("thresholds", "scores", "scores with ambiguous sources counted as bad", "conditions")
+"""What a card says of the model on frames that it never saw."""
 
 HOME = Path(mlpsf.__file__).parent / "selectors" / "pretrained"
 
@@ -72,22 +77,27 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--name", default="compact")
+    parser.add_argument("--score", action="store_true", help="no training: the card's figures")
     parser.add_argument("--out", type=Path, default=HOME)
     arguments = parser.parse_args()
     folder = OUTPUT / "stamps"
-    plan = {
+    model, described = (arguments.out / f"{arguments.name}.{end}" for end in ("keras", "json"))
+    plan: Plan = {("test", kind): n for kind, n in TESTED.items()}
+    plan |= {("test", kind): tested for kind, (_, tested) in SPECIAL.items()}
+    if arguments.score:
+        make_stamps(plan, folder, arguments.workers)
+        card: dict[str, Any] = json.loads(described.read_text())
+        scored(PSFStarSelector.load(model), folder, plan, card, described)
+        return
+    plan |= {
         ("train", "random"): arguments.random,
         ("train", "quarter"): arguments.quarter,
         ("train", "bright"): arguments.bright,
         ("train", "comatic"): arguments.comatic,
         ("validation", "random"): 44,
         ("validation", "quarter"): 36,
-        ("test", "random"): 80,
-        ("test", "survey"): 30,
-        ("test", "comatic"): 30,
     }
-    for kind, (taught, tested) in SPECIAL.items():
-        plan |= {("train", kind): taught, ("test", kind): tested}
+    plan |= {("train", kind): taught for kind, (taught, _) in SPECIAL.items()}
     make_stamps(plan, folder, arguments.workers)
     # Special frames are as many as this in training alone, not in the world: none calibrates.
     held = load_stamps(folder, "validation", plan=plan)
@@ -100,10 +110,9 @@ def main() -> None:
     seconds += time.monotonic() - start
     arguments.out.mkdir(parents=True, exist_ok=True)
     selector.homogenizer_ = PSFHomogenizer(size=STAMP_SIZE)  # what ships takes raw cutouts, too
-    path = selector.save(arguments.out / f"{arguments.name}.keras")
-    card: dict[str, Any] = {
+    card = {
         "name": arguments.name,
-        "sha256": file_hash(path),
+        "sha256": file_hash(selector.save(model)),
         "mlpsf": mlpsf.__version__,
         "made by": "python -m benchmarks train_pretrained",
         "input": f"{STAMP_SIZE} x {STAMP_SIZE} stamps at a FWHM of {REFERENCE_FWHM:g} pixels in "
@@ -121,14 +130,18 @@ def main() -> None:
         "seed": arguments.seed,
         "parameters": int(selector.model_.count_params()),
         "training_seconds": round(seconds),
-        "thresholds": {},
-        "scores": {},
-        "scores with ambiguous sources counted as bad": {},
-        "conditions": {},
     }
+    scored(selector, folder, plan, card, described)
+
+
+def scored(
+    selector: PSFStarSelector, folder: Path, plan: Plan, card: dict[str, Any], path: Path
+) -> None:
+    """Complete a card with the figures of a model, and write it."""
+    card |= {name: {} for name in FIGURES}
     for kind in ("survey", "random", "comatic", *SPECIAL):
         test(selector, folder, kind, plan, card)
-    with whole_file(arguments.out / f"{arguments.name}.json") as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
 
 
