@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import sep
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mlpsf.detection.local_size import SizeMap, size_map
 from mlpsf.errors import NoSourcesError, PSFError
@@ -17,11 +17,24 @@ from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.moments import FWHM_PER_SIGMA, Moments
 
-__all__ = ["StellarProfile", "any_within", "stellar_profile", "stellar_size"]
+__all__ = [
+    "BY_CHANCE",
+    "StellarProfile",
+    "any_within",
+    "on_pixel_centres",
+    "stellar_profile",
+    "stellar_size",
+]
+
+_ON_CENTRE = 0.12  # pixels: sources nearer to a pixel's centre are on it
+
+BY_CHANCE = (2 * _ON_CENTRE) ** 2
+"""Share of stars that are centred on a pixel; see `on_pixel_centres`."""
 
 _PROFILE_STARS = 30  # brightest members; more would only be fainter
 _SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
 _THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
+_SEVERAL = 8  # sources that are enough to tell
 _IN_CACHE = 100_000  # values processed at once
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
@@ -101,6 +114,11 @@ def stellar_profile(
     smooth[thin] = ~(_raggedness(frame, x, y, moments, thin) > _RAGGED)
     if smooth.any():
         usable = smooth
+    # Nor on the centres of pixels: hot ones, which resampling makes wide and smooth.
+    thin = thin[usable[thin]]
+    on = thin[on_pixel_centres(x[thin], y[thin])]
+    if len(on) >= max(_SEVERAL, 0.5 * len(thin)) and usable.sum() >= len(on) + _SEVERAL:
+        usable[on] = False
     if (usable & whole).sum() >= 5:
         usable &= whole
     if not usable.any():
@@ -139,6 +157,27 @@ def stellar_profile(
         moment_ratio=fwhm / float(np.median(moments.fwhm[members])),
         sizes=sizes,
     )
+
+
+def on_pixel_centres(x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+    """Return which positions are within 0.12 pixels of a pixel's centre, along x and y.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+        0-based pixels.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+
+    Examples
+    --------
+    >>> on_pixel_centres([3.0, 7.1, 9.5], [4.05, 2.0, 1.0]).tolist()
+    [True, True, False]
+    """
+    place = np.array([x, y], dtype=np.float64)
+    return np.asarray((np.abs(place - np.rint(place)) < _ON_CENTRE).all(axis=0))
 
 
 def _why_none(

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from mlpsf.detection.stellar import BY_CHANCE, on_pixel_centres
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
@@ -46,8 +47,10 @@ _GROWN = 0.7  # largest logarithm of the width of a bright star over that of the
 _WIDER = 1.08  # width of the brightest stars over that of the others from which it is said
 _LINES = 256  # rows or columns that are enough for the median of the others
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
+_SHARP = 0.4  # step from a row to the next, over its light, that optics do not make
 _CROWDED = 0.75  # share of the bright sources that overlap with another
-_ON_CENTRE = 0.12  # pixels: sources nearer to a pixel's centre are on it
+_ALIKE = 0.15  # largest difference of a star from the size of stars, in the logarithm
+_SEVERAL = 8  # sources that are enough to tell
 _RING = 1.2  # light of a ring over that of the centre, from which a star is a disc with a hole
 
 
@@ -83,7 +86,9 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
     fwhm, e = float(meta["fwhm"]), float(meta["ellipticity"])
     reason = None
     if not isinstance(frame, TiledFrame):
-        reason = _mosaic(frame) or _spectrum(frame) or _hot_pixels(sources, bright, fwhm)
+        size = np.asarray(sources["fwhm"])[bright] / np.asarray(sources["local_fwhm"])[bright]
+        alike = sources[bright[np.abs(np.log(size)) < _ALIKE]]
+        reason = _mosaic(frame) or _spectrum(frame, alike) or _hot_pixels(alike, fwhm)
     if reason is None and not len(bright):
         reason = f"no source has a S/N of {_BRIGHT:g}; is this an image of the sky?"
     if reason:
@@ -177,20 +182,29 @@ def _mosaic(frame: Frame) -> str | None:
     )
 
 
-def _spectrum(frame: Frame) -> str | None:
-    """Look for light that runs along whole rows or columns."""
+def _spectrum(frame: Frame, alike: Table) -> str | None:
+    """Look for light that runs along whole rows or columns, as through a slit."""
     noise = frame.background.noise
     pixels = frame.good_pixels
     every = max(min(pixels.shape) // _LINES, 1)
-    for name, lines in (("rows", pixels[:, ::every]), ("columns", pixels[::every].T)):
+    for axis, name, lines in (
+        ("y", "rows", pixels[:, ::every]),
+        ("x", "columns", pixels[::every].T),
+    ):
         if lines.shape[0] < 60 or lines.shape[1] < 60:
             continue
         (level,) = row_quantiles(np.ascontiguousarray(lines), 0.5)
         # A bad row is alone; the light of a slit is as wide as an image.
-        level = np.median([level[:-2], level[1:-1], level[2:]], axis=0)
-        middle = level[15:-15]
-        above = np.minimum(middle - level[:-30], middle - level[30:])
-        if above.max() > _SLIT * noise:
+        wide = np.median([level[:-2], level[1:-1], level[2:]], axis=0)
+        above = np.minimum(wide[15:-15] - wide[:-30], wide[15:-15] - wide[30:])
+        lit = 16 + np.flatnonzero(above > _SLIT * noise)
+        # Resampling makes bad rows wide, too, and light bleeds along them. But they have sharp
+        # edges, and the stars are elsewhere.
+        top = 16 + int(np.argmax(above))
+        edge = np.abs(np.diff(level[top - 8 : top + 9])).max()
+        away = np.abs(np.asarray(alike[axis])[:, None] - lit).min(axis=1, initial=np.inf) > 15
+        stars = away.sum() >= _SEVERAL and away.mean() > 0.5
+        if len(lit) and not (stars and edge > _SHARP * above.max()):
             return (
                 f"light along whole {name}, {above.max() / noise:.0f} times the noise: a spectrum; "
                 "an image of the same field has the PSF"
@@ -198,17 +212,13 @@ def _spectrum(frame: Frame) -> str | None:
     return None
 
 
-def _hot_pixels(sources: Table, bright: NDArray[np.intp], fwhm: float) -> str | None:
+def _hot_pixels(alike: Table, fwhm: float) -> str | None:
     """Count the sources that are centred on pixels, as no star prefers to be."""
-    if len(bright) < 8 or fwhm > 2.5:
-        return None
-    off = np.array([np.asarray(sources[k])[bright] for k in "xy"])
-    on = (np.abs(off - np.rint(off)) < _ON_CENTRE).all(axis=0)
-    expected = (2 * _ON_CENTRE) ** 2
-    if on.mean() < 0.5:
+    on = on_pixel_centres(alike["x"], alike["y"])
+    if len(on) < _SEVERAL or fwhm > 2.5 or on.mean() < 0.5:
         return None
     return (
-        f"{on.sum()} of {len(bright)} sources are centred on a pixel ({expected:.0%} of stars "
+        f"{on.sum()} of {len(on)} sources are centred on a pixel ({BY_CHANCE:.0%} of stars "
         "are): hot pixels; subtract a dark frame, or look whether this is one"
     )
 

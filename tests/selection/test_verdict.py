@@ -64,6 +64,37 @@ def test_a_dark_frame_has_no_stars_to_choose():
     assert (caught.value.table["flags"] & Flag.NO_STARS != 0).all()
 
 
+def test_hot_pixels_that_resampling_made_wide_are_no_stars():
+    frame = frame_of(fwhm=5.0, hot_pixels=0)
+    blot = np.outer([0.55, 1, 0.55], [0.55, 1, 0.55])
+    places = np.random.default_rng(4).integers(10, 490, (150, 2))
+    for y, x in places:
+        frame.data[y - 1 : y + 2, x - 1 : x + 2] += 3000 * blot
+    sources = find_sources(frame)
+    assert sources.meta["fwhm"] == pytest.approx(5.0, rel=0.03)
+    assert judge_frame(frame, sources)["verdict"] == "good"
+    hot = np.hypot(*(sources[k] - places[:, ["yx".index(k)]] for k in "xy")).min(axis=0) < 0.3
+    assert hot.sum() > 100
+    assert (sources["flags"][hot] & Flag.TOO_NARROW != 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("width", [1, 3, 6])
+def test_bad_columns_are_no_spectrum(width):
+    frame = frame_of()
+    frame.data[40:, 300 : 300 + width] += 800
+    assert verdict_of(frame) == "good"
+    assert verdict_of(read_frame(frame.data.T.copy(), saturation=60000)) == "good"
+
+
+@pytest.mark.parametrize("rays", [0, 150])
+def test_a_spectrum_is_no_image(rays):
+    dark = frame_of(n_stars=0, n_galaxies=0, cosmic_rays=rays, hot_pixels=20)
+    at = np.arange(500)
+    trace = 400 * np.exp(-((at - 250.3) ** 2) / 12)[:, None] * (1 + 0.3 * np.sin(at / 20))
+    sky = 300 * np.exp(-((at - 120.0) ** 2) / 8)
+    assert verdict_of(read_frame(dark.data + trace + sky)) == "no stars"
+
+
 def test_a_colour_mosaic_is_no_image():
     pixels = frame_of().data.copy()
     pixels[::2, ::2] *= 0.6
