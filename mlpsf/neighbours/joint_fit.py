@@ -66,7 +66,7 @@ def fit_scene(
     parts = np.array_split(order, max(1, -(-len(order) // _TOGETHER)))
     # A source may not walk away: what it was would be found again.
     ny, nx = data.shape
-    walk = np.array([[-0.5], [0.5]]) * scene.star.fwhm
+    walk = np.array([[-0.5], [0.5]]) * scene.star.fwhm * scene.size
     reach_x = np.clip(scene.x + walk, -0.5, nx - 0.5)
     reach_y = np.clip(scene.y + walk, -0.5, ny - 0.5)
     # In units of the noise: squares of pixels in any unit would not be held by single precision.
@@ -100,7 +100,7 @@ def _images(
 ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return the pixels of some sources, and there star and gradients times the weights."""
     ny, nx = weight.shape
-    radius = FITTED * scene.star.fwhm
+    radius = FITTED * scene.star.fwhm * scene.size.max()
     half = int(np.ceil(radius))
     u = np.arange(-half, half + 1)
     j, i = np.nonzero(np.hypot(u, u[:, None]) <= radius)
@@ -110,10 +110,12 @@ def _images(
     inside = (at_i >= 0) & (at_i < nx) & (at_j >= 0) & (at_j < ny)
     at_i, at_j = np.clip(at_i, 0, nx - 1), np.clip(at_j, 0, ny - 1)
     w = np.where(inside, weight[at_j, at_i], np.float32(0))
-    point, gx, gy = scene.star.psf.stamps_and_gradients(
-        scene.x[rows] - column, scene.y[rows] - row, 2 * half + 1
-    )[:, :, j, i]
-    return at_j * nx + at_i, point * w, gx * w, gy * w
+    drawn = np.empty((3, len(rows), len(i)), dtype=np.float32)
+    for star, part in scene.by_size(rows):
+        off = scene.x[rows[part]] - column[part], scene.y[rows[part]] - row[part]
+        drawn[:, part] = star.psf.stamps_and_gradients(*off, 2 * half + 1)[:, :, j, i]
+    drawn *= w
+    return at_j * nx + at_i, *drawn
 
 
 def _corrections(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsf.stamps.common_star import FARTHEST, CommonStar
+from mlpsf.stacks.effective import OVERSAMPLING
+from mlpsf.stamps.common_star import FARTHEST, STEP, CommonStar
 
 __all__ = ["Scene"]
 
@@ -37,6 +39,9 @@ class Scene:
         The frame, sky included, without the light of these sources.
     noise : float
         Noise of a pixel of the sky.
+    sizes : callable, optional
+        Returns the FWHM over that of `star` at each position, from x and y, all of shape (n,).
+        Unless given, it is 1.
     """
 
     star: CommonStar
@@ -46,12 +51,32 @@ class Scene:
     error: FloatArray
     rest: NDArray[np.float32]
     noise: float
+    sizes: Callable[[FloatArray, FloatArray], FloatArray] | None = None
+
+    @cached_property
+    def size(self) -> FloatArray:
+        """FWHM of each source over that of the common star, shape (n,)."""
+        if self.sizes is None:
+            return np.ones(len(self.x))
+        return self.sizes(self.x, self.y)
+
+    @cached_property
+    def step(self) -> NDArray[np.intp]:
+        """The size of each source in steps, see `CommonStar.of_size`, shape (n,)."""
+        return np.rint(np.log(self.size) / STEP).astype(np.intp)
+
+    def by_size(self, rows: NDArray[np.intp]) -> Iterator[tuple[CommonStar, NDArray[np.intp]]]:
+        """Yield the stars of about the size of some sources, and which of these they are for."""
+        if self.sizes is None:
+            yield self.star, np.arange(len(rows))
+            return
+        for step in np.unique(self.step[rows]):
+            yield self.star.of_size(int(step)), np.flatnonzero(self.step[rows] == step)
 
     @property
     def half(self) -> int:
-        """Half-width of the stars that are subtracted, in pixels."""
-        half: int = self.star.psf.half
-        return half
+        """Half-width of the largest stars that are subtracted, in pixels."""
+        return max((star.psf.half for star, _ in self.by_size(np.arange(len(self.x)))), default=1)
 
     @cached_property
     def _tree(self) -> Any:
@@ -97,28 +122,35 @@ class Scene:
         """Draw sources around given pixels, shape (m, 2 half + 1, 2 half + 1)."""
         x, y = self.x[rows], self.y[rows]
         side = 2 * half + 1
-        if self._shows_variation[rows].any():
-            drawn = self.star.stamps(x - column, y - row, x, y, side)
-        else:
-            drawn = self.star.psf.stamps(x - column, y - row, side)
+        drawn = np.empty((len(rows), side, side), dtype=np.float32)
+        for star, part in self.by_size(rows):
+            at, of = (x[part] - column[part], y[part] - row[part]), rows[part]
+            if self._shows_variation[of].any():
+                rest = self.size[of] * self.star.fwhm / star.fwhm - 1
+                drawn[part] = star.stamps(*at, x[part], y[part], side, rest)
+            else:
+                drawn[part] = star.psf.stamps(*at, side)
         drawn *= self.flux[rows].astype(np.float32)[:, None, None]
         return drawn
 
     @cached_property
     def _shows_variation(self) -> NDArray[np.bool_]:
         """Whether the variation of the PSF changes the light of each source by more than noise."""
-        peak = self.star.psf.grid.max() * float(np.sum(self.star.most))
-        return np.asarray(np.abs(self.flux) * peak > _UNSEEN * self.noise)
+        change = float(np.sum(self.star.most)) + (0.0 if self.sizes is None else STEP / 2)
+        peak = self.star.psf.grid.max() / self.size**2
+        return np.asarray(np.abs(self.flux) * peak * change > _UNSEEN * self.noise)
 
     def halves(self) -> NDArray[np.intp]:
         """Return the half-width at which the light of each source is lost in the noise."""
-        middle = self.star.psf.half * 10
-        profile = self.star.psf.grid[middle, middle::10]
-        fall = np.maximum.accumulate(np.abs(profile)[::-1])[::-1]
         # Not too many different sizes, so that sources of one are drawn together.
         steps = np.unique(np.ceil(self.half * np.array([0.2, 0.3, 0.45, 0.7, 1.0])).astype(int))
         limit = _UNSEEN * self.noise / np.maximum(np.abs(self.flux), 1e-30)
-        wanted = np.searchsorted(-fall, -limit)
+        wanted = np.empty(len(self.x), dtype=np.intp)
+        for star, rows in self.by_size(np.arange(len(self.x))):
+            middle = star.psf.half * OVERSAMPLING
+            profile = star.psf.grid[middle, middle::OVERSAMPLING]
+            fall = np.maximum.accumulate(np.abs(profile)[::-1])[::-1]
+            wanted[rows] = np.searchsorted(-fall, -limit[rows])
         return np.asarray(steps[np.minimum(np.searchsorted(steps, wanted), len(steps) - 1)])
 
     def light(self, shape: tuple[int, int]) -> NDArray[np.float32]:

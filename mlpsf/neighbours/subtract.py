@@ -9,7 +9,9 @@ their light stays in the cutouts, as before.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,10 +29,11 @@ from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.metadata import metadata_of
-from mlpsf.frames.near import pairs_within
+from mlpsf.frames.near import nearest, pairs_within
 from mlpsf.neighbours.crowding import NEVER_SUBTRACTED, is_crowded
 from mlpsf.neighbours.scene import Scene
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
+from mlpsf.stamps.standard import frame_star
 
 __all__ = ["as_judged", "measure_again", "remember", "subtract_neighbours", "without_neighbours"]
 
@@ -99,7 +102,8 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
     x, y = x[point], y[point]
     flux = np.maximum(np.asarray(sources["flux"], dtype=np.float64)[point], 0.0)
     noise = float(np.median(frame.background.rms))
-    scene = Scene(star, x, y, np.nan_to_num(flux), np.zeros_like(flux), frame.data, noise)
+    flux, error = np.nan_to_num(flux), np.zeros_like(flux)
+    scene = Scene(star, x, y, flux, error, frame.data, noise, _sizes(sources))
     for number in range(rounds):
         scene = _fit(frame, scene, 2)
         if not np.isfinite(scene.flux).all():  # no sky, or no star, that could be solved for
@@ -222,6 +226,9 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
 
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     """Find the common star on the frame's own pixels."""
+    if sources.meta["varies"]:  # of stars that are made equally wide
+        star = frame_star(frame, sources)
+        return star and star.scaled(float(sources.meta["fwhm"]) / star.fwhm)
     rows = brightest(sources["snr"], sources["flags"])
     part = sources[rows]
     cut = extract_cutouts(
@@ -230,6 +237,21 @@ def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     place = frame.place(part["x"], part["y"])
     fwhm = float(sources.meta["fwhm"])
     return common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
+
+
+def _sizes(sources: Table) -> Callable[[FloatArray, FloatArray], FloatArray] | None:
+    """Return what tells the FWHM of the stars at any place over that of the frame, if it varies."""
+    if not sources.meta["varies"]:
+        return None
+    place = np.column_stack([sources["x"], sources["y"]])
+    ratio = np.asarray(sources["local_fwhm"], dtype=np.float64) / sources.meta["fwhm"]
+    return partial(_nearest_value, place, ratio)
+
+
+def _nearest_value(
+    place: FloatArray, values: FloatArray, x: FloatArray, y: FloatArray
+) -> FloatArray:
+    return np.asarray(values[nearest(place, np.column_stack([x, y]))[1]])
 
 
 def _hidden(
@@ -262,7 +284,8 @@ def _hidden(
     at = np.column_stack([found["x"], found["y"]])
     known = np.column_stack([np.append(scene.x, others[0]), np.append(scene.y, others[1])])
     apart = cKDTree(known).query(at)[0] if len(at) else np.zeros(0)
-    new = found[apart > _APART * scene.star.fwhm]
+    size = 1.0 if scene.sizes is None else scene.sizes(*at.T)
+    new = found[apart > _APART * scene.star.fwhm * size]
     return new["x"].astype(float), new["y"].astype(float), np.maximum(new["flux"] * unit, 0.0)
 
 
@@ -300,7 +323,7 @@ def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
 
 def _stars_only(frame: Frame, scene: Scene) -> Scene:
     """Put the sources back that the common star does not describe."""
-    half = int(np.ceil(FITTED * scene.star.fwhm))
+    half = int(np.ceil(FITTED * scene.star.fwhm * scene.size.max()))
     rest = extract_cutouts(
         replace(frame, scene=None, data=scene.rest),
         scene.x,
@@ -311,7 +334,8 @@ def _stars_only(frame: Frame, scene: Scene) -> Scene:
     # In double precision, which holds the squares of all pixels that there may be.
     cut = rest / np.float64(scene.noise)
     u = np.arange(-half, half + 1)
-    core = (np.hypot(u, u[:, None]) <= scene.star.fwhm) & np.isfinite(cut)
+    reach = scene.star.fwhm * scene.size[:, None, None]
+    core = (np.hypot(u, u[:, None]) <= reach) & np.isfinite(cut)
     own = scene.own_light(scene.x, scene.y, half) / np.float64(scene.noise)
     noise = 1.0 + np.maximum(own, 0) / (frame.known_gain * scene.noise)
 

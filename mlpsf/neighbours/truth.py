@@ -62,33 +62,35 @@ def light_left(
     truth = replace(scene, x=tx, y=ty, flux=tf)
     subtracted = frame.data - scene.rest
     error = truth.light(frame.shape) - subtracted
-    fwhm = scene.star.fwhm
-    half = int(np.ceil(FAR * fwhm))
-    u = np.arange(-half, half + 1)
-    weight = neighbour_weight(np.hypot(u, u[:, None]) / fwhm)
-    reach = min(int(np.ceil(2 * fwhm)), scene.half)
-    point = scene.star.psf.stamps(np.zeros(1), np.zeros(1), 2 * reach + 1)[0].astype(float)
-    unit = (point**2).sum()
     per_light = np.float32(1.0 / frame.known_gain / scene.noise) / np.float32(scene.noise)
     sigma = frame.background.rms / np.float32(scene.noise)
     variance = sigma**2 + per_light * np.maximum(subtracted, 0)
-    noise = scene.noise * np.sqrt(fftconvolve(variance, point[::-1, ::-1] ** 2, mode="same")) / unit
-    own = _own(x, y, tx, ty, tf, fwhm)
+    own = _own(x, y, tx, ty, tf, scene.star.fwhm)
+    there = replace(scene, x=x, y=y)
     out = np.empty(len(x))
-    for start in range(0, len(x), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        at = x[part], y[part]
-        left = extract_cutouts(error, *at, 2 * half + 1).data
-        column, row = np.rint(at)
-        inside = own[part] < len(tx)
-        left += scene.own_light(*at, half)
-        left[inside] -= truth.draw(own[part][inside], column[inside], row[inside], half)
-        left = np.nan_to_num(left - np.nanmedian(left, axis=(1, 2), keepdims=True))
-        light = fftconvolve(left, point[None, ::-1, ::-1], mode="same", axes=(1, 2)) / unit
-        sigma = np.nan_to_num(extract_cutouts(noise, *at, 2 * half + 1).data, nan=np.inf)
-        harm = np.maximum(np.abs(light) - _CHANCE * sigma, 0.0)
-        # A point source of flux 1 makes an image of light 1 / unit.
-        out[part] = (weight * harm).sum(axis=(1, 2)) * unit
+    for star, rows in there.by_size(np.arange(len(x))):
+        half = int(np.ceil(FAR * star.fwhm))
+        u = np.arange(-half, half + 1)
+        weight = neighbour_weight(np.hypot(u, u[:, None]) / star.fwhm)
+        reach = min(int(np.ceil(2 * star.fwhm)), star.psf.half)
+        point = star.psf.stamps(np.zeros(1), np.zeros(1), 2 * reach + 1)[0].astype(float)
+        unit = (point**2).sum()
+        spread = fftconvolve(variance, point[::-1, ::-1] ** 2, mode="same")
+        noise = scene.noise * np.sqrt(spread) / unit
+        for start in range(0, len(rows), _BLOCK):
+            part = rows[start : start + _BLOCK]
+            at = x[part], y[part]
+            left = extract_cutouts(error, *at, 2 * half + 1).data
+            column, row = np.rint(at)
+            inside = own[part] < len(tx)
+            left += scene.own_light(*at, half)
+            left[inside] -= truth.draw(own[part][inside], column[inside], row[inside], half)
+            left = np.nan_to_num(left - np.nanmedian(left, axis=(1, 2), keepdims=True))
+            light = fftconvolve(left, point[None, ::-1, ::-1], mode="same", axes=(1, 2)) / unit
+            sigma = np.nan_to_num(extract_cutouts(noise, *at, 2 * half + 1).data, nan=np.inf)
+            harm = np.maximum(np.abs(light) - _CHANCE * sigma, 0.0)
+            # A point source of flux 1 makes an image of light 1 / unit.
+            out[part] = (weight * harm).sum(axis=(1, 2)) * unit
     flux_of_own = np.append(tf, 0.0)[own]
     return np.where(flux_of_own > 0, out / np.maximum(flux_of_own, 1e-30), np.inf)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,21 @@ from mlpsf.detection.stellar import stellar_size
 from mlpsf.errors import PSFError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM
-from mlpsf.stacks.effective import EffectivePSF, stack_stars
+from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.moments import Moments, gaussian_moments
 from mlpsf.stacks.values import sky_and_noise
 
-__all__ = ["FARTHEST", "FEWEST", "FITTED", "CommonStar", "brightest", "common_star"]
+__all__ = ["FARTHEST", "FEWEST", "FITTED", "STEP", "CommonStar", "brightest", "common_star"]
 
 FEWEST = 3
 """Minimum number of similar stars for a common star."""
 
 FITTED = 1.25
 """Half-width in FWHM of the window in which the star is fitted to a source."""
+
+STEP = 0.08
+"""From one size of a scaled star to the next, in the logarithm."""
 
 FARTHEST = 3.4
 """Largest distance in pixels of a star from where it was looked for: beyond, it is another."""
@@ -60,6 +64,33 @@ class CommonStar:
     reach: NDArray[np.float64]
     most: NDArray[np.float64]
     fwhm: float = REFERENCE_FWHM
+    _sizes: dict[int, CommonStar] = field(default_factory=dict, init=False, repr=False)
+
+    def of_size(self, step: int) -> CommonStar:
+        """Return the star with a FWHM of ``exp(STEP * step)`` times its own; drawn once."""
+        if not step:
+            return self
+        if step not in self._sizes:
+            self._sizes[step] = self.scaled(float(np.exp(STEP * step)))
+        return self._sizes[step]
+
+    def scaled(self, factor: float) -> CommonStar:
+        """Return the star with a FWHM that is larger by a factor, and all of its light."""
+        from scipy.interpolate import RectBivariateSpline  # few frames need it
+
+        half = self.psf.half
+        to = max(ceil(half * factor), 1)
+        own, u = (
+            np.arange(-h * OVERSAMPLING, h * OVERSAMPLING + 1) / OVERSAMPLING for h in (half, to)
+        )
+        at = u / factor
+        inside = np.abs(at) <= half
+        grid = np.zeros((len(u),) * 2)
+        grid[np.ix_(inside, inside)] = RectBivariateSpline(own, own, self.psf.grid, kx=1, ky=1)(
+            at[inside], at[inside]
+        )
+        grid /= grid[::OVERSAMPLING, ::OVERSAMPLING].sum()
+        return replace(self, psf=EffectivePSF(grid), fwhm=self.fwhm * factor)
 
     def stamps(
         self,
@@ -68,6 +99,7 @@ class CommonStar:
         x: ArrayLike,
         y: ArrayLike,
         size: int,
+        wider: ArrayLike = 0.0,
     ) -> NDArray[np.float32]:
         """Draw stars of flux 1 as they are at given positions of the frame.
 
@@ -79,21 +111,24 @@ class CommonStar:
             Positions in pixels of the frame.
         size : int
             Side of the stamps in pixels.
+        wider : float or array_like, shape (n,)
+            By which part of its width each is wider than that.
 
         Returns
         -------
         ndarray of float32, shape (n, size, size)
         """
-        if not self.trend.any():
+        if not (self.trend.any() or np.any(wider)):
             return self.psf.stamps(dx, dy, size)
         # The sum of the changes of `_shape_modes`, which need not be drawn each by itself.
         drawn: NDArray[np.float32]
         drawn, gx, gy = self.psf.stamps_and_gradients(dx, dy, size)
         rx, ry = _distances(dx, dy, size)
-        wider, along, across = self.change(x, y).astype(np.float32).T[:, :, None, None]
-        gx *= (wider + along) * rx + across * ry
-        gy *= (wider - along) * ry + across * rx
-        drawn *= 1 - 2 * wider
+        change = self.change(x, y) + np.multiply.outer(wider, [1.0, 0.0, 0.0])
+        grown, along, across = change.astype(np.float32).T[:, :, None, None]
+        gx *= (grown + along) * rx + across * ry
+        gy *= (grown - along) * ry + across * rx
+        drawn *= 1 - 2 * grown
         drawn += gx
         drawn += gy
         return drawn

@@ -76,6 +76,13 @@ def small() -> tuple[Frame, Scene]:
     return frame, scene_of(subtract_neighbours(frame, find_sources(frame)))
 
 
+@pytest.fixture(scope="module")
+def wide() -> SimulatedFrame:
+    """A crowd whose FWHM is 2.8 to 6 pixels over the frame."""
+    sky = {"n_stars": 2500, "flux_range": (1e3, 2e5), "n_galaxies": 20}
+    return simulate_frame(shape=(600, 600), fwhm=4.0, psf_variation=0.8, seed=1, **sky, **CLEAN)
+
+
 class TestScene:
     def test_fluxes_are_true(self, crowd: SimulatedFrame, alone: Frame) -> None:
         truth, scene = crowd.truth, scene_of(alone)
@@ -154,6 +161,30 @@ class TestScene:
         assert bright.sum() > 10
         assert np.quantile(apart, 0.9) < 0.02
         assert np.quantile(np.abs(ratio - 1), 0.9) < 0.02
+
+
+class TestSizesThatVary:
+    def test_fluxes_are_true_everywhere(self, wide: SimulatedFrame) -> None:
+        scene = scene_of(without_neighbours(wide.frame))
+        truth = wide.truth[(wide.truth["kind"] == "star") & ~wide.truth["saturated"]]
+        truth = truth[(truth["flux"] > 3e4) & np.all([abs(truth[c] - 300) < 280 for c in "xy"], 0)]
+        apart, row = cKDTree(np.column_stack([scene.x, scene.y])).query(
+            np.column_stack([truth["x"], truth["y"]])
+        )
+        ratio = scene.flux[row] / truth["flux"]
+        for part in (truth["fwhm"] < 3.5, truth["fwhm"] > 4.7):
+            assert part.sum() > 15
+            assert np.median(apart[part]) < 0.06
+            assert abs(np.median(ratio[part]) - 1) < 0.04
+            assert np.median(np.abs(ratio[part] - 1)) < 0.06
+
+    def test_stars_of_all_sizes_are_chosen(self, wide: SimulatedFrame) -> None:
+        stars = select_stars(wide.frame)
+        assert stars.meta["verdict"] == "varying"
+        width = stars["local_fwhm"][stars["selected"]]
+        assert len(width) >= 20
+        assert width.min() < 3.5
+        assert width.max() > 4.7
 
 
 class TestCrowding:

@@ -159,6 +159,23 @@ def test_a_psf_that_varies_is_followed() -> None:
     assert departure(followed)[edges].max() < 0.5 * np.median(departure(still)[edges])
 
 
+@settings(max_examples=10, deadline=None)
+@given(st.floats(0.5, 2.0))
+def test_a_scaled_star_is_wider_and_as_bright(factor: float) -> None:
+    frame = stars(20, 0.1, 0.05)
+    star = common_star(frame, snr=frame.max(axis=(1, 2)))
+    assert star is not None
+    scaled = star.scaled(factor)
+    assert scaled.fwhm == pytest.approx(4.0 * factor)
+    assert scaled.psf.grid.max() == pytest.approx(star.psf.grid.max() / factor**2, rel=0.02)
+    of = [each.psf.grid > 0.5 * each.psf.grid.max() for each in (star, scaled)]
+    assert of[1].sum() == pytest.approx(of[0].sum() * factor**2, rel=0.02)
+    drawn = scaled.psf.stamps(np.array([0.3]), np.array([-0.2]), 2 * scaled.psf.half + 1)
+    assert drawn.sum() == pytest.approx(1.0, abs=0.01)
+    assert star.of_size(0) is star
+    assert star.of_size(3) is star.of_size(3)
+
+
 def test_narrow_stars_are_not_blurred_by_their_sub_pixel_phase() -> None:
     sim = simulate_frame(
         shape=(500, 500), fwhm=1.9, n_stars=120, star_slope=0.3, n_galaxies=0, cosmic_rays=0,
