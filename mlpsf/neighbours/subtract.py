@@ -3,8 +3,9 @@
 As crowded-field photometry does since DAOPHOT (Stetson 1987, PASP 99, 191): with a first common
 star, all sources are fitted and subtracted; what they hid is detected in the rest; the sky is
 measured on it, and the common star made again of stars without neighbours; and so on, until nothing
-new is found. Sources that are no stars (galaxies, saturated stars, cosmic rays) are not subtracted:
-their light stays in the cutouts, as before.
+new is found. Where the FWHM varies over the frame, each star has that of its place. Sources that
+are no stars (galaxies, saturated stars, cosmic rays) are not subtracted: their light stays in the
+cutouts, as before.
 """
 
 from __future__ import annotations

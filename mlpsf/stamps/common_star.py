@@ -36,7 +36,7 @@ _BRIGHTEST = 400  # brightest sources among which the common star is searched
 _STACKED = 30  # stars in the stack; more cost time and change little
 _FOLLOWED = 120  # stars to which the variation over the frame is fitted
 _ALIKE = (0.08, 0.10)  # largest difference of nearby stars in size (relative) and ellipticity
-_POWERS = ((10, 3), (25, 6))  # (minimum number of stars, number of polynomial terms)
+_POWERS = ((8, 3), (18, 6))  # (minimum number of stars, number of polynomial terms)
 
 
 @dataclass(frozen=True, eq=False)
