@@ -18,7 +18,11 @@ __all__ = ["NEVER_A_PSF_STAR", "UNUSABLE", "Flag", "describe"]
 class Flag(IntFlag):
     """Bits of the ``flags`` column of a star table."""
 
-    SATURATED = 1, "saturated", "a pixel of its core is at or above the saturation level"
+    SATURATED = (
+        1,
+        "saturated",
+        "a pixel of its core is at or above the saturation level, or that from which stars grow",
+    )
     NEAR_EDGE = 2, "near the edge", "its cutout would reach over the edge of the frame"
     MASKED = 4, "masked pixels", "its core holds masked, bad or non-finite pixels"
     FAINT = 8, "faint", "its signal-to-noise ratio is under the limit for PSF stars"

@@ -25,7 +25,7 @@ from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.simulation import TELESCOPES, random_parameters, simulate_frame
 
-SHAPE = (400, 500)
+SHAPE = (300, 400)
 BRIGHT = 20.0  # S/N of the sources that are compared: fainter ones are no PSF stars
 MOST_SKY = 300.0  # times the noise of the sky; more would cost digits of float32
 

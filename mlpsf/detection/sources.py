@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from mlpsf.detection.defects import struck_pixels
 from mlpsf.detection.extraction import extract
+from mlpsf.detection.linearity import linear_limit
 from mlpsf.detection.local_size import zones
-from mlpsf.detection.stellar import any_within, stellar_profile
+from mlpsf.detection.stellar import StellarProfile, any_within, stellar_profile
 from mlpsf.detection.surroundings import on_uneven_sky
 from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import Flag
@@ -34,6 +35,7 @@ _SEP_OBJECTS = 1_000_000  # enough for globular clusters; sep's default is a ten
 _EDGE_FWHM = 1.5  # a source closer to the edge than this is truncated
 _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may be within this radius
+_ROUND, _PEAK_SNR = 0.6, 10.0  # of sources that show whether stars grow with their brightness
 _STRUCK_SNR = 30.0  # fainter sources are not PSF stars, and weak defects do not show in them
 _STELLAR = 0.15  # largest difference of a star from the size of stars, in the logarithm
 _STRUCK_PIXELS = 1e6  # searched around the brightest sources; a globular cluster has enough
@@ -96,7 +98,11 @@ def find_sources(
     moments = _moments(frame, raw)
     x, y = _windowed_positions(raw, moments, frame.shape, free=detected)
     whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
+    peak = raw["peak"] * light.unit if detected else _peaks(frame, x, y)
     profile = stellar_profile(frame, x, y, moments, whole)
+    limit = _linear_to(frame, x, y, peak, moments, whole, profile)
+    if np.isfinite(limit):
+        profile = stellar_profile(frame, x, y, moments, whole & ~(peak > limit))
     table = Table(
         {
             "id": np.arange(1, len(x) + 1)
@@ -112,12 +118,13 @@ def find_sources(
     flux, error = _kron_flux(frame, light, raw, x, y, profile.fwhm)
     table["flux"] = flux
     table["snr"] = flux / error
-    table["peak"] = raw["peak"] * light.unit if detected else _peaks(frame, x, y)
+    table["peak"] = peak
     table["fwhm"] = moments.fwhm * profile.moment_ratio
     table["ellipticity"] = moments.ellipticity
     local = profile.sizes(*frame.place(x, y)) * profile.moment_ratio
     table["local_fwhm"] = local
     flags = _flags(frame, x, y, raw, segments, light.mask, profile.fwhm)
+    flags[peak > limit] |= Flag.SATURATED
     # Light from the telescope cannot be that much narrower than its stars.
     usual = local if profile.sizes.varies else profile.fwhm
     flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
@@ -138,6 +145,7 @@ def find_sources(
             "fwhm_scatter": profile.sizes.scatter,
             "ellipticity": profile.ellipticity,
             "fwhm_n_stars": profile.n,
+            **({"linear_to": limit} if np.isfinite(limit) else {}),
             "gain": float(frame.gain),
             "unit": frame.unit,
             "guessed": ", ".join(sorted(frame.guessed)),
@@ -351,6 +359,24 @@ def _peaks(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDAr
     cut = extract_cutouts(frame, x, y, 3, background=frame.background.level).data
     highest = np.nan_to_num(cut, nan=-np.inf).max(axis=(1, 2)).astype(np.float64)
     return np.where(np.isfinite(highest), highest, np.nan)
+
+
+def _linear_to(
+    frame: Frame,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    peak: NDArray[np.float64],
+    moments: Moments,
+    whole: NDArray[np.bool_],
+    profile: StellarProfile,
+) -> float:
+    """Return the peak from which the stars grow, infinite where they do not."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        growth = np.log(moments.fwhm / profile.sizes(*frame.place(x, y)))
+    asked = moments.ok & whole & (moments.ellipticity < _ROUND)
+    asked &= peak > _PEAK_SNR * frame.background.noise
+    asked &= ~any_within(frame.saturated | frame.mask, x, y, max(_CORE_FWHM * profile.fwhm, 1.5))
+    return linear_limit(peak[asked], growth[asked])
 
 
 def _worth_a_look(

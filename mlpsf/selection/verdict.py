@@ -43,8 +43,6 @@ UNDERSAMPLED = 1.7
 _BRIGHT = 20.0  # S/N of the sources that are looked at
 _PAIRED = 0.3  # share of the sources with a companion at one and the same place
 _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
-_GROWN = 0.7  # largest logarithm of the width of a bright star over that of the others
-_WIDER = 1.08  # width of the brightest stars over that of the others from which it is said
 _LINES = 256  # rows or columns that are enough for the median of the others
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
 _SHARP = 0.4  # step from a row to the next, over its light, that optics do not make
@@ -77,6 +75,14 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
     >>> judge_frame(frame, find_sources(frame))["verdict"]
     'good'
     """
+    found = _judged(frame, sources)
+    if found["verdict"] != "no stars":
+        found["verdict_reason"] += _growth(sources)
+    return found
+
+
+def _judged(frame: Frame, sources: Table) -> dict[str, str]:
+    """Return the first verdict that holds."""
     meta = sources.meta
     flags = np.asarray(sources["flags"])
     snr = np.nan_to_num(np.asarray(sources["snr"], dtype=np.float64))
@@ -118,8 +124,7 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
         low, high = np.quantile(np.asarray(sources["local_fwhm"])[bright], [0.05, 0.95])
         todo = "the PSF is that of a place: psf.at(x, y), --at X Y"
         return _said("varying", f"FWHM from {low:.1f} to {high:.1f} pixels over the frame; {todo}")
-    said = _range(sources, bright) + _growth(sources, bright)
-    return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{said}")
+    return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{_range(sources, bright)}")
 
 
 def flag_verdict(sources: Table, verdict: dict[str, str]) -> None:
@@ -140,19 +145,14 @@ def _range(sources: Table, bright: NDArray[np.intp]) -> str:
     return f"; the stars' FWHM is {np.exp(low):.2f} to {np.exp(high):.2f} over the frame"
 
 
-def _growth(sources: Table, bright: NDArray[np.intp]) -> str:
-    """Compare the widths of the brightest stars with those of the fainter ones."""
-    width = np.asarray(sources["fwhm"])[bright] / np.asarray(sources["local_fwhm"])[bright]
-    whole = np.asarray(sources["flags"])[bright] & Flag.BLENDED == 0
-    stellar = width[whole & (np.abs(np.log(width)) < _GROWN)]  # the brightest first
-    if len(stellar) < 20:
+def _growth(sources: Table) -> str:
+    """Say from which level the stars grow with their brightness, if they do."""
+    if (level := sources.meta.get("linear_to")) is None:
         return ""
-    top, rest = (np.median(part) for part in (stellar[:10], stellar[len(stellar) // 2 :]))
-    if not top > rest * _WIDER:
-        return ""
+    unit = sources.meta["unit"] or "counts"
     return (
-        f"; the brightest stars are {top / rest - 1:.0%} wider than the fainter ones: saturated, "
-        "or not linear; give the level from which they are (--saturation)"
+        f"; stars whose peak is over {level:.4g} {unit} above the sky are wider the brighter they "
+        "are: saturated, or not linear, and left out"
     )
 
 
