@@ -12,17 +12,13 @@ from __future__ import annotations
 from enum import IntFlag
 from functools import cache
 
-__all__ = ["NEVER_A_PSF_STAR", "UNUSABLE", "Flag", "describe"]
+__all__ = ["NEVER_A_PSF_STAR", "OVEREXPOSED", "UNUSABLE", "Flag", "describe"]
 
 
 class Flag(IntFlag):
     """Bits of the ``flags`` column of a star table."""
 
-    SATURATED = (
-        1,
-        "saturated",
-        "a pixel of its core is at or above the saturation level, or that from which stars grow",
-    )
+    SATURATED = 1, "saturated", "a pixel of its core is at or above the saturation level"
     NEAR_EDGE = 2, "near the edge", "its cutout would reach over the edge of the frame"
     MASKED = 4, "masked pixels", "its core holds masked, bad or non-finite pixels"
     FAINT = 8, "faint", "its signal-to-noise ratio is under the limit for PSF stars"
@@ -74,6 +70,12 @@ class Flag(IntFlag):
 
     COPY = 524288, "a copy", "the same pixels are in the set once before"
 
+    NOT_LINEAR = (
+        4194304,
+        "too bright for a linear response",
+        "its peak is over the level from which stars are wider the brighter they are",
+    )
+
     NO_STARS = 262144, "on a frame without stars", "the verdict on the frame is that it has none"
 
     short: str
@@ -88,8 +90,11 @@ class Flag(IntFlag):
         return member
 
 
+OVEREXPOSED = Flag.SATURATED | Flag.NOT_LINEAR
+"""Sources whose core is not as bright as the star that it is of."""
+
 NEVER_A_PSF_STAR = (
-    Flag.SATURATED
+    OVEREXPOSED
     | Flag.NEAR_EDGE
     | Flag.MASKED
     | Flag.FAINT

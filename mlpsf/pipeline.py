@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
@@ -158,10 +157,10 @@ def select_stars(
     say("finding sources")
     whole = frame
     frame = fill_lone_pixels(frame)
-    sources = find_sources(frame, listed)
-    alike = sources if listed is None else _own_sources(frame, sources)
-    if listed is not None and alike is not sources:
-        warn_of_origin(listed, alike)
+    if listed is None:
+        sources = alike = find_sources(frame)
+    else:
+        sources, alike = _listed_sources(frame, listed)
     frame = subtract_neighbours(frame, alike)
     remember(whole, frame)
     sources = measure_again(frame, sources)
@@ -413,11 +412,15 @@ def _stacked(tables: list[Table]) -> Table:
     return whole
 
 
-def _own_sources(frame: Frame, listed: Table) -> Table:
-    """Detect the sources of a frame; the listed ones may be few or not stars."""
-    with suppress(NoSourcesError):
-        return find_sources(frame)
-    return listed
+def _listed_sources(frame: Frame, listed: Table) -> tuple[Table, Table]:
+    """Measure listed sources, and detect the frame's own: the listed may be few or not stars."""
+    try:
+        own = find_sources(frame)
+    except NoSourcesError:
+        sources = find_sources(frame, listed)
+        return sources, sources
+    warn_of_origin(listed, own)
+    return find_sources(frame, listed, linear_to=own.meta.get("linear_to", np.inf)), own
 
 
 def _silent(step: str) -> None:

@@ -80,13 +80,16 @@ def main() -> None:
     parser.add_argument("--score", action="store_true", help="no training: the card's figures")
     parser.add_argument("--out", type=Path, default=HOME)
     arguments = parser.parse_args()
-    folder = OUTPUT / "stamps"
+    folder = OUTPUT / (f"stamps-{_state_of_code()}" if arguments.score else "stamps")
     model, described = (arguments.out / f"{arguments.name}.{end}" for end in ("keras", "json"))
     plan: Plan = {("test", kind): n for kind, n in TESTED.items()}
     plan |= {("test", kind): tested for kind, (_, tested) in SPECIAL.items()}
     if arguments.score:
         make_stamps(plan, folder, arguments.workers)
         card: dict[str, Any] = json.loads(described.read_text())
+        if card["sha256"] != file_hash(model):
+            parser.error(f"{described} is the card of another model than {model}")
+        card["scored with"] = f"{mlpsf.__version__}, code {_state_of_code()}"
         scored(PSFStarSelector.load(model), folder, plan, card, described)
         return
     plan |= {
@@ -143,6 +146,14 @@ def scored(
         test(selector, folder, kind, plan, card)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def _state_of_code() -> str:
+    """Return a hash of the package's code: stamps that another state made are not today's."""
+    content = hashlib.sha256()
+    for path in sorted(Path(mlpsf.__file__).parent.rglob("*.py")):
+        content.update(path.read_bytes())
+    return content.hexdigest()[:12]
 
 
 def _rounded(figures: Table) -> dict[str, list[float]]:

@@ -15,10 +15,10 @@ from mlpsf.detection.defects import struck_pixels
 from mlpsf.detection.extraction import extract
 from mlpsf.detection.linearity import linear_limit
 from mlpsf.detection.local_size import zones
-from mlpsf.detection.stellar import StellarProfile, any_within, stellar_profile
+from mlpsf.detection.stellar import STELLAR, StellarProfile, any_within, stellar_profile
 from mlpsf.detection.surroundings import on_uneven_sky
 from mlpsf.errors import CatalogueError, InputError, NoSourcesError
-from mlpsf.flags import Flag
+from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.stacks.moments import Moments, gaussian_moments
@@ -37,7 +37,6 @@ _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may be within this radius
 _ROUND, _PEAK_SNR = 0.6, 10.0  # of sources that show whether stars grow with their brightness
 _STRUCK_SNR = 30.0  # fainter sources are not PSF stars, and weak defects do not show in them
-_STELLAR = 0.15  # largest difference of a star from the size of stars, in the logarithm
 _STRUCK_PIXELS = 1e6  # searched around the brightest sources; a globular cluster has enough
 
 
@@ -48,6 +47,7 @@ def find_sources(
     sigma: float = DETECTION_SIGMA,
     minimum_area: int = MINIMUM_AREA,
     defects: bool = True,
+    linear_to: float | None = None,
 ) -> Table:
     """Detect and measure the sources of a frame.
 
@@ -63,6 +63,9 @@ def find_sources(
         Minimum number of connected pixels above the threshold.
     defects : bool
         Whether to look for struck pixels and uneven skies.
+    linear_to : float, optional
+        Peak above the sky from which stars are no images of the PSF, as they are wider the brighter
+        they are; infinite for none. Measured unless given.
 
     Returns
     -------
@@ -72,7 +75,8 @@ def find_sources(
         ``flux`` (Kron aperture), ``snr``, ``peak`` (above the sky), ``fwhm`` (pixels),
         ``ellipticity`` (1 - b/a), ``local_fwhm`` (that of the stars at this place, pixels) and
         ``flags`` (`mlpsf.Flag`). NaN marks values that could not be measured. ``meta`` has the
-        frame's ``fwhm``, ``ellipticity``, gain and saturation, and where they are from.
+        frame's ``fwhm``, ``ellipticity``, gain and saturation, and where they are from; and
+        ``linear_to``, if the stars grow with their brightness.
 
     Raises
     ------
@@ -100,9 +104,10 @@ def find_sources(
     whole = raw["flag"] & (sep.OBJ_MERGED | sep.OBJ_TRUNC) == 0
     peak = raw["peak"] * light.unit if detected else _peaks(frame, x, y)
     profile = stellar_profile(frame, x, y, moments, whole)
-    limit = _linear_to(frame, x, y, peak, moments, whole, profile)
-    if np.isfinite(limit):
-        profile = stellar_profile(frame, x, y, moments, whole & ~(peak > limit))
+    if linear_to is None:
+        linear_to = _linear_to(frame, x, y, peak, moments, whole, profile)
+    if np.isfinite(linear_to):
+        profile = stellar_profile(frame, x, y, moments, whole & ~(peak > linear_to))
     table = Table(
         {
             "id": np.arange(1, len(x) + 1)
@@ -124,7 +129,7 @@ def find_sources(
     local = profile.sizes(*frame.place(x, y)) * profile.moment_ratio
     table["local_fwhm"] = local
     flags = _flags(frame, x, y, raw, segments, light.mask, profile.fwhm)
-    flags[peak > limit] |= Flag.SATURATED
+    flags[peak > linear_to] |= Flag.NOT_LINEAR
     # Light from the telescope cannot be that much narrower than its stars.
     usual = local if profile.sizes.varies else profile.fwhm
     flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
@@ -134,7 +139,7 @@ def find_sources(
         bright = rows[_worth_a_look(table["snr"][rows], flags[rows], fwhm)]
         struck = struck_pixels(frame, x[bright], y[bright], fwhm).struck
         flags[bright[struck]] |= Flag.STRUCK
-        stellar = np.abs(np.log(table["fwhm"][bright] / local[bright])) < _STELLAR
+        stellar = np.abs(np.log(table["fwhm"][bright] / local[bright])) < STELLAR
         uneven = on_uneven_sky(frame, x[bright], y[bright], table["peak"][bright], fwhm, stellar)
         flags[bright[uneven]] |= Flag.UNEVEN_SKY
     table["flags"] = flags
@@ -145,7 +150,7 @@ def find_sources(
             "fwhm_scatter": profile.sizes.scatter,
             "ellipticity": profile.ellipticity,
             "fwhm_n_stars": profile.n,
-            **({"linear_to": limit} if np.isfinite(limit) else {}),
+            **({"linear_to": linear_to} if np.isfinite(linear_to) else {}),
             "gain": float(frame.gain),
             "unit": frame.unit,
             "guessed": ", ".join(sorted(frame.guessed)),
@@ -178,7 +183,7 @@ def parts_of(sources: Table) -> list[tuple[NDArray[np.intp], float]]:
     if not len(sources) or not sources.meta.get("varies", False):
         return [(np.arange(len(sources)), float(sources.meta["fwhm"]))]
     local = np.asarray(sources["local_fwhm"], dtype=np.float64)
-    star = np.abs(np.log(np.asarray(sources["fwhm"]) / local)) < _STELLAR
+    star = np.abs(np.log(np.asarray(sources["fwhm"]) / local)) < STELLAR
     star &= np.asarray(sources["snr"]) > _STRUCK_SNR
     return zones(local, star)
 
@@ -383,7 +388,7 @@ def _worth_a_look(
     snr: NDArray[np.float64], flags: NDArray[np.int32], fwhm: float
 ) -> NDArray[np.intp]:
     """Return the rows of possible PSF stars, limited in number to save time."""
-    usable = (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0) & (snr >= _STRUCK_SNR)
+    usable = (flags & (OVEREXPOSED | Flag.TOO_NARROW) == 0) & (snr >= _STRUCK_SNR)
     rows = np.flatnonzero(usable)
     most = int(_STRUCK_PIXELS / (3 * fwhm) ** 2)
     return np.sort(rows[np.argsort(-snr[rows], kind="stable")][:most])

@@ -13,12 +13,15 @@ from mlpsf.detection.local_size import SizeMap, size_map
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.moments import FWHM_PER_SIGMA, Moments
 
 __all__ = [
-    "BY_CHANCE",
+    "ON_CENTRE_SHARE",
+    "SEVERAL",
+    "STELLAR",
     "StellarProfile",
     "any_within",
     "on_pixel_centres",
@@ -28,13 +31,19 @@ __all__ = [
 
 _ON_CENTRE = 0.12  # pixels: sources nearer to a pixel's centre are on it
 
-BY_CHANCE = (2 * _ON_CENTRE) ** 2
-"""Share of stars that are centred on a pixel; see `on_pixel_centres`."""
+ON_CENTRE_SHARE = (2 * _ON_CENTRE) ** 2
+"""Share of stars that are centred on a pixel, by chance; see `on_pixel_centres`."""
+
+STELLAR = 0.15
+"""Largest difference of a star from the size of the stars near it, in the logarithm."""
+
+SEVERAL = 8
+"""Sources that are enough to tell of what kind they are."""
 
 _PROFILE_STARS = 30  # brightest members; more would only be fainter
 _SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
 _THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
-_SEVERAL = 8  # sources that are enough to tell
+_ONE_SIZE, _STARS = 0.06, 0.25  # width in the logarithm, and share, of stars that are of one size
 _IN_CACHE = 100_000  # values processed at once
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
@@ -86,7 +95,7 @@ def stellar_profile(
     moments : Moments
         Moments of the same sources.
     whole : ndarray of bool, shape (n,)
-        Whether a source is neither deblended nor truncated.
+        Whether a source is neither deblended, nor truncated, nor too bright.
 
     Returns
     -------
@@ -114,11 +123,8 @@ def stellar_profile(
     smooth[thin] = ~(_raggedness(frame, x, y, moments, thin) > _RAGGED)
     if smooth.any():
         usable = smooth
-    # Nor on the centres of pixels: hot ones, which resampling makes wide and smooth.
-    thin = thin[usable[thin]]
-    on = thin[on_pixel_centres(x[thin], y[thin])]
-    if len(on) >= max(_SEVERAL, 0.5 * len(thin)) and usable.sum() >= len(on) + _SEVERAL:
-        usable[on] = False
+    if not isinstance(frame, TiledFrame):  # whose cutouts may be centred on purpose
+        usable &= ~_hot(x, y, moments, thin[usable[thin]], usable)
     if (usable & whole).sum() >= 5:
         usable &= whole
     if not usable.any():
@@ -178,6 +184,29 @@ def on_pixel_centres(x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
     """
     place = np.array([x, y], dtype=np.float64)
     return np.asarray((np.abs(place - np.rint(place)) < _ON_CENTRE).all(axis=0))
+
+
+def _hot(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    moments: Moments,
+    thin: NDArray[np.intp],
+    usable: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Return which of the thin sources are hot pixels, which resampling makes wide and smooth.
+
+    That is so where most of them are centred on pixels, and others are the stars: of one size.
+    """
+    hot = np.zeros(len(x), dtype=bool)
+    on = thin[on_pixel_centres(x[thin], y[thin])]
+    hot[on] = True
+    others = np.flatnonzero(usable & ~hot)
+    if len(on) < max(SEVERAL, 0.5 * len(thin)) or len(others) < SEVERAL:
+        return np.zeros_like(hot)
+    brightest = others[np.argsort(-moments.flux[others])][:400]
+    shape = moments.fwhm[brightest], moments.e1[brightest], moments.e2[brightest]
+    alike = np.abs(np.log(shape[0] / stellar_size(*shape))) < _ONE_SIZE
+    return np.asarray(hot & (alike.sum() >= max(SEVERAL, _STARS * len(alike))))
 
 
 def _why_none(

@@ -6,7 +6,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from mlpsf.flags import Flag
+from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.near import pairs_within
 from mlpsf.labelling import FAR, FAR_SHARE, NEAR
 
@@ -15,8 +15,8 @@ __all__ = ["NEVER_SUBTRACTED", "is_crowded", "light_of_neighbours"]
 SPOILED = 0.02
 """Light of neighbours, relative to a star's own, that harms its PSF; as for the labels."""
 
-NEVER_SUBTRACTED = Flag.SATURATED | Flag.TOO_NARROW
-"""Flags of sources that are fitted with no star: saturated ones and cosmic rays."""
+NEVER_SUBTRACTED = OVEREXPOSED | Flag.TOO_NARROW
+"""Flags of sources that are fitted with no star: overexposed ones and cosmic rays."""
 
 _FEW = 5  # stars with neighbours that are not worth the work
 _SNR = 50.0  # of a star worth its cleaning
@@ -52,7 +52,7 @@ def is_crowded(sources: Table) -> bool:
     """
     fwhm = float(sources.meta["fwhm"])
     x, y, flux, snr = (np.asarray(sources[c], dtype=np.float64) for c in ("x", "y", "flux", "snr"))
-    never = Flag.SATURATED | Flag.MASKED | Flag.NEAR_EDGE | Flag.TOO_NARROW
+    never = OVEREXPOSED | Flag.MASKED | Flag.NEAR_EDGE | Flag.TOO_NARROW
     star = (snr > _SNR) & (np.asarray(sources["flags"]) & never == 0)
     size = np.log(np.asarray(sources["fwhm"]) / np.asarray(sources["local_fwhm"]))
     star &= np.abs(np.nan_to_num(size, nan=np.inf)) < _ALIKE

@@ -100,7 +100,7 @@ def _images(
 ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return the pixels of some sources, and there star and gradients times the weights."""
     ny, nx = weight.shape
-    radius = FITTED * scene.star.fwhm * scene.size.max()
+    radius = FITTED * scene.star.fwhm * scene.size[rows].max()
     half = int(np.ceil(radius))
     u = np.arange(-half, half + 1)
     j, i = np.nonzero(np.hypot(u, u[:, None]) <= radius)

@@ -190,7 +190,8 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     scene = frame.scene
     if not isinstance(scene, Scene):
         return sources
-    again = find_sources(frame, sources["id", "x", "y"])
+    limit = sources.meta.get("linear_to", np.inf)
+    again = find_sources(frame, sources["id", "x", "y"], linear_to=limit)
     rows = scene.rows_at(np.asarray(again["x"]), np.asarray(again["y"]))
     star = np.flatnonzero(rows < len(scene.x))
     star = star[scene.flux[rows[star]] > 0]
@@ -227,7 +228,7 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
 
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     """Find the common star on the frame's own pixels."""
-    if sources.meta["varies"]:  # of stars that are made equally wide
+    if sources.meta.get("varies", False):  # of stars that are made equally wide
         star = frame_star(frame, sources)
         return star and star.scaled(float(sources.meta["fwhm"]) / star.fwhm)
     rows = brightest(sources["snr"], sources["flags"])
@@ -242,7 +243,7 @@ def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
 
 def _sizes(sources: Table) -> Callable[[FloatArray, FloatArray], FloatArray] | None:
     """Return what tells the FWHM of the stars at any place over that of the frame, if it varies."""
-    if not sources.meta["varies"]:
+    if not sources.meta.get("varies", False):
         return None
     place = np.column_stack([sources["x"], sources["y"]])
     ratio = np.asarray(sources["local_fwhm"], dtype=np.float64) / sources.meta["fwhm"]
@@ -304,7 +305,10 @@ def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
     """Make one source of those that have come to lie on each other, of which each has a share."""
     shining = np.flatnonzero(scene.flux > 0)
     place = np.column_stack([scene.x, scene.y])
-    pairs = shining[pairs_within(place[shining], _ONE * scene.star.fwhm)]
+    width = _ONE * scene.star.fwhm * scene.size
+    pairs = shining[pairs_within(place[shining], width.max())]
+    apart = np.hypot(*(place[pairs[:, 0]] - place[pairs[:, 1]]).T)
+    pairs = pairs[apart <= width[pairs].max(axis=1)]
     if not len(pairs):
         return scene
     flux = scene.flux.copy()

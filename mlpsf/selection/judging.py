@@ -14,7 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, NoSourcesError
-from mlpsf.flags import Flag
+from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.tiles import SMALLEST, WIDEST
@@ -69,7 +69,7 @@ def judge_sources(
     flags = np.array(sources["flags"])
     rows = np.arange(len(sources))
     if own:  # it compares the sources of a frame, and faint ones would dominate
-        rows = np.flatnonzero(flags & (Flag.FAINT | Flag.SATURATED | Flag.TOO_NARROW) == 0)
+        rows = np.flatnonzero(flags & (Flag.FAINT | OVEREXPOSED | Flag.TOO_NARROW) == 0)
     probability = np.full(len(sources), np.nan)
     x, y = np.asarray(sources["x"]), np.asarray(sources["y"])
     if reference is not None and reference != REFERENCE_FWHM:

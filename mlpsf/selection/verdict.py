@@ -10,8 +10,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from mlpsf.detection.stellar import BY_CHANCE, on_pixel_centres
-from mlpsf.flags import Flag
+from mlpsf.detection.stellar import ON_CENTRE_SHARE, SEVERAL, STELLAR, on_pixel_centres
+from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.near import pairs_within
@@ -45,10 +45,8 @@ _PAIRED = 0.3  # share of the sources with a companion at one and the same place
 _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
 _LINES = 256  # rows or columns that are enough for the median of the others
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
-_SHARP = 0.4  # step from a row to the next, over its light, that optics do not make
+_SHARP = 1.8  # over the FWHM, at most 0.9: step from a row to the next that optics do not make
 _CROWDED = 0.75  # share of the bright sources that overlap with another
-_ALIKE = 0.15  # largest difference of a star from the size of stars, in the logarithm
-_SEVERAL = 8  # sources that are enough to tell
 _RING = 1.2  # light of a ring over that of the centre, from which a star is a disc with a hole
 
 
@@ -77,7 +75,7 @@ def judge_frame(frame: Frame, sources: Table) -> dict[str, str]:
     """
     found = _judged(frame, sources)
     if found["verdict"] != "no stars":
-        found["verdict_reason"] += _growth(sources)
+        found["verdict_reason"] += _growth(frame, sources)
     return found
 
 
@@ -86,15 +84,15 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
     meta = sources.meta
     flags = np.asarray(sources["flags"])
     snr = np.nan_to_num(np.asarray(sources["snr"], dtype=np.float64))
-    usable = flags & (Flag.SATURATED | Flag.MASKED | Flag.TOO_NARROW) == 0
+    usable = flags & (OVEREXPOSED | Flag.MASKED | Flag.TOO_NARROW) == 0
     bright = np.flatnonzero((snr > _BRIGHT) & usable)
     bright = bright[np.argsort(-snr[bright], kind="stable")][:400]
     fwhm, e = float(meta["fwhm"]), float(meta["ellipticity"])
     reason = None
     if not isinstance(frame, TiledFrame):
         size = np.asarray(sources["fwhm"])[bright] / np.asarray(sources["local_fwhm"])[bright]
-        alike = sources[bright[np.abs(np.log(size)) < _ALIKE]]
-        reason = _mosaic(frame) or _spectrum(frame, alike) or _hot_pixels(alike, fwhm)
+        alike = sources[bright[np.abs(np.log(size)) < STELLAR]]
+        reason = _mosaic(frame) or _spectrum(frame, alike, fwhm) or _hot_pixels(alike, fwhm)
     if reason is None and not len(bright):
         reason = f"no source has a S/N of {_BRIGHT:g}; is this an image of the sky?"
     if reason:
@@ -145,14 +143,13 @@ def _range(sources: Table, bright: NDArray[np.intp]) -> str:
     return f"; the stars' FWHM is {np.exp(low):.2f} to {np.exp(high):.2f} over the frame"
 
 
-def _growth(sources: Table) -> str:
+def _growth(frame: Frame, sources: Table) -> str:
     """Say from which level the stars grow with their brightness, if they do."""
     if (level := sources.meta.get("linear_to")) is None:
         return ""
-    unit = sources.meta["unit"] or "counts"
     return (
-        f"; stars whose peak is over {level:.4g} {unit} above the sky are wider the brighter they "
-        "are: saturated, or not linear, and left out"
+        f"; stars whose peak is over {level:.4g} {frame.unit_name} above the sky are wider the "
+        "brighter they are: saturated, or not linear, and left out"
     )
 
 
@@ -182,7 +179,7 @@ def _mosaic(frame: Frame) -> str | None:
     )
 
 
-def _spectrum(frame: Frame, alike: Table) -> str | None:
+def _spectrum(frame: Frame, alike: Table, fwhm: float) -> str | None:
     """Look for light that runs along whole rows or columns, as through a slit."""
     noise = frame.background.noise
     pixels = frame.good_pixels
@@ -198,13 +195,13 @@ def _spectrum(frame: Frame, alike: Table) -> str | None:
         wide = np.median([level[:-2], level[1:-1], level[2:]], axis=0)
         above = np.minimum(wide[15:-15] - wide[:-30], wide[15:-15] - wide[30:])
         lit = 16 + np.flatnonzero(above > _SLIT * noise)
-        # Resampling makes bad rows wide, too, and light bleeds along them. But they have sharp
-        # edges, and the stars are elsewhere.
-        top = 16 + int(np.argmax(above))
-        edge = np.abs(np.diff(level[top - 8 : top + 9])).max()
-        away = np.abs(np.asarray(alike[axis])[:, None] - lit).min(axis=1, initial=np.inf) > 15
-        stars = away.sum() >= _SEVERAL and away.mean() > 0.5
-        if len(lit) and not (stars and edge > _SHARP * above.max()):
+        if not len(lit):
+            continue
+        # Resampling makes bad rows wide, too, and light bleeds along them. But their edges are
+        # sharper than optics make them, and the stars are elsewhere.
+        away = np.abs(np.asarray(alike[axis])[:, None] - lit).min(axis=1) > max(fwhm, 3.0)
+        stars = away.sum() >= SEVERAL and away.mean() > 0.5
+        if not (stars and _sharpest_edges(level, lit) > min(_SHARP / fwhm, 0.9)):
             return (
                 f"light along whole {name}, {above.max() / noise:.0f} times the noise: a spectrum; "
                 "an image of the same field has the PSF"
@@ -212,13 +209,22 @@ def _spectrum(frame: Frame, alike: Table) -> str | None:
     return None
 
 
+def _sharpest_edges(level: NDArray[np.floating], lit: NDArray[np.intp]) -> float:
+    """Return the largest step from a row to the next over its light; of several, the least."""
+    least = np.inf
+    for rows in np.split(lit, np.flatnonzero(np.diff(lit) > 1) + 1):
+        near = level[max(rows[0] - 8, 0) : rows[-1] + 9]
+        least = min(least, float(np.abs(np.diff(near)).max() / np.ptp(near)))
+    return least
+
+
 def _hot_pixels(alike: Table, fwhm: float) -> str | None:
     """Count the sources that are centred on pixels, as no star prefers to be."""
     on = on_pixel_centres(alike["x"], alike["y"])
-    if len(on) < _SEVERAL or fwhm > 2.5 or on.mean() < 0.5:
+    if len(on) < SEVERAL or fwhm > 2.5 or on.mean() < 0.5:
         return None
     return (
-        f"{on.sum()} of {len(on)} sources are centred on a pixel ({BY_CHANCE:.0%} of stars "
+        f"{on.sum()} of {len(on)} sources are centred on a pixel ({ON_CENTRE_SHARE:.0%} of stars "
         "are): hot pixels; subtract a dark frame, or look whether this is one"
     )
 

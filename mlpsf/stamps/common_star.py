@@ -66,6 +66,10 @@ class CommonStar:
     fwhm: float = REFERENCE_FWHM
     _sizes: dict[int, CommonStar] = field(default_factory=dict, init=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be drawn again."""
+        return self.__dict__ | {"_sizes": {}}
+
     def of_size(self, step: int) -> CommonStar:
         """Return the star with a FWHM of ``exp(STEP * step)`` times its own; drawn once."""
         if not step:
@@ -112,7 +116,7 @@ class CommonStar:
         size : int
             Side of the stamps in pixels.
         wider : float or array_like, shape (n,)
-            By which part of its width each is wider than that.
+            Width of each over that of the star drawn at its place, less 1; 0.03 for 3 % wider.
 
         Returns
         -------

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import FrameError, InputError, MlpsfError, NoSourcesError, printable
 from mlpsf.files import check_folder
-from mlpsf.flags import NEVER_A_PSF_STAR, Flag
+from mlpsf.flags import NEVER_A_PSF_STAR, OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.catalogue import read_catalogue
@@ -244,7 +244,7 @@ def _labelled(
 
 def _by_residual(frame: Frame, sources: Table, bright: NDArray[np.bool_], n_best: int) -> _Labels:
     flags = np.array(sources["flags"])
-    rows = np.flatnonzero(bright & (flags & (Flag.SATURATED | Flag.TOO_NARROW) == 0))
+    rows = np.flatnonzero(bright & (flags & (OVEREXPOSED | Flag.TOO_NARROW) == 0))
     fwhm = float(sources.meta["fwhm"])
     size = own_cutout_size(fwhm)
     x, y = np.asarray(sources["x"])[rows], np.asarray(sources["y"])[rows]

@@ -45,11 +45,27 @@ def test_stars_of_a_plate_are_taken_where_it_is_linear() -> None:
     chosen = stars[stars["selected"]]
     assert len(chosen) >= 10
     assert chosen["peak"].max() <= level
-    assert (stars["flags"][stars["peak"] > level] & Flag.SATURATED != 0).all()
+    assert (stars["flags"][stars["peak"] > level] & Flag.NOT_LINEAR != 0).all()
     assert stars.meta["fwhm"] == pytest.approx(3.5, rel=0.03)
 
 
-@pytest.mark.parametrize("effect", [0.0, 1e-7])
+def test_the_level_is_the_frames_whatever_is_listed() -> None:
+    """A list of few stars, and stars in a crowd, are held to the level that the frame shows."""
+    crowd = SKY | {"n_stars": 900}
+    for sky, listed in ((SKY, slice(0, None, 15)), (crowd, None)):
+        frame = simulate_frame(**sky, n_galaxies=20, plate=15_000, gain=1.5, seed=3).frame
+        found = find_sources(frame)
+        catalogue = found[np.argsort(-found["flux"])][listed]["x", "y"] if listed else None
+        stars = select_stars(frame, catalogue=catalogue, n_min=1, relax=True)
+        level = stars.meta["linear_to"]
+        assert level == found.meta["linear_to"]
+        bright = stars["flags"] & Flag.NOT_LINEAR != 0
+        assert bright.sum() >= 5
+        assert (bright == (stars["peak"] > level)).all()
+        assert not (stars["selected"] & bright).any()
+
+
+@pytest.mark.parametrize("effect", [0.0, 5e-7, 1e-6])
 def test_stars_of_a_ccd_are_all_linear(effect: float) -> None:
     frame = simulate_frame(**SKY, n_galaxies=150, brighter_fatter=effect, seed=3).frame
     assert "linear_to" not in find_sources(frame).meta

@@ -7,7 +7,7 @@ import pytest
 from astropy.table import Table
 from scipy.ndimage import shift
 
-from mlpsf import find_sources, select_stars, simulate_frame
+from mlpsf import find_sources, select_cutouts, select_stars, simulate_frame
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.errors import TooFewStarsError
 from mlpsf.flags import Flag
@@ -93,6 +93,27 @@ def test_a_spectrum_is_no_image(rays):
     trace = 400 * np.exp(-((at - 250.3) ** 2) / 12)[:, None] * (1 + 0.3 * np.sin(at / 20))
     sky = 300 * np.exp(-((at - 120.0) ** 2) / 8)
     assert verdict_of(read_frame(dark.data + trace + sky)) == "no stars"
+
+
+def test_lines_of_a_spectrum_are_no_stars_beside_it():
+    at = np.arange(500)
+    across = [np.exp(-((at - y) ** 2) / 2) for y in (60, 110, 160, 330, 380, 430)]
+    along = np.exp(-((at - np.linspace(30, 470, 8)[:, None]) ** 2) / 2).sum(axis=0)
+    trace = 400 * np.exp(-((at - 250.3) ** 2) / 2)[:, None]
+    light = trace + 3000 * sum(np.outer(each, along) for each in across)
+    dark = frame_of(n_stars=0, n_galaxies=0, cosmic_rays=0, hot_pixels=0)
+    assert verdict_of(read_frame(dark.data + light, saturation=60000)) == "no stars"
+
+
+def test_cutouts_may_be_centred_on_their_stars():
+    rng = np.random.default_rng(1)
+    u = np.arange(-25, 26)
+    width = np.concatenate([np.full(60, 2.2), rng.uniform(3.2, 5.5, 25)])[:, None, None] / 2.355
+    light = np.exp(-(u**2 + u[:, None] ** 2) / (2 * width**2))
+    cutouts = 10 ** rng.uniform(2.5, 4, (85, 1, 1)) * light + rng.normal(100, 5, light.shape)
+    stars = select_cutouts(cutouts, *rng.uniform(20, 1900, (2, 85)), selector="residual")
+    assert stars.meta["fwhm"] == pytest.approx(2.2, rel=0.05)
+    assert stars["selected"][:60].sum() == stars["selected"].sum()
 
 
 def test_a_colour_mosaic_is_no_image():
