@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.extraction import extract
-from mlpsf.detection.sources import MINIMUM_AREA, find_sources
+from mlpsf.detection.sources import DETECTION_SIGMA, MINIMUM_AREA, find_sources
 from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
 from mlpsf.frames.cutouts import extract_cutouts
@@ -202,7 +202,9 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     kept[star] &= ~int(Flag.BLENDED)
     flags = np.array(again["flags"])
     again["flags"] = flags | (np.asarray(sources["flags"]) & kept)
-    again.meta["n_subtracted"] = int((scene.flux > 0).sum())
+    # Fainter ones are as often what the common star leaves of others.
+    sure = scene.flux > DETECTION_SIGMA * scene.error
+    again.meta["n_subtracted"] = max(int(sure.sum()), 1)
     return again
 
 
