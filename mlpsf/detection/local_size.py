@@ -51,11 +51,14 @@ class SizeMap:
         Returns the size at each position, from x and y, all of shape (n,).
     varies : bool
         Whether one size would miss many of the stars.
+    jumps : bool
+        Whether it is followed from star to star, as no smooth surface would be as likely.
     """
 
     stars: NDArray[np.float64]
     at: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
     varies: bool
+    jumps: bool = False
 
     def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the size at each position, shape (n,)."""
@@ -76,7 +79,7 @@ def _of_neighbours(stars: NDArray[np.float64], *, varies: bool) -> SizeMap:
         _, rows = nearest(stars[:, :2], np.column_stack([x, y]), k)
         return row_median(stars[:, 2][rows].reshape(len(x), k))
 
-    return SizeMap(stars, at, varies)
+    return SizeMap(stars, at, varies, jumps=varies)
 
 
 def size_map(

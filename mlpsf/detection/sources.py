@@ -134,7 +134,8 @@ def find_sources(
     usual = local if profile.sizes.varies else profile.fwhm
     flags[~(table["fwhm"] >= _NARROWEST * usual)] |= Flag.TOO_NARROW
     table["flags"] = flags
-    table.meta.update(fwhm=profile.fwhm, varies=profile.sizes.varies)
+    sizes = profile.sizes
+    table.meta.update(fwhm=profile.fwhm, varies=sizes.varies, jumps=sizes.jumps)
     for rows, fwhm in parts_of(table) if defects else ():
         bright = rows[_worth_a_look(table["snr"][rows], flags[rows], fwhm)]
         struck = struck_pixels(frame, x[bright], y[bright], fwhm).struck

@@ -121,6 +121,8 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
     if meta.get("varies", False):
         low, high = np.quantile(np.asarray(sources["local_fwhm"])[bright], [0.05, 0.95])
         todo = "the PSF is that of a place: psf.at(x, y), --at X Y"
+        if meta.get("jumps", False):
+            todo = "it jumps, as between chips, which no PSF of the whole follows: make one a part"
         return _said("varying", f"FWHM from {low:.1f} to {high:.1f} pixels over the frame; {todo}")
     return _said("good", f"FWHM {fwhm:.2f} pixels, ellipticity {e:.2f}{_range(sources, bright)}")
 

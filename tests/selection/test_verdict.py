@@ -126,10 +126,19 @@ def test_a_psf_that_varies_is_followed():
     left, right = frame_of(fwhm=3.0), frame_of(fwhm=6.0)
     frame = read_frame(np.hstack([left.data[:, :250], right.data[:, 250:]]))
     stars = find_sources(frame)
-    assert judge_frame(frame, stars)["verdict"] == "varying"
+    found = judge_frame(frame, stars)
+    assert found["verdict"] == "varying"
+    assert "it jumps" in found["verdict_reason"]
     local = np.asarray(stars["local_fwhm"])
     assert np.median(local[stars["x"] < 200]) == pytest.approx(3.0, rel=0.08)
     assert np.median(local[stars["x"] > 300]) == pytest.approx(6.0, rel=0.08)
+
+
+def test_a_psf_that_varies_smoothly_does_not_jump():
+    frame = frame_of(psf_variation=0.6, n_stars=200)
+    found = judge_frame(frame, find_sources(frame))
+    assert found["verdict"] == "varying"
+    assert "psf.at" in found["verdict_reason"]
 
 
 def test_lone_bad_pixels_are_filled_and_others_stay():
