@@ -58,6 +58,11 @@ def disagreements(
                 f"{expected:.2f}: {off:+.0%}. Look at the stars (plot), or choose others"
             )
         low, high = np.nanquantile(np.asarray(stars["local_fwhm"], dtype=np.float64), [0.05, 0.95])
+        if stars.meta.get("jumps", False):
+            yield (
+                f"the FWHM of the frame's stars jumps between {low:.2f} and {high:.2f} pixels, "
+                "which no smooth PSF follows: make one of each part (stars)"
+            )
         least, most = np.quantile(local, [0.1, 0.9])  # one star of its size is none to go by
         elsewhere = low < least / _ELSEWHERE or high > most * _ELSEWHERE
         if place is None and elsewhere:

@@ -181,6 +181,14 @@ def test_stars_of_other_sizes_elsewhere_are_said():
     build_psf(image, stars, background=0.0, at=tuple(places[4]))  # where there are stars
 
 
+def test_a_size_that_jumps_is_said():
+    image, places, psf = field()
+    local = {"local_fwhm": np.full(9, psf.fwhm)}
+    stars = Table({"x": places[:, 0], "y": places[:, 1], **local}, meta={"jumps": True})
+    with pytest.warns(AstropyUserWarning, match="no smooth PSF follows"):
+        build_psf(image, stars, background=0.0)
+
+
 def test_a_place_beyond_all_stars_is_said():
     image, places, _ = field(n=4)
     near = places[places[:, 0] < 150]
