@@ -395,7 +395,7 @@ def _about(table: Table) -> str:
             f" The {faint} faint ones are so by the noise of the sky alone: the gain is a guess "
             f"({meta.get('gain_from', '')}); give it with gain (--gain) if you know it."
         )
-    if meta.get("verdict", "good") != "good":
+    if meta.get("verdict", "good") != "good" or "linear_to" in meta:
         text += f" The frame is {meta['verdict']}: {meta['verdict_reason']}."
     return text.replace("is no stars", "has no stars")
 

@@ -94,7 +94,7 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
         alike = sources[bright[np.abs(np.log(size)) < STELLAR]]
         reason = _mosaic(frame) or _spectrum(frame, alike, fwhm) or _hot_pixels(alike, fwhm)
     if reason is None and not len(bright):
-        reason = f"no source has a S/N of {_BRIGHT:g}; is this an image of the sky?"
+        reason = f"no source has a S/N of {_BRIGHT:g}; look whether this is an image of the sky"
     if reason:
         return _said("no stars", reason)
     if len(bright) < 3:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlpsf import find_sources, select_stars, simulate_frame
 from mlpsf.detection.linearity import linear_limit
+from mlpsf.errors import TooFewStarsError
 from mlpsf.flags import Flag
 
 SKY = {"shape": (600, 600), "n_stars": 250, "flux_range": (2e3, 1e6), "fwhm": 3.5}
@@ -63,6 +64,12 @@ def test_the_level_is_the_frames_whatever_is_listed() -> None:
         assert bright.sum() >= 5
         assert (bright == (stars["peak"] > level)).all()
         assert not (stars["selected"] & bright).any()
+
+
+def test_too_few_say_from_which_level_stars_are_too_bright() -> None:
+    frame = simulate_frame(**SKY, n_galaxies=40, plate=15_000, gain=1.5, seed=3).frame
+    with pytest.raises(TooFewStarsError, match="wider the brighter they are"):
+        select_stars(frame, n_min=25)
 
 
 @pytest.mark.parametrize("effect", [0.0, 5e-7, 1e-6])
