@@ -12,6 +12,7 @@ import argparse
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ from astropy.table import Table
 from tqdm import tqdm
 
 from benchmarks.common.results import record
-from mlpsf.errors import MlpsfError, TooFewStarsError
+from mlpsf.errors import InputError, MlpsfError, TooFewStarsError
+from mlpsf.frames.frame import Frame
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.simulation import TELESCOPES, random_parameters, simulate_frame
@@ -94,7 +96,7 @@ def try_frame(seed: int) -> list[Outcome]:
     kind = TELESCOPES[seed % len(TELESCOPES)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frame = simulate_frame(**random_parameters(rng, SHAPE, kind), seed=seed).frame
+        frame = draw(rng, kind, seed)
         factor = float(10 ** rng.uniform(-6, 6))
         sky = float(rng.uniform(-1, 1)) * MOST_SKY * frame.background.noise
         other = (frame.data.astype(np.float64) + sky) * factor
@@ -111,6 +113,13 @@ def try_frame(seed: int) -> list[Outcome]:
                 )
                 found.append(Outcome(seed, kind, selector, given, factor, *compare(before, after)))
     return found
+
+
+def draw(rng: np.random.Generator, kind: str, seed: int) -> Frame:
+    """Draw a frame; again where a trail is longer than the FWHM that was drawn."""
+    while True:
+        with suppress(InputError):
+            return simulate_frame(**random_parameters(rng, SHAPE, kind), seed=seed).frame
 
 
 def choose(pixels: np.ndarray, selector: str, known: dict[str, Any]) -> Table | str:
