@@ -37,7 +37,7 @@ MOST_SKY = 300.0  # times the noise of the sky; more would cost digits of float3
 
 
 class Outcome(NamedTuple):
-    """What another unit changed of a frame; `off` is of the chosen stars' probabilities, at most."""
+    """What another unit changed of a frame; `off` is the most of the chosen stars."""
 
     seed: int
     kind: str
