@@ -19,7 +19,7 @@ A star that grew so has lost 4 to 7 per cent of its peak, if the response is a p
 
 _FEWEST = 20  # stars
 _NEAR = 0.25  # largest logarithm of a star's width over that at its place, to be looked at
-_SURE = 6.0  # standard deviations of the slope; of 70 simulated linear frames none had 4
+_SURE = 6.0  # standard deviations of the slope; of 56 simulated linear frames none had 4
 _STEEP = 0.06  # growth up to the brightest stars; the brighter-fatter effect of CCDs is 0.02
 _BRIGHTEST = 0.98  # quantile of the peaks
 _CLIP = 4.0  # standard deviations, for Tukey's weights
