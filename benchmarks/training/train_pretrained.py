@@ -80,16 +80,18 @@ def main() -> None:
     parser.add_argument("--score", action="store_true", help="no training: the card's figures")
     parser.add_argument("--out", type=Path, default=HOME)
     arguments = parser.parse_args()
-    folder = OUTPUT / (f"stamps-{_state_of_code()}" if arguments.score else "stamps")
+    folder = OUTPUT / "stamps"
     model, described = (arguments.out / f"{arguments.name}.{end}" for end in ("keras", "json"))
     plan: Plan = {("test", kind): n for kind, n in TESTED.items()}
     plan |= {("test", kind): tested for kind, (_, tested) in SPECIAL.items()}
     if arguments.score:
+        state = _state_of_code()
+        folder = OUTPUT / f"stamps-{state}"
         make_stamps(plan, folder, arguments.workers)
         card: dict[str, Any] = json.loads(described.read_text())
         if card["sha256"] != file_hash(model):
             parser.error(f"{described} is the card of another model than {model}")
-        card["scored with"] = f"{mlpsf.__version__}, code {_state_of_code()}"
+        card["scored with"] = f"{mlpsf.__version__}, code {state}"
         scored(PSFStarSelector.load(model), folder, plan, card, described)
         return
     plan |= {

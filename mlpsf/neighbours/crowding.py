@@ -52,7 +52,7 @@ def is_crowded(sources: Table) -> bool:
     """
     fwhm = float(sources.meta["fwhm"])
     x, y, flux, snr = (np.asarray(sources[c], dtype=np.float64) for c in ("x", "y", "flux", "snr"))
-    never = OVEREXPOSED | Flag.MASKED | Flag.NEAR_EDGE | Flag.TOO_NARROW
+    never = NEVER_SUBTRACTED | Flag.MASKED | Flag.NEAR_EDGE
     star = (snr > _SNR) & (np.asarray(sources["flags"]) & never == 0)
     size = np.log(np.asarray(sources["fwhm"]) / np.asarray(sources["local_fwhm"]))
     star &= np.abs(np.nan_to_num(size, nan=np.inf)) < _ALIKE

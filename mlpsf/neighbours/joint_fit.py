@@ -66,7 +66,7 @@ def fit_scene(
     parts = np.array_split(order, max(1, -(-len(order) // _TOGETHER)))
     # A source may not walk away: what it was would be found again.
     ny, nx = data.shape
-    walk = np.array([[-0.5], [0.5]]) * scene.star.fwhm * scene.size
+    walk = np.array([[-0.5], [0.5]]) * scene.fwhm
     reach_x = np.clip(scene.x + walk, -0.5, nx - 0.5)
     reach_y = np.clip(scene.y + walk, -0.5, ny - 0.5)
     # In units of the noise: squares of pixels in any unit would not be held by single precision.
@@ -100,7 +100,7 @@ def _images(
 ) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Return the pixels of some sources, and there star and gradients times the weights."""
     ny, nx = weight.shape
-    radius = FITTED * scene.star.fwhm * scene.size[rows].max()
+    radius = FITTED * scene.fwhm[rows].max()
     half = int(np.ceil(radius))
     u = np.arange(-half, half + 1)
     j, i = np.nonzero(np.hypot(u, u[:, None]) <= radius)

@@ -60,6 +60,11 @@ class Scene:
             return np.ones(len(self.x))
         return self.sizes(self.x, self.y)
 
+    @property
+    def fwhm(self) -> FloatArray:
+        """FWHM of each source in pixels, shape (n,)."""
+        return self.star.fwhm * self.size
+
     @cached_property
     def step(self) -> NDArray[np.intp]:
         """The size of each source in steps, see `CommonStar.of_size`, shape (n,)."""

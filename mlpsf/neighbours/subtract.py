@@ -288,8 +288,7 @@ def _hidden(
     at = np.column_stack([found["x"], found["y"]])
     known = np.column_stack([np.append(scene.x, others[0]), np.append(scene.y, others[1])])
     apart = cKDTree(known).query(at)[0] if len(at) else np.zeros(0)
-    size = 1.0 if scene.sizes is None else scene.sizes(*at.T)
-    new = found[apart > _APART * scene.star.fwhm * size]
+    new = found[apart > _APART * replace(scene, x=found["x"], y=found["y"]).fwhm]
     return new["x"].astype(float), new["y"].astype(float), np.maximum(new["flux"] * unit, 0.0)
 
 
@@ -307,7 +306,7 @@ def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
     """Make one source of those that have come to lie on each other, of which each has a share."""
     shining = np.flatnonzero(scene.flux > 0)
     place = np.column_stack([scene.x, scene.y])
-    width = _ONE * scene.star.fwhm * scene.size
+    width = _ONE * scene.fwhm
     pairs = shining[pairs_within(place[shining], width.max())]
     apart = np.hypot(*(place[pairs[:, 0]] - place[pairs[:, 1]]).T)
     pairs = pairs[apart <= width[pairs].max(axis=1)]
@@ -330,7 +329,7 @@ def _merged(scene: Scene, data: NDArray[np.float32]) -> Scene:
 
 def _stars_only(frame: Frame, scene: Scene) -> Scene:
     """Put the sources back that the common star does not describe."""
-    half = int(np.ceil(FITTED * scene.star.fwhm * scene.size.max()))
+    half = int(np.ceil(FITTED * scene.fwhm.max()))
     rest = extract_cutouts(
         replace(frame, scene=None, data=scene.rest),
         scene.x,
@@ -341,8 +340,7 @@ def _stars_only(frame: Frame, scene: Scene) -> Scene:
     # In double precision, which holds the squares of all pixels that there may be.
     cut = rest / np.float64(scene.noise)
     u = np.arange(-half, half + 1)
-    reach = scene.star.fwhm * scene.size[:, None, None]
-    core = (np.hypot(u, u[:, None]) <= reach) & np.isfinite(cut)
+    core = (np.hypot(u, u[:, None]) <= scene.fwhm[:, None, None]) & np.isfinite(cut)
     own = scene.own_light(scene.x, scene.y, half) / np.float64(scene.noise)
     noise = 1.0 + np.maximum(own, 0) / (frame.known_gain * scene.noise)
 
