@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import sep
 from numpy.typing import NDArray
 
@@ -46,6 +47,8 @@ def extract(pixels: NDArray[Any], sigma: float, **options: Any) -> Any:
     >>> len(extract(star, 5.0, err=1.0))
     1
     """
+    if options.get("mask") is not None:  # sep's filter would spread what is in them
+        pixels = np.where(options["mask"], np.zeros(1, dtype=pixels.dtype), pixels)
     with _own_limits():
         # sep writes to all of the buffer for unfinished sources, which takes as long as the search.
         # Few frames need a large buffer.

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import sep
 from numpy.typing import NDArray
 
 from mlpsf.frames.estimation import measure_sky_noise, noise_correlation
+from mlpsf.frames.meshes import map_of, mesh_statistics
 
 __all__ = ["MESH", "Background", "measure_background"]
 
@@ -71,14 +71,15 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     --------
     mlpsf.Frame.background : The same, measured once and kept.
     """
-    # sep counts in its own fixed steps, so it gets pixels in units of the noise, without the sky.
+    # In units of the noise, without the sky: float32 has digits for both.
     # No noise is so small beside the largest pixel that float32 could not hold their ratio.
     least = np.float32(max(float(frame.data.max()), -float(frame.data.min())) / _MOST_RATIO)
     zero, unit = _zero_and_unit(frame, least)
     pixels = frame.data - zero
     pixels /= unit
-    sky = sep.Background(pixels, mask=frame.mask if frame.mask.any() else None, bw=mesh, bh=mesh)
-    rms, level = sky.rms(), sky.back()
+    mode, sigma = mesh_statistics(pixels, frame.mask if frame.mask.any() else None, mesh)
+    level, rms = map_of(mode, pixels.shape), map_of(sigma, pixels.shape)
+    usual = float(np.nanmedian(sigma)) if np.isfinite(sigma).any() else 0.0
     rms *= unit
     if frame.variance is not None:
         # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
@@ -87,7 +88,7 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     if step := _step(pixels):
         rms = np.hypot(rms, step * unit / np.sqrt(12))
     smallest = float(np.finfo(np.float32).tiny) * 1e6
-    floor = max(float(sky.globalrms * unit) * 0.01, smallest, float(least))
+    floor = max(usual * float(unit) * 0.01, smallest, float(least))
     rms = np.asarray(rms, dtype=np.float32)
     pixels -= level
     correlation = noise_correlation(pixels, frame.mask)

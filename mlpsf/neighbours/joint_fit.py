@@ -27,7 +27,8 @@ MODEL_ERROR = 0.02
 _PLACE = 0.3  # pixels: width of the prior of a step in position
 _FLUX = 3.0  # times the flux, or its error: width of the prior of a step in flux
 _STEP = 0.5  # pixels: largest step in position
-_SOLVED, _ENOUGH = 30, 1e-3  # steps and accuracy of the gradients; corrections shrink each time
+_MOVED = (8.0, 12.0)  # S/N from which a source may move, and moves freely
+_SOLVED, _ENOUGH = 100, 1e-5  # steps and accuracy of the gradients; less leaves chance in the rest
 _TOGETHER = 20_000  # sources in one system: limits memory
 
 
@@ -166,6 +167,7 @@ def _corrections(
     now = np.maximum(flux + df, 0.3 * flux)
     step = np.array([fx, fy]) / np.maximum(now, 1e-30)
     # A faint source stays where it was found: it could only walk into a brighter one.
-    step *= (flux * size > 10.0) & (now > 0)
+    low, high = _MOVED
+    step *= np.clip((flux * size - low) / (high - low), 0, 1) * (now > 0)
     dx, dy = np.clip(step, -_STEP, _STEP)
     return df, dx, dy

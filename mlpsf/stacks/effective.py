@@ -213,6 +213,7 @@ _MAX_SHIFT = 4  # pixels, largest offset of a star from the stamp's centre
 _IN_CACHE = 100_000  # values processed at once
 _AGREE = np.float32(2e-3)  # of the light: smaller differences are no reason to clip
 _SOFT = np.float32(3.0)  # the limit of clipping over the range in which weights fall
+_FEWEST_CLIPPED = 4  # stars
 _RIM = 2 * _MAX_SHIFT + 1  # padding: twice the largest offset and one pixel
 
 
@@ -248,6 +249,7 @@ def stack_stars(
     *,
     n_iter: int = 3,
     clip: float = 3.0,
+    weight: NDArray[np.floating] | None = None,
 ) -> EffectivePSF:
     """Build an effective PSF from stars.
 
@@ -270,6 +272,8 @@ def stack_stars(
         Number of rounds of stacking.
     clip : float
         Values more than about this many standard deviations from the stars' median are left out.
+    weight : ndarray, shape (n,), optional
+        Factors on the weights of the stars.
 
     Returns
     -------
@@ -286,8 +290,11 @@ def stack_stars(
     use = np.isfinite(flux) & (flux > 0) & np.isfinite(dx) & np.isfinite(dy) & ~far
     if not use.any():
         raise PSFError("No star to make a PSF of.")
+    weight = np.ones(len(flux)) if weight is None else weight
     if not use.all():
-        cutouts, dx, dy, flux = cutouts[use], dx[use], dy[use], flux[use]
+        cutouts, dx, dy, flux, weight = (v[use] for v in (cutouts, dx, dy, flux, weight))
+    # A single very bright star must not dominate the PSF: it samples only one sub-pixel phase.
+    weight = weight * flux / (flux + 4 * np.median(flux))
     size = cutouts.shape[-1]
     half = min(half, size // 2)
     normalised = (cutouts / flux[:, None, None]).astype(np.float32)
@@ -306,7 +313,7 @@ def stack_stars(
         if some.any():
             share = np.abs(wy[some]) @ missing[some].astype(np.float32)
             lost[some] = share @ np.abs(wx[some]) > 0.1
-        grid = grid + _clipped_mean(stars.astype(np.float32, copy=False), lost, flux, clip)
+        grid = grid + _clipped_mean(stars.astype(np.float32, copy=False), lost, weight, clip)
     total = grid[::OVERSAMPLING, ::OVERSAMPLING].sum()
     if not (np.isfinite(total) and total > 0):
         raise PSFError("The stars hold no light to make a PSF of: is the sky subtracted?")
@@ -326,35 +333,46 @@ def _to_grid(shift: NDArray[np.floating], half: int, size: int) -> NDArray[np.fl
 def _clipped_mean(
     stars: NDArray[np.float32],
     lost: NDArray[np.bool_],
-    flux: NDArray[np.floating],
+    share: NDArray[np.floating],
     clip: float,
 ) -> NDArray[np.float64]:
-    """Return the weighted mean over stars of each grid point, without outliers and NaN."""
-    # A single very bright star must not dominate the PSF: it samples only one sub-pixel phase.
-    share = (flux / (flux + 4 * np.median(flux))).astype(np.float32)
+    """Return the mean of each grid point, weighted with the stars' shares, without outliers."""
+    share = share.astype(np.float32)
     n, ny, nx = stars.shape
-    mean, some_lost = np.empty((ny, nx)), lost.any()
     step = max(_IN_CACHE // (n * nx), 1)
-    for start in range(0, ny, step):
-        part = slice(start, start + step)
-        values = stars[:, part].reshape(n, -1)
-        weight = share[:, None]
-        if n >= 4:
-            middle, off = _median_and_deviation(values)
-            # Where a few stars agree by chance, they set no limit for the others.
-            limit = clip * np.float32(1.4826) * off + _AGREE * np.abs(middle) + _AGREE**2
+    parts = [slice(start, start + step) for start in range(0, ny, step)]
+    middle, limit = np.zeros((2, ny, nx), dtype=np.float32)
+    if n >= _FEWEST_CLIPPED:
+        for part in parts:
+            middle[part], limit[part] = _median_and_deviation(stars[:, part])
+        limit = clip * np.float32(1.4826) * _around(limit) + _AGREE * np.abs(middle) + _AGREE**2
+    mean, some_lost = np.empty((ny, nx)), lost.any()
+    for part in parts:
+        values = stars[:, part]
+        weight = share[:, None, None]
+        if n >= _FEWEST_CLIPPED:
             # Weights fall from 1 to 0 around the limit. A sharp one would let a rounding error
             # take a star in or out of a point of the stack.
-            inside = np.abs(values - middle)
-            inside *= -_SOFT / limit
+            inside = np.abs(values - middle[part])
+            inside *= -_SOFT / limit[part]
             inside += _SOFT + np.float32(0.5)
             weight = np.clip(inside, 0, 1, out=inside) * weight
         if some_lost:
-            weight = weight * ~lost[:, part].reshape(n, -1)
+            weight = weight * ~lost[:, part]
         total = np.broadcast_to(weight, values.shape).sum(axis=0)
         light = (weight * values).sum(axis=0)
-        mean[part] = (light / np.where(total > 0, total, 1)).reshape(-1, nx)
+        mean[part] = light / np.where(total > 0, total, 1)
     return mean
+
+
+def _around(deviation: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average over a pixel around each grid point: at a single one stars agree by chance."""
+    half = OVERSAMPLING // 2
+    mean = np.pad(deviation.astype(np.float64), half, mode="edge")
+    for _ in "yx":
+        total = np.cumsum(np.pad(mean, ((1, 0), (0, 0))), axis=0)
+        mean = ((total[2 * half + 1 :] - total[: -2 * half - 1]) / (2 * half + 1)).T
+    return mean.astype(np.float32)
 
 
 def _median_and_deviation(

@@ -224,7 +224,7 @@ def extract_stamps(
     >>> extract_stamps(
     ...     frame, sources["x"][:9], sources["y"][:9], fwhm=sources.meta["fwhm"],
     ...     star=frame_star(frame, sources))
-    <Cutouts: 9 of 41 x 41, 0.853 frame pixels a pixel>
+    <Cutouts: 9 of 41 x 41, 1.04 frame pixels a pixel>
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
     width = np.asarray(fwhm, dtype=np.float64)

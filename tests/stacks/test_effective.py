@@ -342,7 +342,11 @@ def test_the_weight_of_an_outlier(others, level, clip, off, weight, sign):
     others = sign * 0.001 * np.array(others)
     every = [*others, sign * 0.1]
     middle = np.median(every)
-    scatter = 1.4826 * np.median(np.abs(every - middle))
+    # The scatter is the mean of that of the grid points within half a pixel, to which the weights
+    # of interpolation bring it.
+    u = np.abs(np.arange(-5, 6)) / 10
+    around = ((1.5 * u - 2.5) * u * u + 1).mean() ** 2
+    scatter = around * 1.4826 * np.median(np.abs(every - middle))
     limit = clip * scatter + 0.002 * abs(level + middle) + 4e-6
     outlier = middle + sign * off * limit
     found = stacked([*others, outlier], level=level, clip=clip)
@@ -350,6 +354,20 @@ def test_the_weight_of_an_outlier(others, level, clip, off, weight, sign):
     each = np.clip(3.5 - 3 * np.abs(others - middle) / limit, 0, 1)
     expected = (each @ others + weight * outlier) / (each.sum() + weight)
     assert found == pytest.approx(expected, abs=2e-3 * abs(outlier) + 1e-8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(4, 15), error=st.floats(1e-6, 1e-3))
+def test_rounding_of_pixels_moves_a_stack_little(seed, n, error):
+    # With sharp limits, or ones of the few stars of a single grid point, by hundreds of times that.
+    rng = np.random.default_rng(seed)
+    dx, dy = rng.uniform(-0.5, 0.5, (2, n))
+    flux = 10 ** rng.uniform(2, 4, n)
+    stars = gaussian_stars(dx, dy, 3.5, 25) * flux[:, None, None] + rng.normal(0, 1, (n, 25, 25))
+    stars[0, 14, 15] += 0.2 * flux[0]  # a neighbour
+    other = stars + error * rng.uniform(-1, 1, stars.shape)
+    grids = [stack_stars(pixels, dx, dy, flux, 12).grid for pixels in (stars, other)]
+    assert np.abs(np.subtract(*grids)).max() < 30 * error / flux.min() + 1e-6
 
 
 def test_three_stars_are_not_clipped():

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from mlpsf.errors import InputError, PSFError
+from mlpsf.frames.background import MESH
 from mlpsf.frames.cutouts import PSF_MARGIN, psf_size
 from mlpsf.frames.frame import Frame, PointSources
 from mlpsf.frames.io.reading import read_frame
+from mlpsf.frames.meshes import map_of, mesh_statistics
 from mlpsf.neighbours.subtract import as_judged
 from mlpsf.psf.solver.solve import StarPixels
 from mlpsf.psf.solver.tiles import are_cutouts, tile_stars, truth
@@ -25,6 +27,8 @@ __all__ = ["Stars", "cut_stars", "say_left_out"]
 
 FloatArray = NDArray[np.float64]
 
+
+_MESHES = f"mode of meshes of {MESH} pixels"
 
 _SIZES = range(5, 1002, 2)  # of a PSF, in pixels
 
@@ -166,11 +170,9 @@ def _background(frame: Any, pixels: NDArray[Any], mask: NDArray[np.bool_], backg
         if background != "mesh":
             raise InputError(f"background must be 'mesh', a number or an array; got {background!r}")
         if isinstance(frame, Frame):
-            how = "sep mesh of 64 pixels" if frame.given_background is None else "the frame's own"
+            how = _MESHES if frame.given_background is None else "the frame's own"
             return frame.background.level, how
-        import sep
-
-        return sep.Background(pixels, mask=mask, bw=64, bh=64).back(), "sep mesh of 64 pixels"
+        return map_of(mesh_statistics(pixels, mask, MESH)[0], pixels.shape), _MESHES
     level = np.asarray(background, dtype=np.float64)
     if level.shape not in ((), pixels.shape) or not np.isfinite(level).all():
         raise InputError(

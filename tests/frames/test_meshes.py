@@ -1,0 +1,122 @@
+"""The sky of an image in meshes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlpsf.frames.meshes import map_of, mesh_statistics
+
+SIDE = 64
+
+
+def crowded(seed: int, shape: tuple[int, int] = (192, 192), light: float = 20.0) -> np.ndarray:
+    """White noise of 1 with stars."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(0, 1, shape)
+    u = np.arange(-6, 7)
+    star = np.exp(-(u**2 + u[:, None] ** 2) / 8)
+    for y, x, flux in zip(
+        rng.integers(6, shape[0] - 7, 60),
+        rng.integers(6, shape[1] - 7, 60),
+        rng.pareto(1.2, 60) * light,
+        strict=True,
+    ):
+        pixels[y - 6 : y + 7, x - 6 : x + 7] += flux * star
+    return pixels
+
+
+class TestLevel:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_of_noise_and_stars(self, seed):
+        level, sigma = mesh_statistics(crowded(seed).astype(np.float32), None, SIDE)
+        assert np.abs(level).max() < 0.25
+        assert np.abs(sigma - 1).max() < 0.2
+
+    @pytest.mark.parametrize("sigma", [0.8, 1.5, 3.0, 20.0])
+    @pytest.mark.parametrize("rest", [0.0, 0.2, 0.4, 0.5, 0.7])
+    def test_of_integers(self, sigma, rest):
+        # A median of integers is an integer; the sky of a quiet camera is none.
+        rng = np.random.default_rng(1)
+        pixels = np.rint(rng.normal(1000 + rest, sigma, (256, 256))).astype(np.float32)
+        level, found = mesh_statistics(pixels, None, SIDE)
+        assert level.mean() == pytest.approx(1000 + rest, abs=0.08 + 0.02 * sigma)
+        assert found.mean() == pytest.approx(np.hypot(sigma, 1 / np.sqrt(12)), rel=0.05)
+
+    def test_of_equal_pixels(self):
+        level, sigma = mesh_statistics(np.full((100, 100), 7, dtype=np.float32), None, SIDE)
+        assert (level == 7).all()
+        assert (sigma == 0).all()
+
+    def test_of_an_image_smaller_than_a_mesh(self):
+        level, sigma = mesh_statistics(np.arange(12, dtype=np.float32).reshape(3, 4), None, SIDE)
+        assert level.shape == sigma.shape == (1, 1)
+        assert level[0, 0] == pytest.approx(5.5)
+
+    def test_bad_pixels_do_not_count(self):
+        pixels = crowded(1).astype(np.float32)
+        mask = np.random.default_rng(2).random(pixels.shape) < 0.2
+        one, other = pixels.copy(), pixels.copy()
+        one[mask], other[mask] = 1e6, -1e6
+        np.testing.assert_array_equal(
+            mesh_statistics(one, mask, SIDE), mesh_statistics(other, mask, SIDE)
+        )
+
+    def test_a_mesh_of_bad_pixels_has_none(self):
+        mask = np.zeros((192, 192), dtype=bool)
+        mask[:64, :40] = True
+        level, sigma = mesh_statistics(crowded(1).astype(np.float32), mask, SIDE)
+        assert np.argwhere(np.isnan(level)).tolist() == [[0, 0]]
+        assert np.isnan(sigma[0, 0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), light=st.floats(1, 1000), step=st.floats(1e-6, 1e-3))
+def test_rounding_moves_the_sky_no_more_than_itself(seed, light, step):
+    pixels = crowded(seed, light=light)
+    rounded = np.rint(pixels / step) * step
+    found = [mesh_statistics(p.astype(np.float32), None, SIDE) for p in (pixels, rounded)]
+    # The spacing of float32, at the brightest pixels, is no larger.
+    assert np.abs(np.subtract(*found)).max() < 0.2 * step + 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    factor=st.floats(-6, 6).map(lambda power: 10.0**power),
+    sky=st.floats(-100, 100),
+)
+def test_another_unit(seed, factor, sky):
+    pixels = crowded(seed)
+    level, sigma = mesh_statistics(pixels.astype(np.float32), None, SIDE)
+    other = mesh_statistics(((pixels + sky) * factor).astype(np.float32), None, SIDE)
+    np.testing.assert_allclose(other[0] / factor - sky, level, atol=1e-4)
+    np.testing.assert_allclose(other[1] / factor, sigma, rtol=1e-4)
+
+
+class TestMap:
+    @pytest.mark.parametrize("shape", [(192, 192), (300, 100), (64, 500), (10, 10)])
+    def test_of_one_value(self, shape):
+        level, _ = mesh_statistics(np.full(shape, 3, dtype=np.float32), None, SIDE)
+        assert (np.abs(map_of(level, shape) - 3) < 1e-5).all()
+
+    def test_of_a_slope(self):
+        y, x = np.mgrid[:320, :640] * 0.01
+        level, _ = mesh_statistics((x + 2 * y).astype(np.float32), None, SIDE)
+        off = map_of(level, x.shape) - (x + 2 * y)
+        assert np.abs(off[96:-96, 96:-96]).max() < 0.1
+
+    def test_one_odd_mesh_does_not_matter(self):
+        level = np.ones((5, 5))
+        level[2, 2] = 50
+        assert (np.abs(map_of(level, (320, 320)) - 1) < 1e-5).all()
+
+    def test_missing_ones_are_as_the_nearest(self):
+        level = np.ones((4, 4))
+        level[:2] = np.nan
+        assert (np.abs(map_of(level, (256, 256)) - 1) < 1e-5).all()
+
+    def test_of_none(self):
+        assert (map_of(np.full((2, 2), np.nan), (100, 100)) == 0).all()
