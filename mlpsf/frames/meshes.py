@@ -136,7 +136,7 @@ def _spline(n: int, count: int) -> NDArray[np.float32]:
     down, value = 1 - up, np.eye(count)
     line = down * value[low] + up * value[low + 1]
     curve = (down**3 - down) * second[low] + (up**3 - up) * second[low + 1]
-    return (line + curve / 6).astype(np.float32)
+    return np.asarray(line + curve / 6, dtype=np.float32)
 
 
 def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> FloatArray:
@@ -152,7 +152,8 @@ def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> Flo
     low = values[rows, (_LOW * (some - 1)).astype(np.intp)]
     scale = np.maximum((middle - np.where(np.isfinite(low), low, middle)) / _LOW_SIGMA, 0)
     scale = np.where(scale > 0, scale, 1.0)
-    v = np.clip((values - middle[:, None]) / scale[:, None], -_FARTHEST, _FARTHEST)
+    off = np.clip((values - middle[:, None]) / scale[:, None], -_FARTHEST, _FARTHEST)
+    v: NDArray[np.float32] = off.astype(np.float32)
     sums = np.zeros((4, len(v), v.shape[1] + 1))
     sums[0] = np.arange(v.shape[1] + 1)
     power = v.copy()
@@ -168,7 +169,7 @@ def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> Flo
         sigma = np.maximum(sigma, _LEAST)
         # Weights are 1 within the limit, and fall to 0 over a range about it.
         inner, outer = ((_CLIP + side * _SOFT / 2) * sigma for side in (-1, 1))
-        cut = [_search(v, count, median + off) for off in (-outer, -inner, inner, outer)]
+        cut = [_search(v, count, median + at) for at in (-outer, -inner, inner, outer)]
         slope = 1.0 / (_SOFT * sigma)
         rise, flat, fall = (total(*pair) for pair in itertools.pairwise(cut))
         left = slope * (rise[1:] - (median - outer) * rise[:-1])
@@ -185,10 +186,10 @@ def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> Flo
         more = light - inside * median + near * (weight - inside - 2 * below)
         step = more / np.maximum(inside, _FEW * weight + _LEAST)
         median = median + np.clip(step, -near, near)
-    off = mean - median
+    skew = mean - median
     least, most = _SKEW
-    share = np.clip((most - np.abs(off) / np.maximum(sigma, _LEAST)) / (most - least), 0, 1)
-    return np.stack([middle + scale * (median - 1.5 * share * off), scale * sigma])
+    share = np.clip((most - np.abs(skew) / np.maximum(sigma, _LEAST)) / (most - least), 0, 1)
+    return np.stack([middle + scale * (median - 1.5 * share * skew), scale * sigma])
 
 
 def _search(v: NDArray[np.float32], count: NDArray[np.intp], limit: FloatArray) -> NDArray[np.intp]:

@@ -290,7 +290,7 @@ def stack_stars(
     use = np.isfinite(flux) & (flux > 0) & np.isfinite(dx) & np.isfinite(dy) & ~far
     if not use.any():
         raise PSFError("No star to make a PSF of.")
-    weight = np.ones(len(flux)) if weight is None else weight
+    weight = np.ones(len(flux)) if weight is None else np.asarray(weight)
     if not use.all():
         cutouts, dx, dy, flux, weight = (v[use] for v in (cutouts, dx, dy, flux, weight))
     # A single very bright star must not dominate the PSF: it samples only one sub-pixel phase.
@@ -345,7 +345,8 @@ def _clipped_mean(
     if n >= _FEWEST_CLIPPED:
         for part in parts:
             middle[part], limit[part] = _median_and_deviation(stars[:, part])
-        limit = clip * np.float32(1.4826) * _around(limit) + _AGREE * np.abs(middle) + _AGREE**2
+        limit = np.asarray(clip * 1.4826 * _around(limit), dtype=np.float32)
+        limit += _AGREE * np.abs(middle) + _AGREE**2
     mean, some_lost = np.empty((ny, nx)), lost.any()
     for part in parts:
         values = stars[:, part]
@@ -368,7 +369,7 @@ def _clipped_mean(
 def _around(deviation: NDArray[np.float32]) -> NDArray[np.float32]:
     """Average over a pixel around each grid point: at a single one stars agree by chance."""
     half = OVERSAMPLING // 2
-    mean = np.pad(deviation.astype(np.float64), half, mode="edge")
+    mean: NDArray[np.float64] = np.pad(deviation.astype(np.float64), half, mode="edge")
     for _ in "yx":
         total = np.cumsum(np.pad(mean, ((1, 0), (0, 0))), axis=0)
         mean = ((total[2 * half + 1 :] - total[: -2 * half - 1]) / (2 * half + 1)).T
