@@ -44,7 +44,7 @@ _PROFILE_STARS = 30  # brightest members; more would only be fainter
 _SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
 _THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
 _ONE_SIZE, _STARS = 0.06, 0.25  # width in the logarithm, and share, of stars that are of one size
-_ROUND = 0.15  # ellipticity of a star that is alone, (a - b) / (a + b)
+_ROUND = 0.15  # ellipticity of a star that is alone, (a^2 - b^2) / (a^2 + b^2)
 _IN_CACHE = 100_000  # values processed at once
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
@@ -289,8 +289,10 @@ def _modes(
 
     # Widths of the cluster: errors of moments at S/N 30 and the change over a frame.
     near = np.exp(-0.5 * (apart(log_size) / 0.035**2 + (apart(e1) + apart(e2)) / 0.08**2))
-    # A source counts among its own as far as it is round: by itself, a ray is no cluster.
-    density = near.sum(axis=2) - 1 + np.exp(-0.5 * (e1**2 + e2**2) / _ROUND**2)
+    others = near.sum(axis=2) - 1
+    # By itself a source is a cluster as far as it is round: rays are not.
+    itself = np.exp(-0.5 * (e1**2 + e2**2) / _ROUND**2)
+    density = others + np.maximum(itself, np.clip(others, 0, 1))
     dense = density >= 0.5 * density.max(axis=1, keepdims=True)
     group = np.arange(len(fwhm))
     smallest = np.argmin(np.where(dense, log_size, np.inf), axis=1)

@@ -78,8 +78,10 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     pixels = frame.data - zero
     pixels /= unit
     mode, sigma = mesh_statistics(pixels, frame.mask if frame.mask.any() else None, mesh)
+    if not np.isfinite(sigma).any():  # no good pixel: what is known roughly
+        mode, sigma = np.zeros_like(mode), np.ones_like(sigma)
     level, rms = map_of(mode, pixels.shape), map_of(sigma, pixels.shape)
-    usual = float(np.nanmedian(sigma)) if np.isfinite(sigma).any() else 0.0
+    usual = float(np.nanmedian(sigma))
     rms *= unit
     if frame.variance is not None:
         # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
@@ -111,7 +113,7 @@ def _step(pixels: NDArray[np.float32]) -> float:
 
 
 def _zero_and_unit(frame: _Image, least: np.float32) -> tuple[np.float32, np.float32]:
-    """Return the sky and its noise, roughly, as zero and unit of the pixels that sep gets."""
+    """Return the sky and its noise, roughly, as zero and unit of the pixels that are measured."""
     noise = measure_sky_noise(frame.data, frame.mask)
     if noise is None:
         return np.float32(0.0), np.float32(1.0)

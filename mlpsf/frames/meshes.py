@@ -23,12 +23,14 @@ _CLIP = 3.0  # standard deviations, as SExtractor's
 _SOFT = 1.0  # standard deviations over which weights fall from 1 to 0
 _ROUNDS = 8  # of clipping; more change the sky by less than 1e-4 of its noise, even in crowds
 _SKEW = (0.15, 0.45)  # mean less median, in standard deviations; SExtractor's limit is 0.3
-_LOW, _LOW_SIGMA = 0.02, 2.054  # quantile of the dark pixels, and where a normal one has it
+_LOW = ((0.45, 0.1257), (0.3, 0.5244), (0.16, 0.9945), (0.02, 2.0537))
+"""Quantiles, and by how many standard deviations a normal one is below the median."""
+
 _SPREAD = 0.6  # standard deviations; a third more of the light of sources moves it than a median
 _FEW, _LEAST = 0.02, 1e-12  # share of the values within that range that is not too small
 _FARTHEST = 50.0  # standard deviations: farther values have no weight, and would cost digits
-_GOOD = 0.5  # least share of good pixels in a mesh
-_CELLS = 256  # meshes at once: limits memory
+_GOOD = 0.5  # least share of good pixels in a mesh, and of the best where none has as many
+_AT_ONCE = 1_000_000  # pixels: limits memory
 
 
 def mesh_statistics(
@@ -47,7 +49,7 @@ def mesh_statistics(
     Returns
     -------
     level, sigma : ndarray, shape (gy, gx)
-        NaN where most pixels are bad.
+        NaN where most pixels are bad; if they are in all meshes, where most are by far.
 
     Examples
     --------
@@ -64,19 +66,22 @@ def mesh_statistics(
         for y0, y1 in itertools.pairwise(rows)
         for x0, x1 in itertools.pairwise(columns)
     ]
-    most = int(np.diff(rows).max() * np.diff(columns).max())
-    found = np.empty((2, len(cells)))
-    for start in range(0, len(cells), _CELLS):
-        part = cells[start : start + _CELLS]
-        values = np.full((len(part), most), np.inf, dtype=np.float32)
-        count = np.empty(len(part), dtype=np.intp)
-        for own, cell in zip(values, part, strict=True):
+    area = np.multiply.outer(np.diff(rows), np.diff(columns)).ravel()
+    most = int(area.max(initial=1))
+    step = max(_AT_ONCE // most, 1)
+    found, count = np.empty((2, len(cells))), np.empty(len(cells), dtype=np.intp)
+    for start in range(0, len(cells), step):
+        part = slice(start, start + step)
+        values = np.full((len(cells[part]), most), np.inf, dtype=np.float32)
+        for own, cell in zip(values, cells[part], strict=True):
             inside = pixels[cell] if mask is None else pixels[cell][~mask[cell]]
             own[: inside.size] = inside.ravel()
-        count = np.isfinite(values).sum(axis=1)
-        found[:, start : start + len(part)] = _mode_and_sigma(values, count)
-        area = np.array([(c[0].stop - c[0].start) * (c[1].stop - c[1].start) for c in part])
-        found[:, start : start + len(part)][:, count < _GOOD * area] = np.nan
+        values[~np.isfinite(values)] = np.inf
+        count[part] = np.isfinite(values).sum(axis=1)
+        found[:, part] = _mode_and_sigma(values, count[part])
+    good = count / np.maximum(area, 1)
+    found[:, good < _GOOD * min(1.0, good.max(initial=0) / _GOOD) - 1e-9] = np.nan
+    found[:, count == 0] = np.nan
     level, sigma = found.reshape(2, len(rows) - 1, len(columns) - 1)
     return level, sigma
 
@@ -108,15 +113,16 @@ def map_of(values: FloatArray, shape: tuple[int, int]) -> NDArray[np.float32]:
     if not known.all():
         whole[~known] = values[known][nearest(at, np.argwhere(~known).astype(np.float64))[1]]
     gy, gx = whole.shape
-    padded = np.pad(whole, 1, constant_values=np.nan)
+    # Beyond the edge a slope goes on: else the filter would flatten it there.
+    padded = np.pad(whole, 1, mode="reflect", reflect_type="odd")
     around = [padded[j : j + gy, i : i + gx] for j in range(3) for i in range(3)]
-    smooth = np.nanmedian(around, axis=0)
+    smooth = np.median(around, axis=0)
     down, across = (_spline(n, count) for n, count in zip(shape, smooth.shape, strict=True))
     return np.asarray(down @ (smooth @ across.T).astype(np.float32))
 
 
 def _edges(n: int, side: int) -> NDArray[np.intp]:
-    return np.linspace(0, n, max(round(n / side), 1) + 1).astype(np.intp)
+    return np.linspace(0, n, max(int(n / side + 0.5), 1) + 1).astype(np.intp)
 
 
 def _spline(n: int, count: int) -> NDArray[np.float32]:
@@ -149,9 +155,7 @@ def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> Flo
     rows, some = np.arange(len(values)), np.maximum(count, 1)
     middle = values[rows, (some - 1) // 2].astype(np.float64)
     middle = np.where(np.isfinite(middle), middle, 0.0)
-    low = values[rows, (_LOW * (some - 1)).astype(np.intp)]
-    scale = np.maximum((middle - np.where(np.isfinite(low), low, middle)) / _LOW_SIGMA, 0)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = _scale(values, some, middle)
     off = np.clip((values - middle[:, None]) / scale[:, None], -_FARTHEST, _FARTHEST)
     v: NDArray[np.float32] = off.astype(np.float32)
     sums = np.zeros((4, len(v), v.shape[1] + 1))
@@ -190,6 +194,25 @@ def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> Flo
     least, most = _SKEW
     share = np.clip((most - np.abs(skew) / np.maximum(sigma, _LEAST)) / (most - least), 0, 1)
     return np.stack([middle + scale * (median - 1.5 * share * skew), scale * sigma])
+
+
+def _scale(values: NDArray[np.float32], count: NDArray[np.intp], middle: FloatArray) -> FloatArray:
+    """Return about the noise of each sorted row, to start with.
+
+    Of the dark half, in which there are no stars; the smallest, for there may be dead pixels.
+    """
+    rows = np.arange(len(values))
+    found = np.full(len(values), np.inf)
+    dark = [(share, -sigma) for share, sigma in _LOW]
+    bright = [(1 - share, sigma) for share, sigma in _LOW]
+    for sides in (dark, bright, [(1.0, 1.0)]):
+        # The bright half, and the brightest pixel, only where all of the dark are equal.
+        for share, sigma in sides if not np.isfinite(found).all() else ():
+            with np.errstate(invalid="ignore", over="ignore"):
+                at = values[rows, (share * (count - 1)).astype(np.intp)].astype(np.float64)
+                width = (at - middle) / sigma
+            found = np.where((width > 0) & np.isfinite(width), np.minimum(width, found), found)
+    return np.where(np.isfinite(found), found, 1.0)
 
 
 def _search(v: NDArray[np.float32], count: NDArray[np.intp], limit: FloatArray) -> NDArray[np.intp]:

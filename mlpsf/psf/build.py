@@ -19,7 +19,7 @@ from mlpsf.psf.over_frame import variation_over_frame
 from mlpsf.psf.solver.field import solve_field
 from mlpsf.psf.solver.fit import Fit
 from mlpsf.psf.solver.polynomial import order_for, polynomial
-from mlpsf.psf.solver.solve import MISFIT, ROUNDS, Solution, solution_of, solve
+from mlpsf.psf.solver.solve import MISFIT, NO_PSF, ROUNDS, Solution, solution_of, solve
 from mlpsf.psf.solver.stars import Stars, cut_stars, say_left_out
 from mlpsf.psf.solver.variation import PSFVariation, variation_of
 from mlpsf.psf.terms import PSFTerms
@@ -74,7 +74,7 @@ def build_psf(
         Sub-pixels per pixel.
     background : 'mesh', float or (ny, nx) array
         Background to subtract from the frame: the given value (0 if already subtracted), or that
-        of the `Frame`; of an array, a mesh of 64 pixels measured with sep. The remaining sky at
+        of the `Frame`; of an array, that of meshes of 64 pixels. The remaining sky at
         each star is fitted with the star.
     method : {'refined', 'trippy'}
         'trippy' gives the table of the TRIPPy release, for comparison. It is made by genLookupTable
@@ -155,8 +155,10 @@ def build_psf(
     if rounds >= 2 and solution.misfit > MISFIT and len(hand.x) >= 5:
         # Stars that vary over the frame are described by one PSF only in the mean.
         terms = polynomial(hand.x, hand.y, hand.frame_shape, order_for(len(hand.x)))
-        solution = solve(hand.pixels, hand.size, terms, rounds)
-    if rounds >= 2 and solution.misfit > MISFIT:
+        varied = solve(hand.pixels, hand.size, terms, rounds)
+        if varied.misfit <= MISFIT or solution.misfit > NO_PSF:
+            solution = varied
+    if rounds >= 2 and solution.misfit > NO_PSF:
         return _unsmooth(hand, rep_fact, meta, place)
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
     solution, order, reason = _vary(solution, hand, found, order)

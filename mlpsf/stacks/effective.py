@@ -341,12 +341,12 @@ def _clipped_mean(
     n, ny, nx = stars.shape
     step = max(_IN_CACHE // (n * nx), 1)
     parts = [slice(start, start + step) for start in range(0, ny, step)]
-    middle, limit = np.zeros((2, ny, nx), dtype=np.float32)
+    middle, deviation = np.zeros((2, ny, nx), dtype=np.float32)
     if n >= _FEWEST_CLIPPED:
         for part in parts:
-            middle[part], limit[part] = _median_and_deviation(stars[:, part])
-        limit = np.asarray(clip * 1.4826 * _around(limit), dtype=np.float32)
-        limit += _AGREE * np.abs(middle) + _AGREE**2
+            middle[part], deviation[part] = _median_and_deviation(stars[:, part])
+    limit = np.asarray(clip * 1.4826 * _around(deviation), dtype=np.float32)
+    limit += _AGREE * np.abs(middle) + _AGREE**2
     mean, some_lost = np.empty((ny, nx)), lost.any()
     for part in parts:
         values = stars[:, part]
@@ -367,7 +367,7 @@ def _clipped_mean(
 
 
 def _around(deviation: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average over a pixel around each grid point: at a single one stars agree by chance."""
+    """Average within half a pixel of each grid point: at a single one stars agree by chance."""
     half = OVERSAMPLING // 2
     mean: NDArray[np.float64] = np.pad(deviation.astype(np.float64), half, mode="edge")
     for _ in "yx":

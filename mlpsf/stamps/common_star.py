@@ -35,6 +35,7 @@ FARTHEST = 3.4
 _BRIGHTEST = 400  # brightest sources among which the common star is searched
 _STACKED = 30  # stars in the stack; more cost time and change little
 _FOLLOWED = 120  # stars to which the variation over the frame is fitted
+_EXACT = 1e-9  # of the light of a star; a stack that leaves less fits
 _WORST = 2.0  # light that the stack leaves of a star, over the usual
 _ALIKE = (0.08, 0.10)  # largest difference of nearby stars in size (relative) and ellipticity
 _POWERS = ((8, 3), (18, 6))  # (minimum number of stars, number of polynomial terms)
@@ -347,7 +348,7 @@ def _stack(
     left = inner - star.stamps(fit.dx, fit.dy, inner.shape[-1]) * fit.flux[:, None, None]
     off = np.nanmean(np.abs(left), axis=(1, 2)) / np.maximum(fit.flux, 1e-30)
     # Weights fall about the limit: a rounding error may not take a star in or out.
-    weight = np.clip(_WORST + 0.5 - off / np.median(off), 0, 1) * fit.ok
+    weight = np.clip(_WORST + 0.5 - off / max(np.median(off), _EXACT), 0, 1) * fit.ok
     kept = weight > 0
     if kept.sum() < FEWEST:
         return stack_stars(pixels, dx, dy, flux, size // 2, n_iter=2)

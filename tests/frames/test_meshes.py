@@ -45,6 +45,41 @@ class TestLevel:
         assert level.mean() == pytest.approx(1000 + rest, abs=0.08 + 0.02 * sigma)
         assert found.mean() == pytest.approx(np.hypot(sigma, 1 / np.sqrt(12)), rel=0.05)
 
+    @pytest.mark.parametrize("depth", [10.0, 1e3, 1e6])
+    @pytest.mark.parametrize("share", [0.001, 0.02, 0.04, 0.1, 0.3])
+    def test_of_pixels_without_light(self, share, depth):
+        # Dead columns, fill values and overscan that no mask tells of.
+        pixels = np.random.default_rng(1).normal(0, 1, (64, 64))
+        pixels.ravel()[: int(share * pixels.size)] -= depth
+        level, sigma = mesh_statistics(pixels.astype(np.float32), None, SIDE)
+        worst = 0.6 if (share, depth) == (0.3, 10.0) else 0.15
+        assert abs(level[0, 0]) < worst
+        assert sigma[0, 0] == pytest.approx(1, abs=worst)
+
+    @pytest.mark.parametrize("factor", [1e-20, 1.0, 1e20])
+    def test_of_two_values_in_any_unit(self, factor):
+        pixels = np.random.default_rng(1).choice([0.0, 1.0], (128, 128), p=[0.9, 0.1])
+        level, _ = mesh_statistics((pixels * factor).astype(np.float32), None, SIDE)
+        one, _ = mesh_statistics(pixels.astype(np.float32), None, SIDE)
+        np.testing.assert_allclose(level / factor, one, atol=1e-6)
+
+    def test_where_all_meshes_have_few_good_pixels(self):
+        pixels = np.random.default_rng(1).normal(500, 3, (192, 192)).astype(np.float32)
+        mask = np.random.default_rng(2).random(pixels.shape) < 0.7
+        mask[:64, :64] = True
+        level, sigma = mesh_statistics(pixels, mask, SIDE)
+        assert np.isnan(level[0, 0])
+        assert np.nanmax(np.abs(level - 500)) < 0.5
+        assert np.nanmean(sigma) == pytest.approx(3, abs=0.2)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_of_pixels_that_are_not_finite(self, value):
+        pixels = np.random.default_rng(1).normal(0, 1, (64, 64)).astype(np.float32)
+        pixels[:20] = value
+        level, sigma = mesh_statistics(pixels, None, SIDE)
+        assert abs(level[0, 0]) < 0.1
+        assert sigma[0, 0] == pytest.approx(1, abs=0.1)
+
     def test_of_equal_pixels(self):
         level, sigma = mesh_statistics(np.full((100, 100), 7, dtype=np.float32), None, SIDE)
         assert (level == 7).all()
@@ -102,11 +137,11 @@ class TestMap:
         level, _ = mesh_statistics(np.full(shape, 3, dtype=np.float32), None, SIDE)
         assert (np.abs(map_of(level, shape) - 3) < 1e-5).all()
 
-    def test_of_a_slope(self):
-        y, x = np.mgrid[:320, :640] * 0.01
+    @pytest.mark.parametrize("shape", [(320, 640), (512, 512), (128, 128), (128, 300)])
+    def test_of_a_slope(self, shape):
+        y, x = np.mgrid[: shape[0], : shape[1]] * 0.01
         level, _ = mesh_statistics((x + 2 * y).astype(np.float32), None, SIDE)
-        off = map_of(level, x.shape) - (x + 2 * y)
-        assert np.abs(off[96:-96, 96:-96]).max() < 0.1
+        assert np.abs(map_of(level, shape) - (x + 2 * y)).max() < 0.05
 
     def test_one_odd_mesh_does_not_matter(self):
         level = np.ones((5, 5))

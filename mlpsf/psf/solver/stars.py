@@ -27,7 +27,6 @@ __all__ = ["Stars", "cut_stars", "say_left_out"]
 
 FloatArray = NDArray[np.float64]
 
-
 _MESHES = f"mode of meshes of {MESH} pixels"
 
 _SIZES = range(5, 1002, 2)  # of a PSF, in pixels
