@@ -29,7 +29,7 @@ _LOW = ((0.45, 0.1257), (0.3, 0.5244), (0.16, 0.9945), (0.02, 2.0537))
 _SPREAD = 0.6  # standard deviations; a third more of the light of sources moves it than a median
 _FEW, _LEAST = 0.02, 1e-12  # share of the values within that range that is not too small
 _FARTHEST = 50.0  # standard deviations: farther values have no weight, and would cost digits
-_GOOD = 0.5  # least share of good pixels in a mesh, and of the best where none has as many
+_GOOD = 0.5  # least share of good pixels in a mesh; where none has as many, of those of the best
 _AT_ONCE = 1_000_000  # pixels: limits memory
 
 
@@ -80,8 +80,8 @@ def mesh_statistics(
         count[part] = np.isfinite(values).sum(axis=1)
         found[:, part] = _mode_and_sigma(values, count[part])
     good = count / np.maximum(area, 1)
-    found[:, good < _GOOD * min(1.0, good.max(initial=0) / _GOOD) - 1e-9] = np.nan
-    found[:, count == 0] = np.nan
+    best = good.max(initial=0.0)
+    found[:, (good < _GOOD * (1.0 if best >= _GOOD else best)) | (count == 0)] = np.nan
     level, sigma = found.reshape(2, len(rows) - 1, len(columns) - 1)
     return level, sigma
 
