@@ -219,12 +219,12 @@ def extract_stamps(
     --------
     >>> from mlpsf import simulate_frame
     >>> from mlpsf.detection.sources import find_sources
-    >>> frame = simulate_frame(shape=(400, 400), n_stars=60, seed=1).frame
+    >>> frame = simulate_frame(shape=(400, 400), n_stars=120, n_galaxies=20, seed=1).frame
     >>> sources = find_sources(frame)
     >>> extract_stamps(
     ...     frame, sources["x"][:9], sources["y"][:9], fwhm=sources.meta["fwhm"],
     ...     star=frame_star(frame, sources))
-    <Cutouts: 9 of 41 x 41, 1.04 frame pixels a pixel>
+    <Cutouts: 9 of 41 x 41, 0.997 frame pixels a pixel>
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
     width = np.asarray(fwhm, dtype=np.float64)
