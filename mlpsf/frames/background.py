@@ -77,10 +77,10 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     zero, unit = _zero_and_unit(frame, least)
     pixels = frame.data - zero
     pixels /= unit
-    mode, sigma = mesh_statistics(pixels, frame.mask if frame.mask.any() else None, mesh)
+    mode, sigma, off = mesh_statistics(pixels, frame.mask if frame.mask.any() else None, mesh)
     if not np.isfinite(sigma).any():  # no good pixel: what is known roughly
         mode, sigma = np.zeros_like(mode), np.ones_like(sigma)
-    level, rms = map_of(mode, pixels.shape), map_of(sigma, pixels.shape)
+    level, rms = map_of(mode, off, pixels.shape), map_of(sigma, off, pixels.shape)
     usual = float(np.nanmedian(sigma))
     rms *= unit
     if frame.variance is not None:

@@ -9,8 +9,10 @@ hundreds of times that, and in crowded fields decides which sources are found.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from mlpsf.frames.near import nearest
@@ -22,20 +24,21 @@ FloatArray = NDArray[np.float64]
 _CLIP = 3.0  # standard deviations, as SExtractor's
 _SOFT = 1.0  # standard deviations over which weights fall from 1 to 0
 _ROUNDS = 8  # of clipping; more change the sky by less than 1e-4 of its noise, even in crowds
-_SKEW = (0.15, 0.45)  # mean less median, in standard deviations; SExtractor's limit is 0.3
+_SKEW = (0.25, 0.45)  # mean less median, in standard deviations; SExtractor's limit is 0.3
 _LOW = ((0.45, 0.1257), (0.3, 0.5244), (0.16, 0.9945), (0.02, 2.0537))
 """Quantiles, and by how many standard deviations a normal one is below the median."""
 
-_SPREAD = 0.6  # standard deviations; a third more of the light of sources moves it than a median
+_SPREAD = 0.3  # standard deviations; over a wider range, sources pull
+_STEP = 2.0  # standard deviations; a wider gap between values is no step of the pixels
 _FEW, _LEAST = 0.02, 1e-12  # share of the values within that range that is not too small
 _FARTHEST = 50.0  # standard deviations: farther values have no weight, and would cost digits
-_GOOD = 0.5  # least share of good pixels in a mesh; where none has as many, of those of the best
+_GOOD = 0.5  # least share of good pixels in a mesh, of what is usual where there are any
 _AT_ONCE = 1_000_000  # pixels: limits memory
 
 
 def mesh_statistics(
     pixels: NDArray[np.float32], mask: NDArray[np.bool_] | None, side: int
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the mode and the standard deviation of the sky in meshes of about a side.
 
     Parameters
@@ -49,12 +52,14 @@ def mesh_statistics(
     Returns
     -------
     level, sigma : ndarray, shape (gy, gx)
-        NaN where most pixels are bad; if they are in all meshes, where most are by far.
+        NaN where far more pixels are bad than in most meshes.
+    off : ndarray, shape (2, gy, gx)
+        Row and column of the mean of the good pixels, from the centre of the mesh, in meshes.
 
     Examples
     --------
     >>> pixels = np.random.default_rng(1).normal(500, 3, (128, 128)).astype(np.float32)
-    >>> level, sigma = mesh_statistics(pixels, None, 64)
+    >>> level, sigma, off = mesh_statistics(pixels, None, 64)
     >>> level.round(), sigma.round()
     (array([[500., 500.],
            [500., 500.]]), array([[3., 3.],
@@ -69,30 +74,35 @@ def mesh_statistics(
     area = np.multiply.outer(np.diff(rows), np.diff(columns)).ravel()
     most = int(area.max(initial=1))
     step = max(_AT_ONCE // most, 1)
-    found, count = np.empty((2, len(cells))), np.empty(len(cells), dtype=np.intp)
+    found, off = np.empty((2, len(cells))), np.zeros((2, len(cells)))
+    count = np.empty(len(cells), dtype=np.intp)
     for start in range(0, len(cells), step):
         part = slice(start, start + step)
         values = np.full((len(cells[part]), most), np.inf, dtype=np.float32)
-        for own, cell in zip(values, cells[part], strict=True):
+        for own, cell, place in zip(values, cells[part], off.T[part], strict=True):
             inside = pixels[cell] if mask is None else pixels[cell][~mask[cell]]
             own[: inside.size] = inside.ravel()
+            if mask is not None:
+                place[:] = _off(~mask[cell])
         values[~np.isfinite(values)] = np.inf
         count[part] = np.isfinite(values).sum(axis=1)
         found[:, part] = _mode_and_sigma(values, count[part])
     good = count / np.maximum(area, 1)
-    best = good.max(initial=0.0)
-    found[:, (good < _GOOD * (1.0 if best >= _GOOD else best)) | (count == 0)] = np.nan
-    level, sigma = found.reshape(2, len(rows) - 1, len(columns) - 1)
-    return level, sigma
+    usual = np.median(good[good > 0]) if good.any() else 1.0
+    found[:, good < _GOOD * usual] = np.nan
+    grid = (len(rows) - 1, len(columns) - 1)
+    return found[0].reshape(grid), found[1].reshape(grid), off.reshape(2, *grid)
 
 
-def map_of(values: FloatArray, shape: tuple[int, int]) -> NDArray[np.float32]:
+def map_of(values: FloatArray, off: FloatArray, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return the natural cubic spline through values of meshes, after a median filter of 3 by 3.
 
     Parameters
     ----------
     values : ndarray, shape (gy, gx)
         NaN where there is none: the nearest ones are taken.
+    off : ndarray, shape (2, gy, gx)
+        Where in its mesh each value belongs; see `mesh_statistics`.
     shape : (int, int)
         That of the image, (ny, nx).
 
@@ -102,23 +112,67 @@ def map_of(values: FloatArray, shape: tuple[int, int]) -> NDArray[np.float32]:
 
     Examples
     --------
-    >>> map_of(np.array([[1.0, np.nan], [1.0, 1.0]]), (100, 120)).mean()
+    >>> values = np.array([[1.0, np.nan], [1.0, 1.0]])
+    >>> map_of(values, np.zeros((2, 2, 2)), (100, 120)).mean()
     np.float32(1.0)
     """
-    known = np.isfinite(values)
-    if not known.any():
+    if not np.isfinite(values).any():
         return np.zeros(shape, dtype=np.float32)
-    at = np.argwhere(known).astype(np.float64)
-    whole = values.copy()
-    if not known.all():
-        whole[~known] = values[known][nearest(at, np.argwhere(~known).astype(np.float64))[1]]
-    gy, gx = whole.shape
-    # Beyond the edge a slope goes on: else the filter would flatten it there.
-    padded = np.pad(whole, 1, mode="reflect", reflect_type="odd")
-    around = [padded[j : j + gy, i : i + gx] for j in range(3) for i in range(3)]
-    smooth = np.median(around, axis=0)
+    smooth = _filtered(values, off)
     down, across = (_spline(n, count) for n, count in zip(shape, smooth.shape, strict=True))
     return np.asarray(down @ (smooth @ across.T).astype(np.float32))
+
+
+def _off(good: NDArray[np.bool_]) -> FloatArray:
+    """Return row and column of the mean of the good pixels, from the centre, in sides of a mesh."""
+    total = max(int(good.sum()), 1)
+    by_row, by_column = good.sum(axis=1), good.sum(axis=0)
+    places = [(one @ (np.arange(len(one)) + 0.5)) / len(one) for one in (by_row, by_column)]
+    return np.array(places) / total - 0.5 if good.any() else np.zeros(2)
+
+
+def _filtered(values: FloatArray, off: FloatArray) -> FloatArray:
+    """Return the medians of 3 by 3 values; each carried along the slope where some are missing.
+
+    Beyond an edge or beside a gap a plain median would flatten a slope.
+    """
+    slope = np.zeros_like(off)
+    for _ in range(2):  # the slopes need the values at the centres of the meshes, and these those
+        centred = values - (slope * off).sum(axis=0)
+        slope = np.stack([_slope(centred.T).T, _slope(centred)])
+    centred = values - (slope * off).sum(axis=0)
+    around = _windows(centred, (1, 1), (1, 1))
+    dy, dx = np.mgrid[-1:2, -1:2].reshape(2, 1, 1, -1)
+    carried = around - slope[0][..., None] * dy - slope[1][..., None] * dx
+    whole = np.isfinite(around).all(axis=-1, keepdims=True)
+    smooth = _median(np.where(whole, around, carried))
+    known = np.isfinite(smooth)
+    if not known.all():
+        at = np.argwhere(known).astype(np.float64)
+        smooth[~known] = smooth[known][nearest(at, np.argwhere(~known).astype(np.float64))[1]]
+    return smooth
+
+
+def _slope(values: FloatArray) -> FloatArray:
+    """Return the median step from mesh to mesh along rows, of the 3 by 4 steps about each."""
+    steps = np.pad(np.diff(values, axis=1), ((0, 0), (0, 1)), constant_values=np.nan)
+    found = _median(_windows(steps, (1, 1), (2, 1)))
+    return np.where(np.isfinite(found), found, 0.0)
+
+
+def _windows(values: FloatArray, rows: tuple[int, int], columns: tuple[int, int]) -> FloatArray:
+    """Return the values from some before to some after each, NaN beyond the edge; last axis."""
+    padded = np.pad(values, (rows, columns), constant_values=np.nan)
+    window = (sum(rows) + 1, sum(columns) + 1)
+    return sliding_window_view(padded, window).reshape(*values.shape, -1)
+
+
+def _median(values: FloatArray) -> FloatArray:
+    """Return the median of those that are not NaN along the last axis; NaN of none."""
+    ordered = np.sort(values, axis=-1)  # NaN last
+    count = np.isfinite(values).sum(axis=-1)[..., None]
+    pair = [np.take_along_axis(ordered, np.maximum(count - k, 0) // 2, -1) for k in (1, 0)]
+    return np.asarray(np.mean(pair, axis=0)[..., 0])
 
 
 def _edges(n: int, side: int) -> NDArray[np.intp]:
@@ -141,7 +195,8 @@ def _spline(n: int, count: int) -> NDArray[np.float32]:
     up = (place - low)[:, None]
     down, value = 1 - up, np.eye(count)
     line = down * value[low] + up * value[low + 1]
-    curve = (down**3 - down) * second[low] + (up**3 - up) * second[low + 1]
+    bend = [np.where(part < 0, -part, part**3 - part) for part in (down, up)]  # straight beyond
+    curve = bend[0] * second[low] + bend[1] * second[low + 1]
     return np.asarray(line + curve / 6, dtype=np.float32)
 
 
@@ -181,19 +236,47 @@ def _mode_and_sigma(values: NDArray[np.float32], count: NDArray[np.intp]) -> Flo
         weight, first, second = left + flat[:-1] + right
         mean = first / np.maximum(weight, _LEAST)
         sigma = np.sqrt(np.maximum(second / np.maximum(weight, _LEAST) - mean**2, 0))
-        # A step to where as much is above as below. Values within a range of it count in part,
-        # as if spread over it: the median of integers would be an integer.
-        near = _SPREAD * sigma
-        ends = [_search(v, count, median + side * near) for side in (-1, 1)]
-        inside, light = total(*ends)[:2]
-        below = left[0] + ends[0] - cut[1]
-        more = light - inside * median + near * (weight - inside - 2 * below)
-        step = more / np.maximum(inside, _FEW * weight + _LEAST)
-        median = median + np.clip(step, -near, near)
+        faint = cut[1] - left[0]  # values below that have no weight
+        median = median + _step(v, count, total, median, weight / 2 + faint, sigma)
     skew = mean - median
     least, most = _SKEW
     share = np.clip((most - np.abs(skew) / np.maximum(sigma, _LEAST)) / (most - least), 0, 1)
     return np.stack([middle + scale * (median - 1.5 * share * skew), scale * sigma])
+
+
+def _step(
+    v: NDArray[np.float32],
+    count: NDArray[np.intp],
+    total: Callable[[NDArray[np.intp], NDArray[np.intp]], FloatArray],
+    at: FloatArray,
+    rank: FloatArray,
+    sigma: FloatArray,
+) -> FloatArray:
+    """Return a step of Newton's from a place to where as many values as the rank are below.
+
+    Each value counts as a triangle, so that rounding moves the place by no more than itself, and
+    of at least the step of the pixels: the median of integers would be an integer.
+    """
+    width = np.clip(_gap(v, count, at), _SPREAD * sigma, _STEP * sigma) + _LEAST
+    ends = [_search(v, count, at + side * width) for side in (-1, 0, 1)]
+    below, dense = ends[0].astype(np.float64), np.zeros(len(v))
+    for side, pair in ((-1, ends[:2]), (1, ends[1:])):
+        inside, first, second = total(*pair)[:3]
+        off = (inside * at - first) / width
+        square = (inside * at**2 - 2 * at * first + second) / width**2
+        below = below + inside / 2 + off + side * square / 2
+        dense = dense + inside + side * off
+    least = _FEW * (ends[2] + 1)
+    return np.asarray(width * np.clip((rank - below) / np.maximum(dense, least), -1, 1))
+
+
+def _gap(v: NDArray[np.float32], count: NDArray[np.intp], at: FloatArray) -> FloatArray:
+    """Return the step between the values of each sorted row about a place."""
+    rows, last = np.arange(len(v)), np.maximum(count - 1, 0)
+    above = _search(v, count, at)
+    value = v[rows, np.minimum(above, last)]
+    end = _search(v, count, np.nextafter(value, np.float32(np.inf)))
+    return np.asarray(v[rows, np.minimum(end, last)] - v[rows, np.maximum(above - 1, 0)]) / 2
 
 
 def _scale(values: NDArray[np.float32], count: NDArray[np.intp], middle: FloatArray) -> FloatArray:

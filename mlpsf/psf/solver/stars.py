@@ -171,7 +171,8 @@ def _background(frame: Any, pixels: NDArray[Any], mask: NDArray[np.bool_], backg
         if isinstance(frame, Frame):
             how = _MESHES if frame.given_background is None else "the frame's own"
             return frame.background.level, how
-        return map_of(mesh_statistics(pixels, mask, MESH)[0], pixels.shape), _MESHES
+        level, _, off = mesh_statistics(pixels, mask, MESH)
+        return map_of(level, off, pixels.shape), _MESHES
     level = np.asarray(background, dtype=np.float64)
     if level.shape not in ((), pixels.shape) or not np.isfinite(level).all():
         raise InputError(
