@@ -90,7 +90,9 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     if step := _step(pixels):
         rms = np.hypot(rms, step * unit / np.sqrt(12))
     smallest = float(np.finfo(np.float32).tiny) * 1e6
-    floor = max(usual * float(unit) * 0.01, smallest, float(least))
+    # At an edge the spline may go below the noise of all meshes.
+    lowest = max(float(np.nanmin(sigma)), usual * 0.01)
+    floor = max(lowest * float(unit), smallest, float(least))
     rms = np.asarray(rms, dtype=np.float32)
     pixels -= level
     correlation = noise_correlation(pixels, frame.mask)

@@ -146,6 +146,9 @@ def _filtered(values: FloatArray, off: FloatArray) -> FloatArray:
     carried = around - slope[0][..., None] * dy - slope[1][..., None] * dx
     whole = np.isfinite(around).all(axis=-1, keepdims=True)
     smooth = _median(np.where(whole, around, carried))
+    # What is carried is as uncertain as the slope is steep: a sky that bends has another here.
+    doubt = np.where(whole[..., 0], 0.0, np.abs(slope).sum(axis=0))
+    smooth += np.nan_to_num(np.clip(centred - smooth, -doubt, doubt))
     known = np.isfinite(smooth)
     if not known.all():
         at = np.argwhere(known).astype(np.float64)

@@ -46,6 +46,7 @@ _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in it
 _LINES = 256  # rows or columns that are enough for the median of the others
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
 _SHARP = 1.8  # over the FWHM, at most 0.9: step from a row to the next that optics do not make
+_ELSEWHERE, _MANY = 0.9, 30  # share and number of stars away from it that show an image
 _CROWDED = 0.75  # share of the bright sources that overlap with another
 _RING = 1.2  # light of a ring over that of the centre, from which a star is a disc with a hole
 
@@ -203,7 +204,9 @@ def _spectrum(frame: Frame, alike: Table, fwhm: float) -> str | None:
         # sharper than optics make them, and the stars are elsewhere.
         away = np.abs(np.asarray(alike[axis])[:, None] - lit).min(axis=1) > max(fwhm, 3.0)
         stars = away.sum() >= SEVERAL and away.mean() > 0.5
-        if not (stars and _sharpest_edges(level, lit) > min(_SHARP / fwhm, 0.9)):
+        sharp = stars and _sharpest_edges(level, lit) > min(_SHARP / fwhm, 0.9)
+        # Nor is the bias level of some infrared detectors, where a quadrant begins to be read.
+        if not (sharp or (away.mean() > _ELSEWHERE and _are_scattered(alike[away], fwhm))):
             return (
                 f"light along whole {name}, {above.max() / noise:.0f} times the noise: a spectrum; "
                 "an image of the same field has the PSF"
@@ -218,6 +221,20 @@ def _sharpest_edges(level: NDArray[np.floating], lit: NDArray[np.intp]) -> float
         near = level[max(rows[0] - 8, 0) : rows[-1] + 9]
         least = min(least, float(np.abs(np.diff(near)).max() / np.ptp(near)))
     return least
+
+
+def _are_scattered(alike: Table, fwhm: float) -> bool:
+    """Return whether there are many sources, as large as stars, in no rows or columns, as stars."""
+    n = len(alike)
+    if n < _MANY or fwhm < UNDERSAMPLED:
+        return False
+    for axis in "xy":
+        place = np.sort(np.asarray(alike[axis], dtype=np.float64))
+        near = np.searchsorted(place, place + fwhm / 2) - np.arange(1, n + 1)
+        by_chance = n * (n - 1) / 2 * fwhm / max(float(np.ptp(place)), fwhm)
+        if near.sum() > 2 * by_chance + 4 * np.sqrt(by_chance + 1):
+            return False
+    return True
 
 
 def _hot_pixels(alike: Table, fwhm: float) -> str | None:

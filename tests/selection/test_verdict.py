@@ -86,7 +86,17 @@ def test_bad_columns_are_no_spectrum(width):
     assert verdict_of(read_frame(frame.data.T.copy(), saturation=60000)) == "good"
 
 
-@pytest.mark.parametrize("rays", [0, 150])
+@pytest.mark.parametrize("rows", [True, False])
+def test_the_bias_of_an_infrared_detector_is_no_spectrum(rows):
+    # Each half begins with a level that falls as it is read.
+    frame = frame_of(fwhm=3.0)
+    since = np.arange(500) % 250
+    level = 600 * (0.5 * np.exp(-since / 6) + 0.5 * np.exp(-since / 40))
+    pixels = frame.data + (level[:, None] if rows else level)
+    assert verdict_of(read_frame(pixels, saturation=60000)) == "good"
+
+
+@pytest.mark.parametrize("rays", [0, 150, 600])
 def test_a_spectrum_is_no_image(rays):
     dark = frame_of(n_stars=0, n_galaxies=0, cosmic_rays=rays, hot_pixels=20)
     at = np.arange(500)
