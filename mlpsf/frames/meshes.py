@@ -144,10 +144,10 @@ def _filtered(values: FloatArray, off: FloatArray) -> FloatArray:
     around = _windows(centred, (1, 1), (1, 1))
     dy, dx = np.mgrid[-1:2, -1:2].reshape(2, 1, 1, -1)
     carried = around - slope[0][..., None] * dy - slope[1][..., None] * dx
-    whole = np.isfinite(around).all(axis=-1, keepdims=True)
-    smooth = _median(np.where(whole, around, carried))
+    whole = np.asarray(np.isfinite(around).all(axis=-1))
+    smooth = _median(np.where(whole[..., None], around, carried))
     # What is carried is as uncertain as the slope is steep: a sky that bends has another here.
-    doubt = np.where(whole[..., 0], 0.0, np.abs(slope).sum(axis=0))
+    doubt = np.where(whole, 0.0, np.abs(slope).sum(axis=0))
     smooth += np.nan_to_num(np.clip(centred - smooth, -doubt, doubt))
     known = np.isfinite(smooth)
     if not known.all():

@@ -17,6 +17,7 @@ from mlpsf.stacks.effective import OVERSAMPLING, EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.moments import Moments, gaussian_moments
 from mlpsf.stacks.values import sky_and_noise
+from mlpsf.stamps.leftover import Leftover
 
 __all__ = ["FARTHEST", "FEWEST", "FITTED", "STEP", "CommonStar", "brightest", "common_star"]
 
@@ -58,6 +59,10 @@ class CommonStar:
         Largest absolute value of each change among the fitted stars.
     fwhm : float
         FWHM of the star in pixels: `REFERENCE_FWHM` on stamps, less on the frame's pixels.
+    alike : ndarray of int, shape (m,)
+        Rows of the stars, among those that it was made of, that are alike.
+    left : Leftover, optional
+        What it leaves of stars, on stamps; see `frame_star`.
     """
 
     psf: EffectivePSF
@@ -66,6 +71,8 @@ class CommonStar:
     reach: NDArray[np.float64]
     most: NDArray[np.float64]
     fwhm: float = REFERENCE_FWHM
+    alike: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    left: Leftover | None = None
     _sizes: dict[int, CommonStar] = field(default_factory=dict, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -239,7 +246,7 @@ def common_star(
     except PSFError:
         return None
     some = alike[:_FOLLOWED]
-    return _followed(psf, pixels[some], place[some], fwhm)
+    return replace(_followed(psf, pixels[some], place[some], fwhm), alike=rows[alike])
 
 
 def _alike(

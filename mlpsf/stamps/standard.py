@@ -29,6 +29,7 @@ from mlpsf.frames.geometry import reaches_over
 from mlpsf.stacks.fitting import fit_psf
 from mlpsf.stacks.values import sky_and_noise
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
+from mlpsf.stamps.leftover import Leftover
 
 __all__ = [
     "STAMP_SIZE",
@@ -120,18 +121,44 @@ def standardise(
             f"The common star has a FWHM of {star.fwhm:.3g} pixels, on the frame's own; stamps "
             f"have {REFERENCE_FWHM:g}. Cut them with extract_stamps."
         )
-    size = stamps.shape[-1]
-    fit = fit_psf(out, star.psf, half_width=round(FITTED * REFERENCE_FWHM), n_iter=_STEPS)
+    place = None if x is None or y is None else np.column_stack([x, y]).astype(np.float64)
+    return _with_standard(out, _take_away(out, star, place), star, place)
+
+
+def _take_away(
+    pixels: NDArray[np.float32], star: CommonStar, place: NDArray[np.float64] | None
+) -> NDArray[np.float32]:
+    """Fit the star to stamps and take it away, in place; return the fluxes, 0 of what is no fit."""
+    size = pixels.shape[-1]
+    fit = fit_psf(pixels, star.psf, half_width=round(FITTED * REFERENCE_FWHM), n_iter=_STEPS)
     rows = np.flatnonzero(fit.ok)
-    flux = fit.flux[rows].astype(np.float32)[:, None, None]
-    standard = standard_star(size)
+    flux = np.zeros(len(pixels), dtype=np.float32)
+    flux[rows] = fit.flux[rows]
     at = fit.dx[rows], fit.dy[rows]
-    if x is None or y is None:
+    if place is None:
         own = star.psf.stamps(*at, size)
     else:
-        own = star.stamps(*at, np.asarray(x)[rows], np.asarray(y)[rows], size)
-    out[rows] += flux * (standard / standard.sum() - own)
-    return out
+        own = star.stamps(*at, place[rows, 0], place[rows, 1], size)
+    pixels[rows] -= flux[rows, None, None] * own
+    return flux
+
+
+def _with_standard(
+    rest: NDArray[np.float32],
+    flux: NDArray[np.float32],
+    star: CommonStar,
+    place: NDArray[np.float64] | None,
+) -> NDArray[np.float32]:
+    """Put the standard star where the common one was, without what that leaves of any star."""
+    rows = np.flatnonzero(flux)
+    size = rest.shape[-1]
+    standard = standard_star(size)
+    standard /= standard.sum()
+    left = star.left if place is not None else None
+    rest[rows] += flux[rows, None, None] * (
+        standard if left is None or place is None else standard - left.at(place[rows], size)
+    )
+    return rest
 
 
 def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonStar | None:
@@ -154,14 +181,26 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
     part = sources[rows]
     fwhm = fwhm_of_stars(sources, part)
     place = frame.place(part["x"], part["y"])
+    sky = frame.background.level
     if isinstance(fwhm, float) and fwhm < REFERENCE_FWHM:
         side = 2 * reach_of(size, fwhm / REFERENCE_FWHM) + 1
-        cut = extract_cutouts(frame, part["x"], part["y"], side, background=frame.background.level)
-        return common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
-    cut = extract_cutouts(
-        frame, part["x"], part["y"], size, fwhm=fwhm, background=frame.background.level
-    )
-    return common_star(cut.data, part["snr"], part["flags"], *place)
+        cut = extract_cutouts(frame, part["x"], part["y"], side, background=sky)
+        star = common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
+    else:
+        cut = extract_cutouts(frame, part["x"], part["y"], size, fwhm=fwhm, background=sky)
+        star = common_star(cut.data, part["snr"], part["flags"], *place)
+    return star and replace(star, left=_left_of(frame, sources, part[star.alike], size, star))
+
+
+def _left_of(
+    frame: Frame, sources: Table, stars: Table, size: int, star: CommonStar
+) -> Leftover | None:
+    """Measure what the common star leaves of stars, per flux, on stamps."""
+    fwhm = fwhm_of_stars(sources, stars)
+    cut, flux = _without_star(frame, stars["x"], stars["y"], size, fwhm, star)
+    lit = flux > 0
+    place = np.column_stack(frame.place(stars["x"], stars["y"])).astype(np.float64)
+    return Leftover.of_stars(cut.data[lit] / flux[lit, None, None], place[lit])
 
 
 def fwhm_of_stars(alike: Table, sources: Table) -> float | NDArray[np.float64]:
@@ -224,7 +263,7 @@ def extract_stamps(
     >>> extract_stamps(
     ...     frame, sources["x"][:9], sources["y"][:9], fwhm=sources.meta["fwhm"],
     ...     star=frame_star(frame, sources))
-    <Cutouts: 9 of 41 x 41, 0.997 frame pixels a pixel>
+    <Cutouts: 9 of 41 x 41, 1 frame pixels a pixel>
     """
     found = REFERENCE_FWHM if star is None else star.fwhm
     width = np.asarray(fwhm, dtype=np.float64)
@@ -243,13 +282,11 @@ def extract_stamps(
     for start in range(0, max(len(x), 1), _BLOCK):
         block = slice(start, start + _BLOCK)
         at = x[block], y[block]
-        own = width[block] if width.ndim else width
-        if star is not None and found < REFERENCE_FWHM:
-            parts.append(_native_stamps(frame, *at, size, float(own), star))
-        else:
-            cut = extract_cutouts(frame, *at, size, fwhm=own, background=frame.background.level)
-            data = standardise(cut.data, star, *frame.place(cut.x, cut.y))
-            parts.append(replace(cut, data=data, homogenized=True))
+        cut, flux = _without_star(frame, *at, size, width[block] if width.ndim else width, star)
+        if star is not None:
+            place = np.column_stack(frame.place(cut.x, cut.y)).astype(np.float64)
+            cut = replace(cut, data=_with_standard(cut.data, flux, star, place))
+        parts.append(replace(cut, homogenized=True))
     if len(parts) == 1:
         return parts[0]
 
@@ -268,29 +305,37 @@ def extract_stamps(
     )
 
 
-def _native_stamps(
+def _without_star(
     frame: Frame,
     x: ArrayLike,
     y: ArrayLike,
     size: int,
-    fwhm: float,
-    star: CommonStar,
-) -> Cutouts:
-    """Subtract the star before resampling, which blurs a narrow star by its sub-pixel phase."""
-    scale = fwhm / REFERENCE_FWHM
-    cut = extract_cutouts(
-        frame, x, y, 2 * reach_of(size, scale) + 1, background=frame.background.level
-    )
+    fwhm: ArrayLike,
+    star: CommonStar | None,
+) -> tuple[Cutouts, NDArray[np.float32]]:
+    """Cut stamps without sky and star; return the flux of that, too, in the pixels of stamps."""
+    sky = frame.background.level
+    if star is None or star.fwhm == REFERENCE_FWHM:
+        cut = extract_cutouts(frame, x, y, size, fwhm=fwhm, background=sky)
+        data = cut.data - sky_and_noise(cut.data)[0][:, None, None]
+        place = np.column_stack(frame.place(cut.x, cut.y)).astype(np.float64)
+        flux = np.zeros(len(data), np.float32) if star is None else _take_away(data, star, place)
+        return replace(cut, data=data), flux
+    # The star is subtracted before resampling, which blurs a narrow one by its sub-pixel phase.
+    scale = float(np.asarray(fwhm)) / REFERENCE_FWHM
+    cut = extract_cutouts(frame, x, y, 2 * reach_of(size, scale) + 1, background=sky)
     data = cut.data - sky_and_noise(cut.data)[0][:, None, None]
     dx, dy = cut.x - cut.x0, cut.y - cut.y0
-    fit = fit_psf(data, star.psf, dx=dx, dy=dy, half_width=round(FITTED * fwhm), n_iter=_STEPS)
+    half = round(FITTED * star.fwhm)
+    fit = fit_psf(data, star.psf, dx=dx, dy=dy, half_width=half, n_iter=_STEPS)
     rows = np.flatnonzero(fit.ok & (np.abs(fit.flux) < 1e-3 * _MOST))
-    flux = fit.flux[rows].astype(np.float32)[:, None, None]
+    flux = np.zeros(len(data), dtype=np.float32)
+    flux[rows] = fit.flux[rows]
     at = frame.place(cut.x[rows], cut.y[rows])
-    data[rows] -= flux * star.stamps(fit.dx[rows], fit.dy[rows], *at, data.shape[-1])
+    own = star.stamps(fit.dx[rows], fit.dy[rows], *at, data.shape[-1])
+    data[rows] -= flux[rows, None, None] * own
     out = resample(data, dx, dy, size, scale)
-    standard = standard_star(size)
-    # Resampling conserves surface brightness, not flux.
-    out[rows] += flux / np.float32(scale**2) * (standard / standard.sum())
     near_edge = reaches_over(cut.x, cut.y, scale * (size // 2), frame.shape)
-    return Cutouts(out, cut.x, cut.y, cut.x, cut.y, scale, near_edge, homogenized=True)
+    # Resampling conserves surface brightness, not flux.
+    flux /= np.float32(scale**2)
+    return Cutouts(out, cut.x, cut.y, cut.x, cut.y, scale, near_edge), flux

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from mlpsf.errors import PSFError
 from mlpsf.psf.solver.basis import Moffat, PolarBasis, Quadrature, centroid
 from mlpsf.psf.solver.fit import Fit
 from mlpsf.psf.solver.pixels import StarPixels, first_profile
@@ -157,7 +158,13 @@ def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS)
     # The matrices are small: threads would wait for each other, on a busy machine for long.
     with threadpool_limits(1):
         for number in range(rounds + 1):
-            change = fit.round(first=number == 0)
+            try:
+                change = fit.round(first=number == 0)
+            except PSFError:  # what the first fit has found is no star any more
+                if number == 0 or rounds < 2:
+                    raise
+                fit.misfit = np.inf
+                break
             # The misfit is of the PSF before this fit, so it is not valid in the first two rounds.
             if number == rounds or change < 3e-4 or (number >= 2 and fit.misfit > _LOST):
                 break
