@@ -163,7 +163,7 @@ def _look(
     inner = slice(_REACH, -_REACH)
     cut = extract_cutouts(frame, x[rows], y[rows], size)
     data = cut.data
-    data[data >= frame.saturation] = np.nan
+    data[data >= frame.full] = np.nan
     if frame.saturated_plane is not None:
         data[extract_cutouts(frame.saturated_plane, x[rows], y[rows], size).data > 0] = np.nan
     row, column = nearest_pixels(cut.x, cut.y, frame.shape)

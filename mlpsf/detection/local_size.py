@@ -28,6 +28,7 @@ _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is fol
 _LEAST = 0.2  # share of the sources that are stars, at least
 _STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
+_NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
 _SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
 _SURE = 0.75  # of the log-likelihood a star, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
@@ -79,7 +80,19 @@ def _of_neighbours(stars: NDArray[np.float64], *, varies: bool) -> SizeMap:
         _, rows = nearest(stars[:, :2], np.column_stack([x, y]), k)
         return row_median(stars[:, 2][rows].reshape(len(x), k))
 
-    return SizeMap(stars, at, varies, jumps=varies)
+    return SizeMap(stars, at, varies, jumps=varies and _changes_at_once(stars, at))
+
+
+def _changes_at_once(
+    stars: NDArray[np.float64],
+    at: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
+) -> bool:
+    """Return whether most of the change is between near stars, as at the edge of a chip."""
+    log_size = np.log(at(stars[:, 0], stars[:, 1]))
+    near = min(max(_MEDIAN_OF - 1, round(_NEAR * len(stars))), len(stars))
+    beside = log_size[nearest(stars[:, :2], stars[:, :2], near)[1]]
+    low, high = np.quantile(log_size, [0.05, 0.95])
+    return bool(np.quantile(np.ptp(beside, axis=1), 0.98) > _AT_ONCE * (high - low))
 
 
 def size_map(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Frame", "PointSources"]
 
+_ROUNDED = 1e-5  # share of the saturation level: headers give six digits, and pixels seven
+
 
 class PointSources(Protocol):
     """The point sources of a frame, and what is left without them."""
@@ -125,13 +127,18 @@ class Frame:
             return self.data
         return np.where(self.mask, np.float32(np.nan), self.data)
 
+    @property
+    def full(self) -> float:
+        """The saturation level, less what rounding of pixels and header may take from it."""
+        return self.saturation - _ROUNDED * abs(self.saturation)
+
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:
         """True where a pixel is at or above saturation, or marked so in the mask plane.
 
         Computed when first used; later changes of `data` have no effect.
         """
-        saturated: NDArray[np.bool_] = self.data >= self.saturation
+        saturated: NDArray[np.bool_] = self.data >= self.full
         if self.saturated_plane is not None:
             saturated |= self.saturated_plane
         return saturated

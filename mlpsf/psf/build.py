@@ -11,11 +11,13 @@ import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from mlpsf.errors import InputError
+from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.over_frame import variation_over_frame
+from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
+from mlpsf.psf.quality.star_shapes import drawn_at
 from mlpsf.psf.solver.field import solve_field
 from mlpsf.psf.solver.fit import Fit
 from mlpsf.psf.solver.polynomial import order_for, polynomial
@@ -56,7 +58,7 @@ def build_psf(
     over the frame, it knows how: by a polynomial whose order, from 0 to 3, is that which predicts
     best the stars that are left out of the fit (see `mlpsf.psf.solver.field`). If no smooth PSF
     describes the stars, as for a badly misaligned telescope, TRIPPy's table corrected for its blur
-    is used instead (``meta["method"]`` is then 'corrected').
+    is used instead where it leaves less of them (``meta["method"]`` is then 'corrected').
 
     Parameters
     ----------
@@ -158,13 +160,16 @@ def build_psf(
         varied = solve(hand.pixels, hand.size, terms, rounds)
         if varied.misfit <= MISFIT or solution.misfit > NO_PSF:
             solution = varied
-    if rounds >= 2 and solution.misfit > NO_PSF:
+    if rounds >= 2 and np.isinf(solution.misfit):
         return _unsmooth(hand, rep_fact, meta, place)
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
+    misfit = solution.misfit
     solution, order, reason = _vary(solution, hand, found, order)
     meta |= {"order": order, "order_reason": reason}
     psf = _model(solution, order, hand, rep_fact, meta)
     psf = replace(psf, meta={**meta, **variation_over_frame(psf)})
+    if rounds >= 2 and misfit > NO_PSF and not _is_better(psf, hand, rep_fact, misfit):
+        return _unsmooth(hand, rep_fact, meta, place)
     psf.check()
     for text in disagreements(psf, hand, solution.flux, found, stars, place):
         warnings.warn(text, AstropyUserWarning, stacklevel=2)
@@ -188,7 +193,10 @@ def _vary(
         return solution, 0, "a PSF that does not vary was asked for"
     if not found.real:
         return solution, 0, found.verdict
-    fit, choice = solve_field(solution.fit, hand.x, hand.y, found, most)
+    try:
+        fit, choice = solve_field(solution.fit, hand.x, hand.y, found, most)
+    except PSFError as error:
+        return solution, 0, f"no PSF that varies fits the stars ({error})"
     if choice.order == 0:
         return solution, 0, choice.reason
     return solution_of(fit), choice.order, choice.reason
@@ -227,6 +235,40 @@ def _components(fit: Fit) -> tuple[FloatArray, FloatArray]:
     assert fit.span is not None
     weights = np.linalg.lstsq(fit.span, fit.c[1:].T)[0].T
     return fit.span, np.asarray(weights, dtype=np.float64)
+
+
+def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, misfit: float) -> bool:
+    """Return whether a PSF that stars do not fit to their noise fits them better than a table."""
+    try:
+        psf.check()
+    except PSFError:
+        return False
+    x, y = hand.places.T
+    table = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
+    if not _left(psf, hand) < _left(table, hand):
+        return False
+    warnings.warn(
+        f"the stars differ from the PSF by {misfit:.1f} times their noise: their images change "
+        "over the frame in a way that it does not follow. More stars (n_max, --n-max) may show it; "
+        "or make the PSF of a part of the frame",
+        AstropyUserWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def _left(psf: PSFModel, hand: Stars) -> float:
+    """Return the light that a PSF leaves of the stars it is made of, per light, in the median."""
+    stars = hand.pixels
+    scale = FitScale(1.5 * stars.fwhm, stars.gain)
+    data = np.where(stars.bad, 0.0, stars.data)
+    noise = stars.noise[:, None, None]
+    drawn = drawn_at(psf, *hand.places.T)
+    _, star, model, _ = fit_stars(drawn, data, ~stars.bad, noise, scale)
+    nothing = np.zeros(len(stars))
+    core = inside(data.shape[-1], nothing, nothing, scale.fitted) & ~stars.bad
+    square = [np.where(core, part**2, 0.0).sum(axis=(1, 2)) for part in (star - model, model)]
+    return float(np.median(square[0] / np.maximum(square[1], 1e-30)))
 
 
 def _unsmooth(

@@ -22,6 +22,7 @@ _APART = 3.5  # pixels: a star no farther from a source is the source
 _CLIP = 3.0  # standard deviations; a neighbour of a star does not count as its shape
 _LEAST = 1e-12  # of the light of a star; less is nothing
 _RIM = 0.75  # of the half-width of a stamp: beyond it is little light of a star
+_SKILL = (0.1, 0.3)  # share of the light foretold, from which and at which it is taken away
 _CORE = 8  # pixels of a stamp, two FWHM: where stars are compared
 
 
@@ -61,12 +62,13 @@ class Leftover:
 
         Examples
         --------
-        >>> place = np.random.default_rng(1).uniform(0, 2000, (400, 2))
-        >>> tilt = np.linspace(-1, 1, 21) * np.ones((21, 1))
-        >>> light = np.sin(place[:, 0] / 500)[:, None, None] * tilt
-        >>> left = Leftover.of_stars(light, place)
+        >>> rng, u = np.random.default_rng(1), np.arange(-10, 11)
+        >>> coma = u * np.exp(-(u**2 + u[:, None] ** 2) / 8)
+        >>> place = rng.uniform(0, 2000, (400, 2))
+        >>> light = np.sin(place[:, 0] / 500)[:, None, None] * coma
+        >>> left = Leftover.of_stars(light + rng.normal(0, 0.1, light.shape), place)
         >>> there = left.at(np.array([[800.0, 1000.0]]), 21)
-        >>> bool(np.abs(there - np.sin(1.6) * tilt).max() < 0.2)
+        >>> bool(np.abs(there - np.sin(1.6) * coma).max() < 0.2 * coma.max())
         True
         """
         good = np.isfinite(light).all(axis=(1, 2))
@@ -88,9 +90,13 @@ class Leftover:
             shape = about + noise * np.clip(off, -limit, limit)
             about = _mean(weight, shape)
         core = np.s_[:, max(c - _CORE, 0) : c + _CORE + 1, max(c - _CORE, 0) : c + _CORE + 1]
-        foretold = float((shape[core] * about[core] / noise**2).sum(dtype=np.float64))
-        square = float((about[core] ** 2 / noise**2).sum(dtype=np.float64))
-        share = min(foretold / square, 1.0) if square > 0 else 0.0
+        own, near = shape[core] / noise, about[core] / noise
+        total, foretold, square = (
+            float((a * b).sum(dtype=np.float64)) for a, b in ((own, own), (own, near), (near, near))
+        )
+        share = float(np.clip(foretold / max(square, _LEAST), 0.0, 1.0))
+        skill = share * (2 * foretold - share * square) / max(total, _LEAST)
+        share *= float(np.clip((skill - _SKILL[0]) / (_SKILL[1] - _SKILL[0]), 0.0, 1.0))
         return cls(shape, place, share) if share > 0 else None
 
     def at(self, place: NDArray[np.float64], size: int) -> NDArray[np.float32]:

@@ -443,6 +443,17 @@ def test_pixels_that_are_no_numbers(dtype):
         read_frame(np.zeros((5, 5), dtype))
 
 
+@pytest.mark.parametrize("unit", [1.0, 0.09303446345371597, 3e-7])
+def test_pixels_at_saturation_are_saturated_in_any_unit(unit):
+    # Pixels and level are rounded on different ways.
+    pixels = np.full((20, 20), 100, dtype=np.float32)
+    pixels[5, 5] = 65535
+    frame = read_frame(pixels * np.float32(unit), saturation=65535 * unit)
+    assert frame.saturated.sum() == 1
+    assert read_frame(pixels, saturation=65535.4).saturated.sum() == 1  # six digits
+    assert read_frame(pixels, saturation=65540).saturated.sum() == 0
+
+
 @pytest.mark.parametrize("value", [0, -1, np.nan])
 @pytest.mark.parametrize("parameter", ["gain", "saturation"])
 def test_gain_and_saturation_must_be_positive(image, parameter, value):

@@ -1,5 +1,7 @@
 """The PSF solved for: its functions, its integrals, and what it leaves out."""
 
+import warnings
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -194,3 +196,44 @@ def test_a_place_beyond_all_stars_is_said():
     near = places[places[:, 0] < 150]
     with pytest.warns(AstropyUserWarning, match=r"\(270, 100\) is beyond all stars, \d+ pixels"):
         build_psf(image, near, background=0.0, at=(270.0, 100.0))
+
+
+def lens(n=60, side=900, seed=3):
+    """Stars, far brighter than their noise, whose coma grows and turns; and their places."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(100, 1, (side, side))
+    u = np.arange(-15, 16)
+    places = rng.uniform(25, side - 26, (n, 2))
+    for x, y in places:
+        i, j = round(x), round(y)
+        turn = 1.5 * np.pi * x / side
+        for part, far in ((1.0, 0.0), (0.8 * y / side, 2.5)):
+            square = (u - (x - i + far * np.cos(turn))) ** 2
+            square = square + (u[:, None] - (y - j + far * np.sin(turn))) ** 2
+            pixels[j - 15 : j + 16, i - 15 : i + 16] += 4e2 * part * np.exp(-square / 3)
+    return pixels, places
+
+
+def test_a_psf_that_changes_more_than_it_can_follow_is_better_than_its_mean():
+    pixels, places = lens()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        psf = build_psf(pixels, places, background=100.0)
+    assert psf.varies
+    assert psf.meta["method"] == "refined"
+    said = " ".join(str(each.message) for each in caught)
+    assert "times their noise" in said
+    assert "--n-max" in said
+
+
+def test_stars_that_are_not_smooth_are_in_a_table():
+    rng = np.random.default_rng(2)
+    pixels = rng.normal(100, 1, (300, 300))
+    image = 2e4 * rng.integers(0, 2, (5, 5))
+    image[2, 2] = 6e4
+    places = np.mgrid[40:280:50, 40:280:50].reshape(2, -1).T
+    for x, y in places:
+        pixels[y - 2 : y + 3, x - 2 : x + 3] += image
+    with pytest.warns(AstropyUserWarning, match="no smooth PSF describes"):
+        psf = build_psf(pixels, places, background=100.0)
+    assert psf.meta["method"] == "corrected"

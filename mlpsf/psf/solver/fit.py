@@ -35,6 +35,7 @@ _LEVEL = 1e7  # weight that fixes the light of the PSF, so that the fluxes adjus
 _SKY = 0.0125  # scatter of the stars' skies around the frame's, over the noise of a pixel
 _SKY_LIGHT = 0.04  # the same scatter from faint galaxies, in any frame
 _OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light in a square of one FWHM
+_DIFFERENT = 0.5  # of what is usually left of a star, over its light: error of the PSF there
 _EXCESS = 2.0  # times the usual misfit of a core, above which a star has less weight
 
 
@@ -169,6 +170,12 @@ class Fit:
             with np.errstate(all="ignore"):
                 left = left - flux * median_of(left / flux)
         photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None] ** 2
+        # Where stars differ much from the PSF, none is struck for it: little would be left of them.
+        near = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
+        off = np.where(near, np.nan_to_num(left) ** 2 - photon, 0.0).sum(axis=1)
+        own = np.where(near, light**2, 0.0).sum(axis=1)
+        usual = max(float(np.median(off / np.maximum(own, 1e-30))), 0.0)
+        error = max(error, _DIFFERENT * np.sqrt(usual))
         ratio = np.nan_to_num(left / np.sqrt(photon + (error * light) ** 2))
         width = max(3, round(stars.fwhm) | 1)
         grow = max(1, round(0.5 * stars.fwhm))
