@@ -198,7 +198,7 @@ def test_a_place_beyond_all_stars_is_said():
         build_psf(image, near, background=0.0, at=(270.0, 100.0))
 
 
-def lens(n=60, side=900, seed=3):
+def lens(n=40, side=900, seed=3):
     """Stars, far brighter than their noise, whose coma grows and turns; and their places."""
     rng = np.random.default_rng(seed)
     pixels = rng.normal(100, 1, (side, side))
