@@ -4,7 +4,7 @@ A frame times any factor from 1e-6 to 1e6, with any sky added, shows the same st
 of all telescopes, each with both selectors, with and without a gain and a saturation level that
 are given: are the same stars chosen, how far do their probabilities move, and how many of all
 bright sources are judged otherwise? Pixels are float32: their last digits, and what hangs on them,
-change. In crowds much does: which of the hidden sources are found.
+change. In crowds some does: which of the faintest hidden sources are found.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.errors import InputError, TooFewStarsError
+from mlpsf.errors import InputError
 from mlpsf.flags import NEVER_A_PSF_STAR, UNUSABLE, Flag, describe
 from mlpsf.frames.frame import Frame
 from mlpsf.selection.star_table import StarTable
+from mlpsf.selection.too_few import too_few_stars
 
 __all__ = [
     "FEWEST_RESERVED",
@@ -238,7 +239,7 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
         }
     )
     if len(chosen) < rules.n_min and not (relaxed and len(chosen)):
-        raise _too_few(out, p[order], n_good, rules.threshold, rules.n_min)
+        raise too_few_stars(out, p[order], n_good, rules.threshold, rules.n_min)
     return out
 
 
@@ -344,74 +345,6 @@ def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> 
     n = min(int(np.rint(used * reserve)), max(used - n_min, 0))
     reserved: NDArray[np.intp] = good[np.floor((np.arange(n) + 0.5) * used / max(n, 1)).astype(int)]
     return reserved
-
-
-def _too_few(
-    table: Table, ranked: NDArray[np.float64], found: int, threshold: float, wanted: int
-) -> TooFewStarsError:
-    enough_at = float(ranked[wanted - 1]) if len(ranked) >= wanted else float("nan")
-    if np.isfinite(enough_at) and enough_at < 0.5:
-        these = f"A lower n_min (--n-min {found}) takes these, r" if found else "R"
-        hint = (
-            f"the best of the others has {ranked[found]:g}, and too few look like good stars. "
-            f"{these}elax (--relax) takes the best there are"
-        )
-    elif np.isfinite(enough_at):
-        # Rounded down, so that the threshold printed does give enough.
-        shown = np.floor(enough_at * 1000) / 1000
-        these = f"a lower n_min (--n-min {found}) takes those, " if found else ""
-        hint = (
-            f"the {_ordinal(wanted)} best has {enough_at:g}. A threshold of {shown:.3f} gives "
-            f"enough; {these}relax (--relax) takes the best there are"
-        )
-    else:
-        asked = table[np.asarray(table["flags"]) & Flag.NOT_LISTED == 0]
-        judged = f"only {len(ranked)}" if len(ranked) else "none"
-        hint = (
-            f"{judged} of {len(asked)} {'sources' if len(asked) == len(table) else 'listed stars'} "
-            f"could be judged at all (of the others, some for more than one reason: "
-            f"{_commonest(asked)})"
-        )
-        if len(ranked):
-            least = f" {found}" if found else ""
-            hint += f". A lower n_min (--n-min{least}), or relax (--relax), takes what there is"
-    plural = "star" if found == 1 else "stars"
-    return TooFewStarsError(
-        f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.{_about(table)}",
-        found=found,
-        wanted=wanted,
-        threshold=threshold,
-        enough_at=enough_at,
-        table=table,
-    )
-
-
-def _about(table: Table) -> str:
-    """Return what else a user has to know: the guessed gain if sources are faint, the verdict."""
-    meta, text = table.meta, ""
-    faint = int((np.asarray(table["flags"]) & Flag.FAINT != 0).sum())
-    if faint and "gain" in str(meta.get("guessed", "")):
-        text = (
-            f" The {faint} faint ones are so by the noise of the sky alone: the gain is a guess "
-            f"({meta.get('gain_from', '')}); give it with gain (--gain) if you know it."
-        )
-    if meta.get("verdict", "good") != "good" or "linear_to" in meta:
-        text += f" The frame is {meta['verdict']}: {meta['verdict_reason']}."
-    return text.replace("is no stars", "has no stars")
-
-
-def _ordinal(n: int) -> str:
-    last = {1: "st", 2: "nd", 3: "rd"}
-    return f"{n}{'th' if n % 100 in (11, 12, 13) else last.get(n % 10, 'th')}"
-
-
-def _commonest(table: Table) -> str:
-    flags = np.asarray(table["flags"])
-    counts = {
-        flag.short: int(((flags & flag) != 0).sum()) for flag in Flag if flag & NEVER_A_PSF_STAR
-    }
-    top = sorted(counts.items(), key=lambda item: -item[1])[:3]
-    return ", ".join(f"{n} {name}" for name, n in top if n) or "no probability"
 
 
 def warn_of_few_reserved(stars: Table) -> None:

@@ -207,8 +207,10 @@ def test_an_earlier_choice_leaves_nothing_behind(probability, before, words):
 # --- too few
 
 
-def message(probability, flags=None, meta=None, **words):
+def message(probability, flags=None, meta=None, snr=None, **words):
     table = Table({"flags": np.zeros(len(probability), np.int32) if flags is None else flags})
+    if snr is not None:
+        table["snr"] = snr
     table.meta.update(meta or {})
     with pytest.raises(TooFewStarsError) as caught:
         choose(table, probability, **words)
@@ -262,12 +264,21 @@ def test_faint_stars_by_a_guessed_gain_are_told():
     meta = {"guessed": "gain, saturation", "gain_from": "the noise"}
     told = message(np.full(4, 0.95), flags, meta, n_min=2)
     assert told.endswith(
-        " The 2 faint ones are so by the noise of the sky alone: the gain is a guess (the noise); "
-        "give it with gain (--gain) if you know it."
+        " Whether 2 are faint hangs on the gain, which is a guess (the noise); give it with gain "
+        "(--gain) if you know it."
     )
     assert "guess" not in message(np.full(4, 0.95), flags, {"guessed": "saturation"}, n_min=2)
     assert "guess" not in message(np.full(4, 0.95), flags, n_min=2)
     assert "guess" not in message(np.full(4, 0.95), flags & ~8, meta, n_min=5)
+
+
+def test_a_lower_limit_of_the_signal_to_noise_is_advised():
+    flags = np.array([int(Flag.FAINT)] * 6 + [int(Flag.FAINT | Flag.NEAR_EDGE), 0])
+    snr = np.array([40.0, 31.5, 22.0, 12.3, 8.0, 3.0, 45.0, 90.0])
+    told = message(np.full(8, 0.95), flags, n_min=4, snr=snr)
+    assert "3 of the faint ones have a S/N of 22 or more: a lower snr_min (--snr-min 22)" in told
+    told = message(np.full(8, 0.95), flags, n_min=9, snr=snr)
+    assert "5 of the faint ones have a S/N of 8 or more" in told
 
 
 def test_the_verdict_is_told():
