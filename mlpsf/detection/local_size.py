@@ -29,6 +29,7 @@ _LEAST = 0.2  # share of the sources that are stars, at least
 _STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
 _NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
+_NARROWER, _FEW_NARROWER = 0.1, 0.3  # than stars, in the logarithm; share of those of one size
 _SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
 _SURE = 0.75  # of the log-likelihood a star, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
@@ -163,6 +164,11 @@ def _smoothly(
     found = evidence(locus, len(terms))
     # Galaxies gain nothing, however many they are.
     if found < steady.log_likelihood + _SURE * locus.share * n or _are_few(locus):
+        return -np.inf, None
+    # Nothing is narrower than a star: where many of one size are, the surface is of galaxies.
+    of_one_size = steady.is_star > 0.5
+    narrower = of_one_size & (locus.off[:, 0] < -_NARROWER)
+    if narrower.sum() > max(_MEDIAN_OF, _FEW_NARROWER * of_one_size.sum()):
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5

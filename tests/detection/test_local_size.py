@@ -87,3 +87,16 @@ def test_fwhm_of_a_frame_that_varies(seed):
     assert np.median(ratio) == pytest.approx(1, abs=0.05)
     # The simulated PSF has kinks at its nodes, which no polynomial has.
     assert np.quantile(np.abs(ratio / np.median(ratio) - 1), 0.9) < 0.08
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cluster_of_galaxies_is_no_wider_place_of_the_stars(seed):
+    rng = np.random.default_rng(seed)
+    everywhere, cluster = rng.uniform(0, 1800, (2, 55)), rng.normal(900, 350, (2, 300))
+    x, y = np.append(everywhere, cluster, axis=1).clip(0, 1800)
+    star = np.arange(355) < 55
+    size = rng.normal(np.where(star, 0.0, 0.25), np.where(star, 0.02, 0.1))
+    e1, e2 = rng.normal(0, np.where(star, 0.01, 0.08), (2, 355))
+    sizes = size_map(x, y, 3.0 * np.exp(size), e1, e2, 3.0, stellar_sizes)
+    assert not sizes.varies
+    assert np.abs(np.log(sizes(x, y) / 3.0)).max() < 0.15
