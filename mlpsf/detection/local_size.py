@@ -29,7 +29,10 @@ _LEAST = 0.2  # share of the sources that are stars, at least
 _STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
 _NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
-_NARROWER, _FEW_NARROWER = 0.1, 0.3  # than stars, in the logarithm; share of those of one size
+_NARROWER, _FEW_NARROWER = (
+    0.1,
+    0.3,
+)  # than stars, in the logarithm; share of those of the common size
 _SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
 _SURE = 0.75  # of the log-likelihood a star, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
@@ -144,8 +147,9 @@ def size_map(
     _, near = nearest(place, place, min(_NEIGHBOURS, len(x)))
     found = np.log(mode(size[near], e1[near], e2[near]))
     # Of a surface, terms are paid for; of neighbours, each star is expected from the others.
-    smooth = _smoothly(place, values, [one_size, found], steady)
-    jumping = _by_neighbours(place, values, row_median(found[near]), steady)
+    of_it = off < _NARROWER / 2
+    smooth = _smoothly(place, values, [one_size, found], steady, of_it)
+    jumping = _by_neighbours(place, values, row_median(found[near]), steady, of_it)
     likeliest = max((smooth, jumping), key=lambda each: each[0])
     return likeliest[1] or steady_map
 
@@ -155,6 +159,7 @@ def _smoothly(
     values: NDArray[np.float64],
     starts: list[NDArray[np.float64]],
     steady: Locus,
+    common: NDArray[np.bool_],
 ) -> tuple[float, SizeMap | None]:
     """Follow the size by a surface; return its evidence and the map, None if there is none."""
     n = len(place)
@@ -165,10 +170,7 @@ def _smoothly(
     # Galaxies gain nothing, however many they are.
     if found < steady.log_likelihood + _SURE * locus.share * n or _are_few(locus):
         return -np.inf, None
-    # Nothing is narrower than a star: where many of one size are, the surface is of galaxies.
-    of_one_size = steady.is_star > 0.5
-    narrower = of_one_size & (locus.off[:, 0] < -_NARROWER)
-    if narrower.sum() > max(_MEDIAN_OF, _FEW_NARROWER * of_one_size.sum()):
+    if _are_narrower(locus, common):
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5
@@ -183,6 +185,15 @@ def _smoothly(
     return found, SizeMap(stars, at, varies=_ranges(followed))
 
 
+def _are_narrower(locus: Locus, common: NDArray[np.bool_]) -> bool:
+    """Return whether many sources of the common size are narrower: the locus is of galaxies.
+
+    Nothing is narrower than a star.
+    """
+    narrower = common & (locus.off[:, 0] < -_NARROWER)
+    return bool(narrower.sum() > max(_MEDIAN_OF, _FEW_NARROWER * common.sum()))
+
+
 def _are_few(locus: Locus) -> bool:
     """Return whether the stars are too few, in number or among the sources, to be believed."""
     return locus.share < max(_LEAST, _STARS / len(locus.off))
@@ -193,6 +204,7 @@ def _by_neighbours(
     values: NDArray[np.float64],
     usual: NDArray[np.float64],
     steady: Locus,
+    common: NDArray[np.bool_],
 ) -> tuple[float, SizeMap | None]:
     """Follow the size from star to star; return its evidence and the map, None if there is none.
 
@@ -214,6 +226,8 @@ def _by_neighbours(
     more = int((locus.is_star > 0.5).sum()) - int((steady.is_star > 0.5).sum())
     gain = locus.log_likelihood - steady.log_likelihood
     if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _are_few(locus):
+        return -np.inf, None
+    if _are_narrower(locus, common):
         return -np.inf, None
     stars = np.column_stack([place, np.exp(log_size)])[members]
     return locus.log_likelihood, _of_neighbours(stars, varies=_ranges(expected[members]))
