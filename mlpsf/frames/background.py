@@ -19,6 +19,8 @@ MESH = 64
 
 
 _MOST_RATIO = 1e30  # of the largest pixel to the noise
+_STEEP = 0.5  # noise: a step from mesh to mesh that makes it seem 1 per cent larger
+_PASSES = 2  # more, for skies that bend within a mesh
 _FEW_VALUES = 64  # fewer different values of the sky show the steps of the pixels
 
 
@@ -77,28 +79,47 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     zero, unit = _zero_and_unit(frame, least)
     pixels = frame.data - zero
     pixels /= unit
-    mode, sigma, off = mesh_statistics(pixels, frame.mask if frame.mask.any() else None, mesh)
+    mask, step = frame.mask if frame.mask.any() else None, _step(pixels)
+    mode, sigma, off = mesh_statistics(pixels, mask, mesh)
     if not np.isfinite(sigma).any():  # no good pixel: what is known roughly
         mode, sigma = np.zeros_like(mode), np.ones_like(sigma)
-    level, rms = map_of(mode, off, pixels.shape), map_of(sigma, off, pixels.shape)
     usual = float(np.nanmedian(sigma))
+    level = map_of(mode, off, pixels.shape)
+    pixels -= level
+    for _ in range(_PASSES):
+        if _steepest(mode) <= _STEEP * usual:
+            break
+        # A slope within a mesh has counted as noise; it is known now.
+        mode, again, off = mesh_statistics(pixels, mask, mesh)
+        rest = map_of(mode, off, pixels.shape)
+        pixels -= rest
+        level += rest
+        sigma = np.where(np.isfinite(again), again, sigma)
+        usual = float(np.nanmedian(sigma))
+    rms = map_of(sigma, off, pixels.shape)
     rms *= unit
     if frame.variance is not None:
         # The variance plane has detail finer than a mesh; the mesh includes correlated noise.
         good = np.isfinite(frame.variance) & (frame.variance > 0)
         rms = np.where(good, np.maximum(rms, np.sqrt(np.where(good, frame.variance, 0))), rms)
-    if step := _step(pixels):
+    if step:
         rms = np.hypot(rms, step * unit / np.sqrt(12))
     smallest = float(np.finfo(np.float32).tiny) * 1e6
     # At an edge the spline may go below the noise of all meshes.
     lowest = max(float(np.nanmin(sigma)), usual * 0.01)
     floor = max(lowest * float(unit), smallest, float(least))
     rms = np.asarray(rms, dtype=np.float32)
-    pixels -= level
     correlation = noise_correlation(pixels, frame.mask)
     level *= unit
     level += zero
     return Background(level, np.maximum(rms, np.float32(floor), out=rms), correlation)
+
+
+def _steepest(mode: NDArray[np.float64]) -> float:
+    """Return the largest step from a mesh to the next, of which most are no larger; 0 of one."""
+    steps = np.concatenate([np.abs(np.diff(mode, axis=axis)).ravel() for axis in (0, 1)])
+    steps = steps[np.isfinite(steps)]
+    return float(np.quantile(steps, 0.9)) if len(steps) else 0.0
 
 
 def _step(pixels: NDArray[np.float32]) -> float:

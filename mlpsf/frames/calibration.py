@@ -59,6 +59,7 @@ from mlpsf.frames.units import header_gain, is_calibrated, pixel_unit
 __all__ = ["Found", "find_gain", "find_read_noise", "find_saturation"]
 
 _QUIETEST = 0.3  # electrons per pixel; no detector has less noise
+_CLIPPED = (0.6, 1.0001)  # of a level in the unit of the pixels: the brightest of them
 
 
 class Found(NamedTuple):
@@ -207,7 +208,10 @@ def find_saturation(
     lowest = 0.0 if noise is None else max(0.0, noise.sky + 10 * noise.sigma)
     pile = None if noise is None else find_pile_up(data, mask, noise)
     counts = not is_calibrated(pixel_unit(headers, unit))
-    declared = header_number(headers, SATURATION_KEYWORDS, lowest, 1e12) if counts else None
+    declared = header_number(headers, SATURATION_KEYWORDS, lowest, 1e12)
+    # Calibration leaves the keyword in ADU, but for some that write it anew.
+    if declared is not None and not (counts or _CLIPPED[0] < highest / declared[0] < _CLIPPED[1]):
+        declared = None
     nonsense = header_nonsense(headers, SATURATION_KEYWORDS, lowest, 1e12) if counts else ""
     if declared is None and counts and math.isfinite(gain):
         well = header_number(headers, WELL_KEYWORDS, lowest * gain, 1e12)

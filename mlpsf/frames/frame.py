@@ -130,7 +130,7 @@ class Frame:
     @property
     def full(self) -> float:
         """The saturation level, less what rounding of pixels and header may take from it."""
-        return self.saturation - _ROUNDED * abs(self.saturation)
+        return self.saturation * (1 - _ROUNDED)
 
     @cached_property
     def saturated(self) -> NDArray[np.bool_]:

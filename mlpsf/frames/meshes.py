@@ -54,7 +54,7 @@ def mesh_statistics(
     level, sigma : ndarray, shape (gy, gx)
         NaN where far more pixels are bad than in most meshes.
     off : ndarray, shape (2, gy, gx)
-        Row and column of the mean of the good pixels, from the centre of the mesh, in meshes.
+        Row and column of the mean of the unmasked pixels, from the centre of the mesh, in meshes.
 
     Examples
     --------
@@ -88,8 +88,11 @@ def mesh_statistics(
         count[part] = np.isfinite(values).sum(axis=1)
         found[:, part] = _mode_and_sigma(values, count[part])
     good = count / np.maximum(area, 1)
-    usual = np.median(good[good > 0]) if good.any() else 1.0
-    found[:, good < _GOOD * usual] = np.nan
+    # Half of the good pixels are in meshes that have no more: stray ones do not count.
+    order = np.argsort(good)
+    inside = np.cumsum(count[order])
+    usual = good[order][np.searchsorted(inside, inside[-1] / 2)] if count.any() else 1.0
+    found[:, (good < _GOOD * usual) | (count == 0)] = np.nan
     grid = (len(rows) - 1, len(columns) - 1)
     return found[0].reshape(grid), found[1].reshape(grid), off.reshape(2, *grid)
 
@@ -145,7 +148,8 @@ def _filtered(values: FloatArray, off: FloatArray) -> FloatArray:
     dy, dx = np.mgrid[-1:2, -1:2].reshape(2, 1, 1, -1)
     carried = around - slope[0][..., None] * dy - slope[1][..., None] * dx
     whole = np.asarray(np.isfinite(around).all(axis=-1))
-    smooth = _median(np.where(whole[..., None], around, carried))
+    # Of two middle ones the darker: sources only add light, and noise.
+    smooth = _middle(np.where(whole[..., None], around, carried))[0]
     # What is carried is as uncertain as the slope is steep: a sky that bends has another here.
     doubt = np.where(whole, 0.0, np.abs(slope).sum(axis=0))
     smooth += np.nan_to_num(np.clip(centred - smooth, -doubt, doubt))
@@ -159,8 +163,10 @@ def _filtered(values: FloatArray, off: FloatArray) -> FloatArray:
 def _slope(values: FloatArray) -> FloatArray:
     """Return the median step from mesh to mesh along rows, of the 3 by 4 steps about each."""
     steps = np.pad(np.diff(values, axis=1), ((0, 0), (0, 1)), constant_values=np.nan)
-    found = _median(_windows(steps, (1, 1), (2, 1)))
-    return np.where(np.isfinite(found), found, 0.0)
+    low, high = _middle(_windows(steps, (1, 1), (2, 1)))
+    # Where these differ, few steps are known, and the steeper may be that of a source.
+    flat = np.where(low > 0, low, np.where(high < 0, high, 0.0))
+    return np.where(np.isfinite(low), flat, 0.0)
 
 
 def _windows(values: FloatArray, rows: tuple[int, int], columns: tuple[int, int]) -> FloatArray:
@@ -170,12 +176,17 @@ def _windows(values: FloatArray, rows: tuple[int, int], columns: tuple[int, int]
     return sliding_window_view(padded, window).reshape(*values.shape, -1)
 
 
-def _median(values: FloatArray) -> FloatArray:
-    """Return the median of those that are not NaN along the last axis; NaN of none."""
+def _middle(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the two middle ones of those that are not NaN along the last axis; NaN of none.
+
+    Of an odd number both are the median.
+    """
     ordered = np.sort(values, axis=-1)  # NaN last
     count = np.isfinite(values).sum(axis=-1)[..., None]
-    pair = [np.take_along_axis(ordered, np.maximum(count - k, 0) // 2, -1) for k in (1, 0)]
-    return np.asarray(np.mean(pair, axis=0)[..., 0])
+    low, high = (
+        np.take_along_axis(ordered, np.maximum(count - k, 0) // 2, -1)[..., 0] for k in (1, 0)
+    )
+    return low, high
 
 
 def _edges(n: int, side: int) -> NDArray[np.intp]:

@@ -231,7 +231,7 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     """Find the common star on the frame's own pixels."""
     if sources.meta.get("varies", False):  # of stars that are made equally wide
-        star = frame_star(frame, sources)
+        star = frame_star(frame, sources, follow=False)
         return star and star.scaled(float(sources.meta["fwhm"]) / star.fwhm)
     rows = brightest(sources["snr"], sources["flags"])
     part = sources[rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -158,7 +159,7 @@ def build_psf(
         # Stars that vary over the frame are described by one PSF only in the mean.
         terms = polynomial(hand.x, hand.y, hand.frame_shape, order_for(len(hand.x)))
         varied = solve(hand.pixels, hand.size, terms, rounds)
-        if varied.misfit <= MISFIT or solution.misfit > NO_PSF:
+        if varied.misfit <= MISFIT or NO_PSF < solution.misfit > varied.misfit:
             solution = varied
     if rounds >= 2 and np.isinf(solution.misfit):
         return _unsmooth(hand, rep_fact, meta, place)
@@ -244,9 +245,10 @@ def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, misfit: float) -> bool
     except PSFError:
         return False
     x, y = hand.places.T
-    table = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
-    if not _left(psf, hand) < _left(table, hand):
-        return False
+    with suppress(PSFError):  # of which there is no table
+        table = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
+        if not _left(psf, hand) < _left(table, hand):
+            return False
     warnings.warn(
         f"the stars differ from the PSF by {misfit:.1f} times their noise: their images change "
         "over the frame in a way that it does not follow. More stars (n_max, --n-max) may show it; "
@@ -268,7 +270,8 @@ def _left(psf: PSFModel, hand: Stars) -> float:
     nothing = np.zeros(len(stars))
     core = inside(data.shape[-1], nothing, nothing, scale.fitted) & ~stars.bad
     square = [np.where(core, part**2, 0.0).sum(axis=(1, 2)) for part in (star - model, model)]
-    return float(np.median(square[0] / np.maximum(square[1], 1e-30)))
+    lit = square[1] > 0
+    return float(np.median(square[0][lit] / square[1][lit])) if lit.any() else np.inf
 
 
 def _unsmooth(

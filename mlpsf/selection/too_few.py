@@ -76,10 +76,10 @@ def _fainter(sources: Table, wanted: int) -> str:
     snr = snr[snr > _LEAST_SNR]
     if not len(snr):
         return ""
-    few = min(wanted, len(snr))
-    least = int(snr[few - 1])
+    least = int(snr[min(wanted, len(snr)) - 1])
+    n = (snr >= least).sum()
     return (
-        f". {few} of the faint ones have a S/N of {least} or more: a lower snr_min "
+        f". {n} of the faint ones have a S/N of {least} or more: a lower snr_min "
         f"(--snr-min {least}) has them judged, too"
     )
 

@@ -206,7 +206,7 @@ def _spectrum(frame: Frame, alike: Table, fwhm: float) -> str | None:
         stars = away.sum() >= SEVERAL and away.mean() > 0.5
         sharp = stars and _sharpest_edges(level, lit) > min(_SHARP / fwhm, 0.9)
         # Nor is the bias level of some infrared detectors, where a quadrant begins to be read.
-        if not (sharp or (away.mean() > _ELSEWHERE and _are_scattered(alike[away], fwhm))):
+        if not (sharp or (_are_scattered(alike[away], fwhm) and away.mean() > _ELSEWHERE)):
             return (
                 f"light along whole {name}, {above.max() / noise:.0f} times the noise: a spectrum; "
                 "an image of the same field has the PSF"

@@ -23,6 +23,7 @@ _CLIP = 3.0  # standard deviations; a neighbour of a star does not count as its 
 _LEAST = 1e-12  # of the light of a star; less is nothing
 _RIM = 0.75  # of the half-width of a stamp: beyond it is little light of a star
 _SKILL = (0.1, 0.3)  # share of the light foretold, from which and at which it is taken away
+_KNOWN = 0.9  # share of the pixels of a stamp
 _CORE = 8  # pixels of a stamp, two FWHM: where stars are compared
 
 
@@ -51,7 +52,7 @@ class Leftover:
         Parameters
         ----------
         light : ndarray, shape (n, size, size)
-            Per flux. Stamps with NaN are not used.
+            Per flux. NaN counts as nothing, in a few pixels beyond the core.
         place : ndarray, shape (n, 2)
             x and y in pixels.
 
@@ -71,11 +72,14 @@ class Leftover:
         >>> bool(np.abs(there - np.sin(1.6) * coma).max() < 0.2 * coma.max())
         True
         """
-        good = np.isfinite(light).all(axis=(1, 2))
-        light, place = light[good].astype(np.float32), place[good]
+        c = light.shape[-1] // 2
+        core = np.s_[:, max(c - _CORE, 0) : c + _CORE + 1, max(c - _CORE, 0) : c + _CORE + 1]
+        known = np.isfinite(light)
+        good = known[core].all(axis=(1, 2)) & (known.mean(axis=(1, 2)) > _KNOWN)
+        light = np.where(known[good], light[good], 0.0).astype(np.float32)
+        place = place[good]
         if len(light) < _FEWEST or not np.ptp(place, axis=0).any():
             return None
-        c = light.shape[-1] // 2
         u = np.abs(np.arange(-c, c + 1))
         rim = np.maximum(u, u[:, None]) > _RIM * c
         noise = np.median(np.abs(light[:, rim]), axis=1)
@@ -89,7 +93,6 @@ class Leftover:
             limit = _CLIP * 1.4826 * np.median(np.abs(off), axis=0)
             shape = about + noise * np.clip(off, -limit, limit)
             about = _mean(weight, shape)
-        core = np.s_[:, max(c - _CORE, 0) : c + _CORE + 1, max(c - _CORE, 0) : c + _CORE + 1]
         own, near = shape[core] / noise, about[core] / noise
         total, foretold, square = (
             float((a * b).sum(dtype=np.float64)) for a, b in ((own, own), (own, near), (near, near))
@@ -121,8 +124,9 @@ def _weights(at: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.
     square = ((at[:, None] - place) ** 2).sum(axis=-1)
     square = np.where(square < _APART**2, np.inf, square)
     reach = np.partition(square, _NEAREST - 1, axis=1)[:, _NEAREST - 1, None]
-    weight = np.exp(-0.5 * _WIDTH**2 * square / reach)
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True), dtype=np.float32)
+    far = np.isinf(square)
+    weight = np.where(far, 0.0, np.exp(-0.5 * _WIDTH**2 * np.where(far, 0.0, square) / reach))
+    return np.asarray(weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-30), np.float32)
 
 
 def _mean(weight: NDArray[np.float32], light: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -161,7 +161,9 @@ def _with_standard(
     return rest
 
 
-def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonStar | None:
+def frame_star(
+    frame: Frame, sources: Table, size: int = STAMP_SIZE, *, follow: bool = True
+) -> CommonStar | None:
     """Find the common star of a frame; see `common_star`.
 
     Parameters
@@ -171,6 +173,8 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
         Table from `find_sources`.
     size : int
         Side of the stamps in pixels.
+    follow : bool
+        Whether to measure what it leaves of stars, too, which stamps are then without.
 
     Returns
     -------
@@ -189,7 +193,9 @@ def frame_star(frame: Frame, sources: Table, size: int = STAMP_SIZE) -> CommonSt
     else:
         cut = extract_cutouts(frame, part["x"], part["y"], size, fwhm=fwhm, background=sky)
         star = common_star(cut.data, part["snr"], part["flags"], *place)
-    return star and replace(star, left=_left_of(frame, sources, part[star.alike], size, star))
+    if star is None or not follow:
+        return star
+    return replace(star, left=_left_of(frame, sources, part[star.alike], size, star))
 
 
 def _left_of(

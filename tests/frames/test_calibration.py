@@ -292,6 +292,13 @@ def test_a_gain_that_makes_pixels_quieter_than_any_detector_is_of_another_unit()
     assert "GAIN = 2 contradicts" in origin
 
 
+def test_a_saturation_in_the_unit_of_calibrated_pixels_is_taken():
+    unit = 3.1e-4
+    data = (np.minimum(star_field(1), 50000) * np.float32(unit)).astype(np.float32)
+    header = fits.Header({"SATURATE": round(50000 * unit, 4), "BUNIT": "nanomaggy"})
+    assert saturation_of(data, header) == (header["SATURATE"], "header SATURATE")
+
+
 def test_a_saturation_in_counts_says_nothing_of_calibrated_pixels():
     header = fits.Header({"BUNIT": "MJy/sr", "SATURATE": 3000})
     assert saturation_of(star_field(3), header)[0] == np.inf

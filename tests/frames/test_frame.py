@@ -548,3 +548,13 @@ def test_sky_of_hardly_any_noise_beside_a_bright_pixel(largest):
     assert np.isfinite(sky.rms).all()
     assert (sky.rms > 0).all()
     assert np.isfinite(pixels / sky.rms).all()
+
+
+def test_a_slope_of_the_sky_is_no_noise():
+    # Within a mesh, the sky of a vignetted frame falls by several times its noise.
+    row, column = np.mgrid[:1024, :1024]
+    sky = 2000 / (1 + 0.9 * ((row - 512) ** 2 + (column - 512) ** 2) / 500**2) ** 2
+    background = read_frame(np.random.default_rng(1).poisson(sky) + 100.0, gain=1.0).background
+    ratio = background.rms / np.sqrt(sky)
+    assert np.median(ratio) == pytest.approx(1, abs=0.05)
+    assert np.quantile(ratio, [0.02, 0.9]) == pytest.approx([1, 1], abs=0.2)

@@ -188,6 +188,23 @@ class TestMap:
         found = surface(np.random.default_rng(1).poisson(sky))
         assert np.abs((found - sky) / np.sqrt(sky)).max() < 5  # where it bends most; 4 of sep
 
+    @pytest.mark.parametrize("shape", [(128, 128), (64, 192), (90, 200), (192, 192)])
+    def test_of_a_galaxy_on_a_small_frame(self, shape):
+        row, column = np.mgrid[: shape[0], : shape[1]]
+        apart = np.hypot(row - 32, column - shape[1] + 40)
+        noise = np.random.default_rng(1).normal(0, 3, shape)
+        found = surface(150 * np.exp(-apart / 15) + noise)
+        assert np.abs(found[apart > 60]).max() < 8  # of a noise of 3
+
+    def test_stray_good_pixels_are_no_meshes(self):
+        rng = np.random.default_rng(1)
+        pixels = rng.normal(100, 3, (512, 512))
+        mask = rng.random(pixels.shape) > 3e-4
+        mask[:256, :256] = False
+        level, sigma, _ = mesh_statistics(pixels.astype(np.float32), mask, SIDE)
+        assert np.nanmin(sigma) > 2.7
+        assert np.isnan(level[4:]).all()
+
     @pytest.mark.parametrize("at", [(32, 32), (32, 256), (256, 256)])
     def test_of_a_galaxy(self, at):
         # At an edge, few other meshes tell that it is no sky.

@@ -42,11 +42,16 @@ def test_neighbours_foretell_each_other():
 
 def test_a_star_says_nothing_of_itself():
     place = places(200)
-    light = of_a_wide_field(place)
+    light = of_a_wide_field(place, np.where(np.arange(200) < 50, 0.01, 0.05)[:, None, None])
     odd = light.copy()
     odd[7] += 5 * TILT.T
-    one, other = (Leftover.of_stars(each, place).at(place[7:8], SIZE) for each in (light, odd))
-    assert np.abs(one - other).max() < 0.02
+    one, other = (Leftover.of_stars(each, place) for each in (light, odd))
+    assert (other.place == place[7]).all(axis=1).any()
+    alone, beside = (
+        np.abs(one.at(at, SIZE) - other.at(at, SIZE)).max() for at in (place[7:8], place[7:8] + 5)
+    )
+    assert alone < 0.02
+    assert beside > 0.04
 
 
 @settings(max_examples=20, deadline=None)
@@ -85,6 +90,8 @@ def test_few_stars_and_cutouts_without_places_have_none():
     place = np.zeros((60, 2))
     assert Leftover.of_stars(of_a_wide_field(places(60)), place) is None
     assert Leftover.of_stars(np.full((60, SIZE, SIZE), np.nan), places(60)) is None
+    place = np.vstack([np.full((57, 2), 900.0), places(3)])
+    Leftover.of_stars(of_a_wide_field(place), place)  # without a warning
     assert Leftover.of_stars(np.zeros((60, SIZE, SIZE)), places(60)) is None
 
 

@@ -174,13 +174,15 @@ class Fit:
         near = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
         off = np.where(near, np.nan_to_num(left) ** 2 - photon, 0.0).sum(axis=1)
         own = np.where(near, light**2, 0.0).sum(axis=1)
-        usual = max(float(np.median(off / np.maximum(own, 1e-30))), 0.0)
-        error = max(error, _DIFFERENT * np.sqrt(usual))
-        ratio = np.nan_to_num(left / np.sqrt(photon + (error * light) ** 2))
+        usual = max(float(np.median(np.divide(off, own, where=own > 0, out=np.zeros_like(off)))), 0)
+        different = max(error, _DIFFERENT * np.sqrt(usual))
+        ratio, wide = (
+            np.nan_to_num(left / np.sqrt(photon + (e * light) ** 2)) for e in (error, different)
+        )
         width = max(3, round(stars.fwhm) | 1)
         grow = max(1, round(0.5 * stars.fwhm))
         cross = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=bool)
-        images = ratio.reshape(stars.data.shape)
+        images = wide.reshape(stars.data.shape)
         near = uniform_filter(images, (1, width, width)) * width > _NEIGHBOUR
         struck = binary_dilation(near, cross, iterations=grow) | (np.abs(images) > _OUTLIER)
         self.use = ~(self.bad | (struck.reshape(ratio.shape) & (square > stars.fwhm**2)))
