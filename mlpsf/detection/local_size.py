@@ -29,10 +29,8 @@ _LEAST = 0.2  # share of the sources that are stars, at least
 _STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
 _NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
-_NARROWER, _FEW_NARROWER = (
-    0.1,
-    0.3,
-)  # than stars, in the logarithm; share of those of the common size
+_NARROWER = 0.1  # than stars, in the logarithm
+_FEW_NARROWER = 0.3  # share of the sources of the common size
 _SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
 _SURE = 0.75  # of the log-likelihood a star, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
@@ -147,9 +145,9 @@ def size_map(
     _, near = nearest(place, place, min(_NEIGHBOURS, len(x)))
     found = np.log(mode(size[near], e1[near], e2[near]))
     # Of a surface, terms are paid for; of neighbours, each star is expected from the others.
-    of_it = off < _NARROWER / 2
-    smooth = _smoothly(place, values, [one_size, found], steady, of_it)
-    jumping = _by_neighbours(place, values, row_median(found[near]), steady, of_it)
+    of_common = off < _NARROWER / 2
+    smooth = _smoothly(place, values, [one_size, found], steady, of_common)
+    jumping = _by_neighbours(place, values, row_median(found[near]), steady, of_common)
     likeliest = max((smooth, jumping), key=lambda each: each[0])
     return likeliest[1] or steady_map
 
@@ -168,9 +166,7 @@ def _smoothly(
     terms, locus = surface(place, values, starts, worth)
     found = evidence(locus, len(terms))
     # Galaxies gain nothing, however many they are.
-    if found < steady.log_likelihood + _SURE * locus.share * n or _are_few(locus):
-        return -np.inf, None
-    if _are_narrower(locus, common):
+    if found < steady.log_likelihood + _SURE * locus.share * n or _are_no_stars(locus, common):
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5
@@ -185,18 +181,15 @@ def _smoothly(
     return found, SizeMap(stars, at, varies=_ranges(followed))
 
 
-def _are_narrower(locus: Locus, common: NDArray[np.bool_]) -> bool:
-    """Return whether many sources of the common size are narrower: the locus is of galaxies.
+def _are_no_stars(locus: Locus, common: NDArray[np.bool_]) -> bool:
+    """Return whether the members of a locus are too few, or galaxies.
 
-    Nothing is narrower than a star.
+    Few are those that are few in number or among the sources. Galaxies are those than which many
+    sources of the common size are narrower: nothing is narrower than a star.
     """
+    few = locus.share < max(_LEAST, _STARS / len(locus.off))
     narrower = common & (locus.off[:, 0] < -_NARROWER)
-    return bool(narrower.sum() > max(_MEDIAN_OF, _FEW_NARROWER * common.sum()))
-
-
-def _are_few(locus: Locus) -> bool:
-    """Return whether the stars are too few, in number or among the sources, to be believed."""
-    return locus.share < max(_LEAST, _STARS / len(locus.off))
+    return few or bool(narrower.sum() > max(_MEDIAN_OF, _FEW_NARROWER * common.sum()))
 
 
 def _by_neighbours(
@@ -225,9 +218,7 @@ def _by_neighbours(
         locus = locus.updated(off, WIDTHS[-1])
     more = int((locus.is_star > 0.5).sum()) - int((steady.is_star > 0.5).sum())
     gain = locus.log_likelihood - steady.log_likelihood
-    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _are_few(locus):
-        return -np.inf, None
-    if _are_narrower(locus, common):
+    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _are_no_stars(locus, common):
         return -np.inf, None
     stars = np.column_stack([place, np.exp(log_size)])[members]
     return locus.log_likelihood, _of_neighbours(stars, varies=_ranges(expected[members]))

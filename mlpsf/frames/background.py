@@ -20,7 +20,7 @@ MESH = 64
 
 _MOST_RATIO = 1e30  # of the largest pixel to the noise
 _STEEP = 0.5  # noise: a step from mesh to mesh that makes it seem 1 per cent larger
-_PASSES = 2  # more, for skies that bend within a mesh
+_PASSES = 3  # of skies that slope; more would be for those that bend within a mesh
 _FEW_VALUES = 64  # fewer different values of the sky show the steps of the pixels
 
 
@@ -80,22 +80,17 @@ def measure_background(frame: _Image, mesh: int = MESH) -> Background:
     pixels = frame.data - zero
     pixels /= unit
     mask, step = frame.mask if frame.mask.any() else None, _step(pixels)
-    mode, sigma, off = mesh_statistics(pixels, mask, mesh)
-    if not np.isfinite(sigma).any():  # no good pixel: what is known roughly
-        mode, sigma = np.zeros_like(mode), np.ones_like(sigma)
-    usual = float(np.nanmedian(sigma))
-    level = map_of(mode, off, pixels.shape)
-    pixels -= level
+    level = np.zeros_like(pixels)
     for _ in range(_PASSES):
-        if _steepest(mode) <= _STEEP * usual:
-            break
-        # A slope within a mesh has counted as noise; it is known now.
-        mode, again, off = mesh_statistics(pixels, mask, mesh)
+        mode, sigma, off = mesh_statistics(pixels, mask, mesh)
+        if not np.isfinite(sigma).any():  # no good pixel: what is known roughly
+            mode, sigma = np.zeros_like(mode), np.ones_like(sigma)
+        usual = float(np.nanmedian(sigma))
         rest = map_of(mode, off, pixels.shape)
         pixels -= rest
         level += rest
-        sigma = np.where(np.isfinite(again), again, sigma)
-        usual = float(np.nanmedian(sigma))
+        if _steepest(mode) <= _STEEP * usual:
+            break  # else a slope within a mesh has counted as noise; it is known now
     rms = map_of(sigma, off, pixels.shape)
     rms *= unit
     if frame.variance is not None:

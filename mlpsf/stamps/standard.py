@@ -154,10 +154,9 @@ def _with_standard(
     size = rest.shape[-1]
     standard = standard_star(size)
     standard /= standard.sum()
-    left = star.left if place is not None else None
-    rest[rows] += flux[rows, None, None] * (
-        standard if left is None or place is None else standard - left.at(place[rows], size)
-    )
+    if place is not None and star.left is not None:
+        standard = standard - star.left.at(place[rows], size)
+    rest[rows] += flux[rows, None, None] * standard
     return rest
 
 
@@ -205,8 +204,12 @@ def _left_of(
     fwhm = fwhm_of_stars(sources, stars)
     cut, flux = _without_star(frame, stars["x"], stars["y"], size, fwhm, star)
     lit = flux > 0
-    place = np.column_stack(frame.place(stars["x"], stars["y"])).astype(np.float64)
+    place = _places(frame, stars["x"], stars["y"])
     return Leftover.of_stars(cut.data[lit] / flux[lit, None, None], place[lit])
+
+
+def _places(frame: Frame, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    return np.column_stack(frame.place(x, y)).astype(np.float64)
 
 
 def fwhm_of_stars(alike: Table, sources: Table) -> float | NDArray[np.float64]:
@@ -290,7 +293,7 @@ def extract_stamps(
         at = x[block], y[block]
         cut, flux = _without_star(frame, *at, size, width[block] if width.ndim else width, star)
         if star is not None:
-            place = np.column_stack(frame.place(cut.x, cut.y)).astype(np.float64)
+            place = _places(frame, cut.x, cut.y)
             cut = replace(cut, data=_with_standard(cut.data, flux, star, place))
         parts.append(replace(cut, homogenized=True))
     if len(parts) == 1:
@@ -324,7 +327,7 @@ def _without_star(
     if star is None or star.fwhm == REFERENCE_FWHM:
         cut = extract_cutouts(frame, x, y, size, fwhm=fwhm, background=sky)
         data = cut.data - sky_and_noise(cut.data)[0][:, None, None]
-        place = np.column_stack(frame.place(cut.x, cut.y)).astype(np.float64)
+        place = _places(frame, cut.x, cut.y)
         flux = np.zeros(len(data), np.float32) if star is None else _take_away(data, star, place)
         return replace(cut, data=data), flux
     # The star is subtracted before resampling, which blurs a narrow one by its sub-pixel phase.
