@@ -45,6 +45,8 @@ ROUNDS = 3
 
 _FEWEST = 10  # stars of a crowd
 _REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
+_DIFFER = 300.0  # S/N from which stars differ by more than their noise
+_ABOUT, _HARM = 3.0, 0.05  # FWHM, and light there relative to a star's that halves its weight
 _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
 _CHANCE = 4.0  # standard deviations of the light that noise leaves
 _HIDDEN_SIGMA = 1.5  # as SExtractor's: 2 per cent of a star of S/N 300 is no brighter in a pixel
@@ -230,17 +232,40 @@ def _fit(frame: Frame, scene: Scene, times: int) -> Scene:
 
 def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     """Find the common star on the frame's own pixels."""
-    if sources.meta.get("varies", False):  # of stars that are made equally wide
-        star = frame_star(frame, sources, follow=False)
-        return star and star.scaled(float(sources.meta["fwhm"]) / star.fwhm)
     rows = brightest(sources["snr"], sources["flags"])
     part = sources[rows]
+    fwhm = float(sources.meta["fwhm"])
+    weight = _weight(frame, part, half, fwhm)
+    if sources.meta.get("varies", False):  # of stars that are made equally wide
+        share = np.zeros(len(sources))
+        share[rows] = weight
+        star = frame_star(frame, sources, follow=False, share=share)
+        return star and star.scaled(fwhm / star.fwhm)
     cut = extract_cutouts(
         frame, part["x"], part["y"], 2 * half + 1, background=frame.background.level
     )
     place = frame.place(part["x"], part["y"])
-    fwhm = float(sources.meta["fwhm"])
-    return common_star(cut.data, part["snr"], part["flags"], *place, fwhm)
+    return common_star(cut.data, part["snr"], part["flags"], *place, fwhm, share=weight)
+
+
+def _weight(frame: Frame, stars: Table, half: int, fwhm: float) -> FloatArray:
+    """Return weights of stars that fall with their noise, and with the light that was about them.
+
+    What the common star leaves of its neighbours is in the next common star, which leaves more of
+    them, until a rounding error decides what is found.
+    """
+    noise = _DIFFER / np.maximum(np.asarray(stars["snr"], dtype=np.float64), 1e-9)
+    scene, harm = frame.scene, np.zeros(len(stars))
+    if isinstance(scene, Scene):
+        light = replace(frame, scene=None, data=frame.data - scene.rest)
+        x, y = (np.asarray(stars[c], dtype=np.float64) for c in "xy")
+        own = scene.own_light(x, y, half)
+        others = np.abs(extract_cutouts(light, x, y, 2 * half + 1).data - own)
+        u = np.arange(-half, half + 1)
+        near = np.hypot(u, u[:, None]) <= _ABOUT * fwhm
+        alone, others = (np.nansum(v[:, near], axis=1, dtype=np.float64) for v in (own, others))
+        harm = others / np.maximum(alone, 1e-9 * others + 1e-30) / _HARM
+    return np.asarray(1.0 / (1.0 + noise**2 + harm**2))
 
 
 def _sizes(sources: Table) -> Callable[[FloatArray, FloatArray], FloatArray] | None:

@@ -185,6 +185,8 @@ def common_star(
     x: ArrayLike | None = None,
     y: ArrayLike | None = None,
     fwhm: float = REFERENCE_FWHM,
+    *,
+    share: NDArray[np.floating] | None = None,
 ) -> CommonStar | None:
     """Find the common image of the bright stars of a frame.
 
@@ -206,6 +208,8 @@ def common_star(
         Positions on the frame. Without them the star is constant over the frame.
     fwhm : float
         FWHM of the stars in pixels of the stamps.
+    share : ndarray, shape (n,), optional
+        Weights of the sources, from 0 to 1. Default: all are 1.
 
     Returns
     -------
@@ -241,12 +245,21 @@ def common_star(
     if len(alike) < FEWEST:
         return None
     stars = alike[:_STACKED]
+    weight = np.ones(len(rows)) if share is None else share[rows]
     try:
-        psf = _stack(pixels[stars], found.dx[stars], found.dy[stars], found.flux[stars], fwhm)
+        psf = _stack(
+            pixels[stars],
+            found.dx[stars],
+            found.dy[stars],
+            found.flux[stars],
+            weight[stars],
+            fwhm,
+        )
     except PSFError:
         return None
     some = alike[:_FOLLOWED]
-    return replace(_followed(psf, pixels[some], place[some], fwhm), alike=rows[alike])
+    followed = _followed(psf, pixels[some], place[some], weight[some], fwhm)
+    return replace(followed, alike=rows[alike])
 
 
 def _alike(
@@ -278,25 +291,33 @@ def _count(n: int) -> int:
 
 
 def _fit_powers(
-    place: NDArray[np.float64], values: NDArray[np.float64], count: int
+    place: NDArray[np.float64],
+    values: NDArray[np.float64],
+    count: int,
+    share: NDArray[np.floating] | float = 1.0,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
     """Fit polynomials in position to columns of values, with less weight for outliers."""
     centre = np.asarray(0.5 * (place.max(axis=0) + place.min(axis=0)))
     reach = np.maximum(0.5 * np.ptp(place, axis=0), 1.0)
     powers = _powers((place - centre) / reach, count)
-    weight = np.ones((len(place), 1))
+    usual = np.ones((len(place), 1)) * np.reshape(share, (-1, 1))
+    weight = usual
     for _ in range(6):
         weighted = powers * weight
         # Add a virtual star without any change, so that a trend needs evidence.
         trend = np.linalg.solve(weighted.T @ powers + np.eye(count), weighted.T @ values)
         off = np.abs(values - powers @ trend)
         spread = 1.4826 * np.median(off, axis=0) + 1e-6
-        weight = 1.0 / np.maximum(1.0, (off / spread / 2).max(axis=1, keepdims=True)) ** 2
+        weight = usual / np.maximum(1.0, (off / spread / 2).max(axis=1, keepdims=True)) ** 2
     return trend, centre, reach
 
 
 def _followed(
-    psf: EffectivePSF, pixels: NDArray[np.floating], place: NDArray[np.float64], fwhm: float
+    psf: EffectivePSF,
+    pixels: NDArray[np.floating],
+    place: NDArray[np.float64],
+    share: NDArray[np.floating],
+    fwhm: float,
 ) -> CommonStar:
     """Fit how the image of the stars changes with position."""
     half = min(round(1.5 * fwhm), pixels.shape[-1] // 2)
@@ -318,7 +339,7 @@ def _followed(
     if len(rows) < FEWEST:
         return still
     change = amplitude[:, 3:] / amplitude[:, :1]
-    trend, centre, reach = _fit_powers(place[rows], change, _count(len(rows)))
+    trend, centre, reach = _fit_powers(place[rows], change, _count(len(rows)), share[rows])
     most = np.abs(_powers((place[rows] - centre) / reach, len(trend)) @ trend).max(axis=0)
     return CommonStar(psf, trend, centre, reach, most, fwhm)
 
@@ -343,6 +364,7 @@ def _stack(
     dx: NDArray[np.float64],
     dy: NDArray[np.float64],
     flux: NDArray[np.float64],
+    share: NDArray[np.floating],
     fwhm: float,
 ) -> EffectivePSF:
     """Stack stars, then again only those that the first stack fits."""
@@ -350,15 +372,15 @@ def _stack(
     # The wings are not needed to find stars with a neighbour.
     edge = max(size // 2 - round(2.5 * fwhm), 0)
     inner = pixels[:, edge : size - edge, edge : size - edge]
-    star = stack_stars(inner, dx, dy, flux, len(inner[0]) // 2, n_iter=1)
+    star = stack_stars(inner, dx, dy, flux, len(inner[0]) // 2, n_iter=1, weight=share)
     fit = fit_psf(inner, star, dx=dx, dy=dy, half_width=round(FITTED * fwhm))
     left = inner - star.stamps(fit.dx, fit.dy, inner.shape[-1]) * fit.flux[:, None, None]
     off = np.nanmean(np.abs(left), axis=(1, 2)) / np.maximum(fit.flux, 1e-30)
     # Weights fall about the limit: a rounding error may not take a star in or out.
-    weight = np.clip(_WORST + 0.5 - off / max(np.median(off), _EXACT), 0, 1) * fit.ok
+    weight = np.clip(_WORST + 0.5 - off / max(np.median(off), _EXACT), 0, 1) * fit.ok * share
     kept = weight > 0
     if kept.sum() < FEWEST:
-        return stack_stars(pixels, dx, dy, flux, size // 2, n_iter=2)
+        return stack_stars(pixels, dx, dy, flux, size // 2, n_iter=2, weight=share)
     return stack_stars(
         pixels[kept],
         fit.dx[kept],

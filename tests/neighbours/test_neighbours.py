@@ -34,7 +34,7 @@ from mlpsf.plots import CutoutSheetDisplay
 from mlpsf.psf.quality.profiles import star_profiles
 from mlpsf.report.cards import sheet_of
 from mlpsf.report.page import render_report
-from mlpsf.simulation import SimulatedFrame
+from mlpsf.simulation import SimulatedFrame, random_parameters
 
 CLEAN = {"cosmic_rays": 0, "bad_columns": 0, "hot_pixels": 0}
 
@@ -161,6 +161,23 @@ class TestScene:
         assert bright.sum() > 10
         assert np.quantile(apart, 0.9) < 0.02
         assert np.quantile(np.abs(ratio - 1), 0.9) < 0.02
+
+
+class TestStability:
+    """What comes of a crowd hangs on its stars, not on the last digits of its pixels."""
+
+    @pytest.mark.parametrize(("kind", "seed"), [("moved", 17), ("varying", 75), ("varying", 99)])
+    def test_a_ripple_stays_small(self, kind: str, seed: int) -> None:
+        rng = np.random.default_rng([91, seed])
+        frame = simulate_frame(**random_parameters(rng, (300, 400), kind), seed=seed).frame
+        noise = frame.background.noise
+        left = []
+        for share in (0.0, 1e-5):
+            ripple = share * noise * np.random.default_rng(1).normal(size=frame.shape)
+            near = replace(frame, data=(frame.data + ripple).astype(np.float32))
+            left.append(scene_of(subtract_neighbours(near, find_sources(near))).rest)
+        change = np.abs(left[0] - left[1])[~frame.mask] / noise
+        assert np.quantile(change, 0.99) < 0.05
 
 
 class TestSizesThatVary:

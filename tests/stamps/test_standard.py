@@ -159,6 +159,25 @@ def test_a_psf_that_varies_is_followed() -> None:
     assert departure(followed)[edges].max() < 0.5 * np.median(departure(still)[edges])
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_stars_of_little_weight_add_no_noise(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    frame = stars(38, seed=seed)
+    frame *= np.where(np.arange(38) < 8, 1.0, 0.01)[:, None, None] * 3000 / frame.max()
+    frame += rng.normal(size=frame.shape)
+    snr = frame.max(axis=(1, 2)) * 1.5
+    x, y = rng.uniform(0, 1000, (2, 38))
+    star = common_star(frame, snr, None, x, y, share=1 / (1 + (300 / snr) ** 2))
+    few = common_star(frame[:8], snr[:8], None, x[:8], y[:8])
+    assert star is not None
+    assert few is not None
+    true = standard_star(SIZE) / standard_star(SIZE).sum()
+    drawn = [s.stamps(*np.zeros((2, 1)), [500.0], [500.0], SIZE)[0] for s in (few, star)]
+    off = [np.sqrt(np.mean((d - true) ** 2)) for d in drawn]
+    assert off[1] < 1.1 * off[0]
+    assert star.most.max() < 0.002  # .01 to .02 if they count in full
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.floats(0.5, 2.0))
 def test_a_scaled_star_is_wider_and_as_bright(factor: float) -> None:
