@@ -89,6 +89,7 @@ def gaussian_moments(
     grid = np.arange(size) - half
     sigma = np.broadcast_to(np.asarray(fwhm, dtype=np.float64) / FWHM_PER_SIGMA, (n,)).copy()
     sigma = np.clip(sigma, 2.0 * _MIN_SIGMA, half / 2.0)
+    last = sigma.copy()
     dx, dy, e1, e2 = (np.zeros(n) for _ in range(4))
     flux, det = np.full(n, np.nan), sigma**4
     ok = np.ones(n, dtype=bool)
@@ -123,6 +124,10 @@ def gaussian_moments(
         det_i = np.where(wide | ~good, 1.0, det_i)
         det_c = np.where(wide, (1.5 * s) ** 4, 1.0 / det_i)
         new = np.clip(det_c**0.25, _MIN_SIGMA, half / 1.5)
+        # Widths that go to and fro would end at one that rounding errors choose.
+        turned = (new - sigma[todo]) * (sigma[todo] - last[todo]) < 0
+        new = np.where(turned, np.sqrt(new * sigma[todo]), new)
+        last[todo] = sigma[todo]
         trace = np.where(ixx + iyy > 0, ixx + iyy, 1.0)
         e1[todo] = np.where(wide, 0.0, (iyy - ixx) / trace)
         e2[todo] = np.where(wide, 0.0, -2.0 * ixy / trace)
