@@ -206,7 +206,7 @@ def info(
     """Say what is in FRAME and what mlpsf makes of it: the first thing to try on any file.
 
     The HDUs; size, unit, gain and saturation of the image and where they are from; coordinates;
-    sky and noise; FWHM, and the verdict on the frame.
+    sky and noise; FWHM; how many PSF stars there are at most, and the verdict on the frame.
 
     Examples:
 

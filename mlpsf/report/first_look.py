@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from mlpsf.detection.bad_pixels import fill_lone_pixels
 from mlpsf.detection.sources import find_sources
 from mlpsf.errors import NoSourcesError
+from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.frames.geometry import pixel_scale
 from mlpsf.frames.io.fitsio import open_fits
 from mlpsf.frames.io.reading import list_images, read_frame
-from mlpsf.selection.verdict import judge_frame
+from mlpsf.selection.choice import N_MIN
+from mlpsf.selection.eligibility import SNR_MIN, flag_ineligible, flag_other_sizes
+from mlpsf.selection.verdict import flag_verdict, judge_frame
 
 __all__ = ["as_text", "first_look"]
+
+_FEWEST = 3  # stars of which a PSF is more than one star's noise
 
 
 def first_look(
@@ -37,7 +43,8 @@ def first_look(
         ``hdus`` (number, kind, name and shape of each), ``read`` (name of the image), ``shape``,
         ``unit``, ``gain``, ``saturation`` and ``read_noise`` with ``_from`` of each, ``guessed``,
         ``masked`` (share of the pixels), ``pixel_scale`` (arcsec), ``centre`` (ra and dec in
-        degrees), ``sky``, ``sky_noise``, ``n_sources``, ``fwhm``, ``ellipticity``, ``verdict`` and
+        degrees), ``sky``, ``sky_noise``, ``n_sources``, ``n_possible`` (bright, whole sources of
+        the stars' size, of which PSF stars are chosen), ``fwhm``, ``ellipticity``, ``verdict`` and
         ``verdict_reason``. None where a value is not known.
 
     Raises
@@ -81,15 +88,31 @@ def first_look(
     look["centre"] = _centre(frame)
     look["sky"] = float(np.median(frame.background.level))
     look["sky_noise"] = float(np.median(frame.background.rms))
-    look |= dict.fromkeys(("n_sources", "fwhm", "ellipticity", "verdict", "verdict_reason"))
+    look |= dict.fromkeys(("n_sources", "n_possible", "fwhm", "ellipticity", "verdict", "verdict_reason"))
+    frame = fill_lone_pixels(frame)  # as where stars are chosen
     try:
         sources = find_sources(frame)
     except NoSourcesError as error:
-        look |= {"n_sources": 0, "verdict": "no stars", "verdict_reason": str(error)}
+        look |= {"n_sources": 0, "n_possible": 0, "verdict": "no stars", "verdict_reason": str(error)}
         return look
     look |= {"n_sources": len(sources)}
     look |= {name: float(sources.meta[name]) for name in ("fwhm", "ellipticity")}
-    return look | judge_frame(frame, sources)
+    verdict = judge_frame(frame, sources)
+    flag_verdict(sources, verdict)
+    flag_ineligible(frame, sources)
+    flag_other_sizes(sources)
+    look["n_possible"] = int((np.asarray(sources["flags"]) & NEVER_A_PSF_STAR == 0).sum())
+    return look | verdict
+
+
+def _possible(look: dict[str, Any]) -> str:
+    """Return how many stars may be chosen, and what to do where they are too few."""
+    n = look["n_possible"]
+    text = f"{n} at most: S/N over {SNR_MIN:g}, whole, not saturated, of the stars' size"
+    if n >= N_MIN or look["verdict"] in ("no stars", "crowded"):
+        return text
+    fewer = f", or --n-min {n}" if n >= _FEWEST else ""
+    return f"{text}. mlpsf psf asks for {N_MIN}: try --snr-min 20{fewer}"
 
 
 def _centre(frame: Any) -> tuple[float, float] | None:
@@ -124,6 +147,7 @@ def as_text(look: dict[str, Any]) -> str:
         scale = look["pixel_scale"]
         seeing = "" if scale is None else f", {look['fwhm'] * scale:.2f} arcsec"
         told["FWHM"] = f"{look['fwhm']:.2f} pixels{seeing}; ellipticity {look['ellipticity']:.3f}"
+    told["PSF stars"] = _possible(look)
     told["verdict"] = f"{look['verdict']}: {look['verdict_reason']}"
     return "\n".join(["HDUs", *lines, *(f"{name:<12} {text}" for name, text in told.items())])
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
+from mlpsf import simulate_frame
 from mlpsf.report.first_look import as_text, first_look
 from mlpsf.report.night import outstanding, thumbnails, write_night
 
@@ -114,6 +115,16 @@ def test_first_look_at_a_mosaic(tmp_path, scene):
     assert look["fwhm"] == pytest.approx(4.0, rel=0.05)
     assert "gain         3 e/" in as_text(look)
     assert "SCI,2" in as_text(look)
+    assert look["n_possible"] >= len(sim.truth) // 10
+    assert "mlpsf psf asks for" not in as_text(look)
+
+
+def test_first_look_at_few_stars(tmp_path):
+    sim = simulate_frame(shape=(300, 300), n_stars=60, n_galaxies=20, fwhm=4.0, seed=3)
+    sim.write(tmp_path / "few.fits")
+    look = first_look(tmp_path / "few.fits")
+    assert 0 < look["n_possible"] < 10 < look["n_sources"]
+    assert "mlpsf psf asks for 10: try --snr-min 20" in as_text(look)
 
 
 def test_first_look_at_nothing(tmp_path):
@@ -122,6 +133,6 @@ def test_first_look_at_nothing(tmp_path):
     noise = np.random.default_rng(0).normal(100, 3, (200, 210)).astype(np.float32)
     fits.writeto(tmp_path / "dark.fits", noise)
     look = first_look(tmp_path / "dark.fits", gain=2.0)
-    assert look["verdict"] == "no stars"
+    assert (look["verdict"], look["n_possible"]) == ("no stars", 0)
     assert look["gain"] == 2.0
     assert "verdict      no stars" in as_text(look)
