@@ -88,13 +88,13 @@ def first_look(
     look["centre"] = _centre(frame)
     look["sky"] = float(np.median(frame.background.level))
     look["sky_noise"] = float(np.median(frame.background.rms))
-    look |= dict.fromkeys(("n_sources", "n_possible", "fwhm", "ellipticity", "verdict", "verdict_reason"))
+    look |= {"n_sources": 0, "n_possible": 0}
+    look |= dict.fromkeys(("fwhm", "ellipticity", "verdict", "verdict_reason"))
     frame = fill_lone_pixels(frame)  # as where stars are chosen
     try:
         sources = find_sources(frame)
     except NoSourcesError as error:
-        look |= {"n_sources": 0, "n_possible": 0, "verdict": "no stars", "verdict_reason": str(error)}
-        return look
+        return look | {"verdict": "no stars", "verdict_reason": str(error)}
     look |= {"n_sources": len(sources)}
     look |= {name: float(sources.meta[name]) for name in ("fwhm", "ellipticity")}
     verdict = judge_frame(frame, sources)
