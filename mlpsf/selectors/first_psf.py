@@ -20,6 +20,7 @@ __all__ = ["Verdict", "first_psf", "judge", "judge_frame"]
 
 Fitter = Literal["vectorized", "trippy"]
 
+_SETTLED = 0.05  # pixels; a fit that still goes to and fro ends where rounding errors choose
 _FIRST_STARS = 40  # enough that blends and galaxies are outvoted in every pixel
 _MAX_HALF = 40  # pixels; radius of a PSF, 4.4 FWHM in the worst seeing
 _MEASURED = 49  # pixels a side that the moments of a star need
@@ -136,7 +137,7 @@ def judge(
 
         fit = fit_one_by_one(data, psf, half_width)
     else:
-        fit = fit_psf(data, psf, half_width=half_width)
+        fit = fit_psf(data, psf, half_width=half_width, settled=_SETTLED)
     n = len(data)
     variance, peak = np.full(n, np.inf), np.full(n, np.inf)
     for start in range(0, n, 256):  # in blocks that stay in the processor's cache

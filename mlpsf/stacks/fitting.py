@@ -39,6 +39,7 @@ def fit_psf(
     half_width: int = FIT_HALF_WIDTH,
     n_iter: int = 20,
     tolerance: float = 1e-4,
+    settled: float = np.inf,
 ) -> PSFFit:
     """Fit position and flux of a PSF to each cutout by least squares with equal pixel weights.
 
@@ -58,6 +59,8 @@ def fit_psf(
         Maximum number of steps.
     tolerance : float
         A source has converged when it moves by less than this many pixels.
+    settled : float
+        A fit whose last step is longer, in pixels, has failed.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def fit_psf(
     py = np.zeros(n) if dy is None else np.array(dy, dtype=np.float64)
     px = np.clip(np.nan_to_num(px), -1.5, 1.5)
     py = np.clip(np.nan_to_num(py), -1.5, 1.5)
-    flux = np.zeros(n)
+    flux, moved = np.zeros(n), np.zeros(n)
     todo = np.flatnonzero(enough)
     side = 2 * w + 1
     for _ in range(n_iter):
@@ -106,8 +109,9 @@ def fit_psf(
         step = np.clip(solution[:, 1:] / amplitude[:, None], -0.6, 0.6)
         px[todo] = np.clip(px[todo] + step[:, 0], -_MAX_OFFSET, _MAX_OFFSET)
         py[todo] = np.clip(py[todo] + step[:, 1], -_MAX_OFFSET, _MAX_OFFSET)
-        todo = todo[np.abs(step).max(axis=1) > tolerance]
-    ok = enough & (flux > 0) & (np.maximum(np.abs(px), np.abs(py)) < _MAX_OFFSET)
+        moved[todo] = np.abs(step).max(axis=1)
+        todo = todo[moved[todo] > tolerance]
+    ok = enough & (flux > 0) & (moved <= settled) & (np.maximum(np.abs(px), np.abs(py)) < _MAX_OFFSET)
     return PSFFit(px, py, flux, ok)
 
 
