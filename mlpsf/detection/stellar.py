@@ -235,8 +235,8 @@ def _why_none(
         advice = "Is the saturation level, or the mask that marks saturated pixels, right?"
     elif bad.sum() >= 0.5 * len(x):
         advice = (
-            f"Is the mask right? It marks {frame.mask.mean():.0%} of all pixels. Scattered ones "
-            "may be filled first, as by interpolate_replace_nans of astropy.convolution."
+            "Is the mask right? Scattered bad pixels may be filled first, set to NaN, as by "
+            "interpolate_replace_nans of astropy.convolution."
         )
     return f"They are: {said}. {advice}"
 

@@ -43,10 +43,9 @@ FloatArray = NDArray[np.float64]
 ROUNDS = 3
 """Largest number of rounds of finding what is hidden and making the common star again."""
 
-_FEWEST = 10  # stars of a crowd
+_FEWEST, _DESCRIBED = 10, 0.2  # stars of a crowd, and their least share of what is found
 _REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
-_DIFFER = 300.0  # S/N from which stars differ by more than their noise
-_ABOUT, _HARM = 3.0, 0.05  # FWHM, and light there relative to a star's that halves its weight
+_ABOUT, _MOST_HARM = 3.0, 1e6  # FWHM about a star in which its neighbours' light counts
 _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
 _CHANCE = 4.0  # standard deviations of the light that noise leaves
 _HIDDEN_SIGMA = 1.5  # as SExtractor's: 2 per cent of a star of S/N 300 is no brighter in a pixel
@@ -118,9 +117,12 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    scene = _stars_only(frame, _fit(frame, scene, 3))
+    scene = _fit(frame, scene, 3)
+    lit = (scene.flux > 0).sum()
+    scene = _stars_only(frame, scene)
     # Where the common star describes so few, it is none, and the sources are cosmic rays.
-    return _showing(frame, scene) if (scene.flux > 0).sum() >= _FEWEST else given
+    few = max(_FEWEST, _DESCRIBED * lit)
+    return _showing(frame, scene) if (scene.flux > 0).sum() >= few else given
 
 
 def without_neighbours(frame: Frame) -> Frame:
@@ -235,37 +237,37 @@ def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     rows = brightest(sources["snr"], sources["flags"])
     part = sources[rows]
     fwhm = float(sources.meta["fwhm"])
-    weight = _weight(frame, part, half, fwhm)
+    harm = _harm(frame, part, fwhm)
     if sources.meta.get("varies", False):  # of stars that are made equally wide
-        share = np.zeros(len(sources))
-        share[rows] = weight
-        star = frame_star(frame, sources, follow=False, share=share)
+        of_all = np.zeros(len(sources))
+        of_all[rows] = harm
+        star = frame_star(frame, sources, follow=False, harm=of_all)
         return star and star.scaled(fwhm / star.fwhm)
     cut = extract_cutouts(
         frame, part["x"], part["y"], 2 * half + 1, background=frame.background.level
     )
     place = frame.place(part["x"], part["y"])
-    return common_star(cut.data, part["snr"], part["flags"], *place, fwhm, share=weight)
+    return common_star(cut.data, part["snr"], part["flags"], *place, fwhm, harm=harm)
 
 
-def _weight(frame: Frame, stars: Table, half: int, fwhm: float) -> FloatArray:
-    """Return weights of stars that fall with their noise, and with the light that was about them.
+def _harm(frame: Frame, stars: Table, fwhm: float) -> FloatArray:
+    """Return the light of neighbours that was taken away about stars, relative to their own.
 
-    What the common star leaves of its neighbours is in the next common star, which leaves more of
+    What the common star leaves of neighbours is in the next common star, which leaves more of
     them, until a rounding error decides what is found.
     """
-    noise = _DIFFER / np.maximum(np.asarray(stars["snr"], dtype=np.float64), 1e-9)
-    scene, harm = frame.scene, np.zeros(len(stars))
-    if isinstance(scene, Scene):
-        light = replace(frame, scene=None, data=frame.data - scene.rest)
-        x, y = (np.asarray(stars[c], dtype=np.float64) for c in "xy")
-        own = scene.own_light(x, y, half)
-        others = np.abs(extract_cutouts(light, x, y, 2 * half + 1).data - own)
-        u = np.arange(-half, half + 1)
-        near = np.hypot(u, u[:, None]) <= _ABOUT * fwhm
-        alone, others = (np.nansum(v[:, near], axis=1, dtype=np.float64) for v in (own, others))
-        harm = others / np.maximum(alone, 1e-9 * others + 1e-30) / _HARM
-    return np.asarray(1.0 / (1.0 + noise**2 + harm**2))
+    scene = frame.scene
+    if not isinstance(scene, Scene):
+        return np.zeros(len(stars))
+    half = int(np.ceil(_ABOUT * fwhm))
+    light = replace(frame, scene=None, data=(frame.data - scene.rest) / np.float32(scene.noise))
+    x, y = (np.asarray(stars[c], dtype=np.float64) for c in "xy")
+    own = scene.own_light(x, y, half) / np.float32(scene.noise)
+    others = np.abs(extract_cutouts(light, x, y, 2 * half + 1).data - own)
+    u = np.arange(-half, half + 1)
+    seen = np.isfinite(others) & (np.hypot(u, u[:, None]) <= _ABOUT * fwhm)
+    alone, about = (np.where(seen, v, 0).sum(axis=(1, 2), dtype=np.float64) for v in (own, others))
+    return np.asarray(np.minimum(about / np.maximum(alone, 1.0), _MOST_HARM))
 
 
 def _sizes(sources: Table) -> Callable[[FloatArray, FloatArray], FloatArray] | None:

@@ -15,13 +15,13 @@ from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.frames.geometry import pixel_scale
 from mlpsf.frames.io.fitsio import open_fits
 from mlpsf.frames.io.reading import list_images, read_frame
+from mlpsf.neighbours.crowding import is_crowded
 from mlpsf.selection.choice import N_MIN
 from mlpsf.selection.eligibility import SNR_MIN, flag_ineligible, flag_other_sizes
+from mlpsf.selection.too_few import fainter
 from mlpsf.selection.verdict import flag_verdict, judge_frame
 
 __all__ = ["as_text", "first_look"]
-
-_FEWEST = 3  # stars of which a PSF is more than one star's noise
 
 
 def first_look(
@@ -44,7 +44,8 @@ def first_look(
         ``unit``, ``gain``, ``saturation`` and ``read_noise`` with ``_from`` of each, ``guessed``,
         ``masked`` (share of the pixels), ``pixel_scale`` (arcsec), ``centre`` (ra and dec in
         degrees), ``sky``, ``sky_noise``, ``n_sources``, ``n_possible`` (bright, whole sources of
-        the stars' size, of which PSF stars are chosen), ``fwhm``, ``ellipticity``, ``verdict`` and
+        the stars' size, of which PSF stars are chosen; None in a crowd), ``fainter`` (advice where
+        some are only too faint), ``fwhm``, ``ellipticity``, ``verdict`` and
         ``verdict_reason``. None where a value is not known.
 
     Raises
@@ -88,7 +89,7 @@ def first_look(
     look["centre"] = _centre(frame)
     look["sky"] = float(np.median(frame.background.level))
     look["sky_noise"] = float(np.median(frame.background.rms))
-    look |= {"n_sources": 0, "n_possible": 0}
+    look |= {"n_sources": 0, "n_possible": 0, "fainter": ""}
     look |= dict.fromkeys(("fwhm", "ellipticity", "verdict", "verdict_reason"))
     frame = fill_lone_pixels(frame)  # as where stars are chosen
     try:
@@ -98,21 +99,25 @@ def first_look(
     look |= {"n_sources": len(sources)}
     look |= {name: float(sources.meta[name]) for name in ("fwhm", "ellipticity")}
     verdict = judge_frame(frame, sources)
+    if is_crowded(sources):
+        return look | verdict | {"n_possible": None}
     flag_verdict(sources, verdict)
     flag_ineligible(frame, sources)
     flag_other_sizes(sources)
     look["n_possible"] = int((np.asarray(sources["flags"]) & NEVER_A_PSF_STAR == 0).sum())
+    look["fainter"] = fainter(sources, N_MIN)
     return look | verdict
 
 
 def _possible(look: dict[str, Any]) -> str:
     """Return how many stars may be chosen, and what to do where they are too few."""
     n = look["n_possible"]
+    if n is None:
+        return "not counted: the light of neighbours is taken away first"
     text = f"{n} at most: S/N over {SNR_MIN:g}, whole, not saturated, of the stars' size"
-    if n >= N_MIN or look["verdict"] in ("no stars", "crowded"):
+    if n >= N_MIN or look["verdict"] == "no stars":
         return text
-    fewer = f", or --n-min {n}" if n >= _FEWEST else ""
-    return f"{text}. mlpsf psf asks for {N_MIN}: try --snr-min 20{fewer}"
+    return f"{text}. mlpsf psf asks for {N_MIN} (--n-min, --relax){look['fainter']}"
 
 
 def _centre(frame: Any) -> tuple[float, float] | None:

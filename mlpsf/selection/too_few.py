@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import TooFewStarsError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 
-__all__ = ["too_few_stars"]
+__all__ = ["fainter", "too_few_stars"]
 
 _LEAST_SNR = 5.0  # of sources that a lower limit could ask for
 
@@ -55,7 +55,7 @@ def too_few_stars(
         if len(ranked):
             least = f" {found}" if found else ""
             hint += f". A lower n_min (--n-min{least}), or relax (--relax), takes what there is"
-        hint += _fainter(asked, wanted - len(ranked))
+        hint += fainter(asked, wanted - len(ranked))
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(
         f"{found} {plural} at or above {threshold:g}, {wanted} wanted: {hint}.{_about(table)}",
@@ -67,7 +67,7 @@ def too_few_stars(
     )
 
 
-def _fainter(sources: Table, wanted: int) -> str:
+def fainter(sources: Table, wanted: int) -> str:
     """Say at which signal-to-noise ratio enough sources could be judged that only are faint."""
     if "snr" not in sources.colnames:
         return ""

@@ -213,6 +213,7 @@ _MAX_SHIFT = 4  # pixels, largest offset of a star from the stamp's centre
 _IN_CACHE = 100_000  # values processed at once
 _AGREE = np.float32(2e-3)  # of the light: smaller differences are no reason to clip
 _SOFT = np.float32(3.0)  # the limit of clipping over the range in which weights fall
+_TRACE = np.float32(1e-3)  # weight of the median, beside that of the star that counts most
 _FEWEST_CLIPPED = 4  # stars
 _RIM = 2 * _MAX_SHIFT + 1  # padding: twice the largest offset and one pixel
 
@@ -362,6 +363,10 @@ def _clipped_mean(
             weight = weight * ~lost[:, part]
         total = np.broadcast_to(weight, values.shape).sum(axis=0)
         light = (weight * values).sum(axis=0)
+        if n >= _FEWEST_CLIPPED:  # where nearly all are outliers, the median, not a few or none
+            trace = _TRACE * share.max() * ~lost[:, part].all(axis=0)
+            total += trace
+            light += trace * middle[part]
         mean[part] = light / np.where(total > 0, total, 1)
     return mean
 

@@ -111,7 +111,12 @@ def fit_psf(
         py[todo] = np.clip(py[todo] + step[:, 1], -_MAX_OFFSET, _MAX_OFFSET)
         moved[todo] = np.abs(step).max(axis=1)
         todo = todo[moved[todo] > tolerance]
-    ok = enough & (flux > 0) & (moved <= settled) & (np.maximum(np.abs(px), np.abs(py)) < _MAX_OFFSET)
+    ok = (
+        enough
+        & (flux > 0)
+        & (moved <= settled)
+        & (np.maximum(np.abs(px), np.abs(py)) < _MAX_OFFSET)
+    )
     return PSFFit(px, py, flux, ok)
 
 

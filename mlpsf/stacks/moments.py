@@ -127,6 +127,7 @@ def gaussian_moments(
         # Widths that go to and fro would end at one that rounding errors choose.
         turned = (new - sigma[todo]) * (sigma[todo] - last[todo]) < 0
         new = np.where(turned, np.sqrt(new * sigma[todo]), new)
+        det_c = np.where(turned, new**4, det_c)
         last[todo] = sigma[todo]
         trace = np.where(ixx + iyy > 0, ixx + iyy, 1.0)
         e1[todo] = np.where(wide, 0.0, (iyy - ixx) / trace)

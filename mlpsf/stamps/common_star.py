@@ -39,6 +39,7 @@ _FOLLOWED = 120  # stars to which the variation over the frame is fitted
 _EXACT = 1e-9  # of the light of a star; a stack that leaves less fits
 _WORST = 2.0  # light that the stack leaves of a star, over the usual
 _ALIKE = (0.08, 0.10)  # largest difference of nearby stars in size (relative) and ellipticity
+_BRIGHT, _HARM = 300.0, 0.05  # S/N, and light of neighbours, that halve a star's weight
 _POWERS = ((8, 3), (18, 6))  # (minimum number of stars, number of polynomial terms)
 
 
@@ -186,7 +187,7 @@ def common_star(
     y: ArrayLike | None = None,
     fwhm: float = REFERENCE_FWHM,
     *,
-    share: NDArray[np.floating] | None = None,
+    harm: NDArray[np.floating] | None = None,
 ) -> CommonStar | None:
     """Find the common image of the bright stars of a frame.
 
@@ -208,8 +209,9 @@ def common_star(
         Positions on the frame. Without them the star is constant over the frame.
     fwhm : float
         FWHM of the stars in pixels of the stamps.
-    share : ndarray, shape (n,), optional
-        Weights of the sources, from 0 to 1. Default: all are 1.
+    harm : ndarray, shape (n,), optional
+        Light of neighbours that was taken away about each source, relative to its own. If given,
+        stars count by it and by their noise. By default all count alike.
 
     Returns
     -------
@@ -245,7 +247,10 @@ def common_star(
     if len(alike) < FEWEST:
         return None
     stars = alike[:_STACKED]
-    weight = np.ones(len(rows)) if share is None else share[rows]
+    weight = np.ones(len(rows))
+    if harm is not None:
+        bright = np.maximum(np.asarray(snr, dtype=np.float64)[rows], 1e-3)
+        weight = 1.0 / (1.0 + (_BRIGHT / bright) ** 2 + (harm[rows] / _HARM) ** 2)
     try:
         psf = _stack(
             pixels[stars],
@@ -294,21 +299,21 @@ def _fit_powers(
     place: NDArray[np.float64],
     values: NDArray[np.float64],
     count: int,
-    share: NDArray[np.floating] | float = 1.0,
+    weight: NDArray[np.floating] | float = 1.0,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
     """Fit polynomials in position to columns of values, with less weight for outliers."""
     centre = np.asarray(0.5 * (place.max(axis=0) + place.min(axis=0)))
     reach = np.maximum(0.5 * np.ptp(place, axis=0), 1.0)
     powers = _powers((place - centre) / reach, count)
-    usual = np.ones((len(place), 1)) * np.reshape(share, (-1, 1))
-    weight = usual
+    usual = np.broadcast_to(weight, len(place))[:, None]
+    now = usual
     for _ in range(6):
-        weighted = powers * weight
+        weighted = powers * now
         # Add a virtual star without any change, so that a trend needs evidence.
         trend = np.linalg.solve(weighted.T @ powers + np.eye(count), weighted.T @ values)
         off = np.abs(values - powers @ trend)
         spread = 1.4826 * np.median(off, axis=0) + 1e-6
-        weight = usual / np.maximum(1.0, (off / spread / 2).max(axis=1, keepdims=True)) ** 2
+        now = usual / np.maximum(1.0, (off / spread / 2).max(axis=1, keepdims=True)) ** 2
     return trend, centre, reach
 
 
@@ -316,7 +321,7 @@ def _followed(
     psf: EffectivePSF,
     pixels: NDArray[np.floating],
     place: NDArray[np.float64],
-    share: NDArray[np.floating],
+    weight: NDArray[np.floating],
     fwhm: float,
 ) -> CommonStar:
     """Fit how the image of the stars changes with position."""
@@ -339,7 +344,7 @@ def _followed(
     if len(rows) < FEWEST:
         return still
     change = amplitude[:, 3:] / amplitude[:, :1]
-    trend, centre, reach = _fit_powers(place[rows], change, _count(len(rows)), share[rows])
+    trend, centre, reach = _fit_powers(place[rows], change, _count(len(rows)), weight[rows])
     most = np.abs(_powers((place[rows] - centre) / reach, len(trend)) @ trend).max(axis=0)
     return CommonStar(psf, trend, centre, reach, most, fwhm)
 
@@ -364,7 +369,7 @@ def _stack(
     dx: NDArray[np.float64],
     dy: NDArray[np.float64],
     flux: NDArray[np.float64],
-    share: NDArray[np.floating],
+    weight: NDArray[np.floating],
     fwhm: float,
 ) -> EffectivePSF:
     """Stack stars, then again only those that the first stack fits."""
@@ -372,15 +377,15 @@ def _stack(
     # The wings are not needed to find stars with a neighbour.
     edge = max(size // 2 - round(2.5 * fwhm), 0)
     inner = pixels[:, edge : size - edge, edge : size - edge]
-    star = stack_stars(inner, dx, dy, flux, len(inner[0]) // 2, n_iter=1, weight=share)
+    star = stack_stars(inner, dx, dy, flux, len(inner[0]) // 2, n_iter=1, weight=weight)
     fit = fit_psf(inner, star, dx=dx, dy=dy, half_width=round(FITTED * fwhm))
     left = inner - star.stamps(fit.dx, fit.dy, inner.shape[-1]) * fit.flux[:, None, None]
     off = np.nanmean(np.abs(left), axis=(1, 2)) / np.maximum(fit.flux, 1e-30)
     # Weights fall about the limit: a rounding error may not take a star in or out.
-    weight = np.clip(_WORST + 0.5 - off / max(np.median(off), _EXACT), 0, 1) * fit.ok * share
-    kept = weight > 0
+    fits = np.clip(_WORST + 0.5 - off / max(np.median(off), _EXACT), 0, 1) * fit.ok
+    kept = fits > 0
     if kept.sum() < FEWEST:
-        return stack_stars(pixels, dx, dy, flux, size // 2, n_iter=2, weight=share)
+        return stack_stars(pixels, dx, dy, flux, size // 2, n_iter=2, weight=weight)
     return stack_stars(
         pixels[kept],
         fit.dx[kept],
@@ -388,5 +393,5 @@ def _stack(
         fit.flux[kept],
         size // 2,
         n_iter=2,
-        weight=weight[kept],
+        weight=(weight * fits)[kept],
     )

@@ -166,7 +166,7 @@ def frame_star(
     size: int = STAMP_SIZE,
     *,
     follow: bool = True,
-    share: NDArray[np.floating] | None = None,
+    harm: NDArray[np.floating] | None = None,
 ) -> CommonStar | None:
     """Find the common star of a frame; see `common_star`.
 
@@ -179,8 +179,8 @@ def frame_star(
         Side of the stamps in pixels.
     follow : bool
         Whether to measure what it leaves of stars, too, which stamps are then without.
-    share : ndarray, shape (n,), optional
-        Weights of the sources, from 0 to 1. Default: all are 1.
+    harm : ndarray, shape (n,), optional
+        As for `common_star`.
 
     Returns
     -------
@@ -192,14 +192,14 @@ def frame_star(
     fwhm = fwhm_of_stars(sources, part)
     place = frame.place(part["x"], part["y"])
     sky = frame.background.level
-    share = None if share is None else share[rows]
+    harm = None if harm is None else harm[rows]
     if isinstance(fwhm, float) and fwhm < REFERENCE_FWHM:
         side = 2 * reach_of(size, fwhm / REFERENCE_FWHM) + 1
         cut = extract_cutouts(frame, part["x"], part["y"], side, background=sky)
-        star = common_star(cut.data, part["snr"], part["flags"], *place, fwhm, share=share)
+        star = common_star(cut.data, part["snr"], part["flags"], *place, fwhm, harm=harm)
     else:
         cut = extract_cutouts(frame, part["x"], part["y"], size, fwhm=fwhm, background=sky)
-        star = common_star(cut.data, part["snr"], part["flags"], *place, share=share)
+        star = common_star(cut.data, part["snr"], part["flags"], *place, harm=harm)
     if star is None or not follow:
         return star
     return replace(star, left=_left_of(frame, sources, part[star.alike], size, star))

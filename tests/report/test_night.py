@@ -124,7 +124,16 @@ def test_first_look_at_few_stars(tmp_path):
     sim.write(tmp_path / "few.fits")
     look = first_look(tmp_path / "few.fits")
     assert 0 < look["n_possible"] < 10 < look["n_sources"]
-    assert "mlpsf psf asks for 10: try --snr-min 20" in as_text(look)
+    assert "mlpsf psf asks for 10 (--n-min, --relax)" in as_text(look)
+    assert "of the faint ones have a S/N of" in as_text(look)
+
+
+def test_first_look_at_a_crowd(tmp_path):
+    sim = simulate_frame(shape=(200, 200), n_stars=250, n_galaxies=0, fwhm=4.0, seed=3)
+    sim.write(tmp_path / "crowd.fits")
+    look = first_look(tmp_path / "crowd.fits")
+    assert look["n_possible"] is None
+    assert "PSF stars    not counted" in as_text(look)
 
 
 def test_first_look_at_nothing(tmp_path):
