@@ -2,10 +2,10 @@
 
 As crowded-field photometry does since DAOPHOT (Stetson 1987, PASP 99, 191): with a first common
 star, all sources are fitted and subtracted; what they hid is detected in the rest; the sky is
-measured on it, and the common star made again of stars without neighbours; and so on, until nothing
-new is found. Where the FWHM varies over the frame, each star has that of its place. Sources that
-are no stars (galaxies, saturated stars, cosmic rays) are not subtracted: their light stays in the
-cutouts, as before.
+measured on it, and the common star made again, of stars without neighbours most of all; and so on,
+until nothing new is found. Where the FWHM varies over the frame, each star has that of its place.
+Sources that are no stars (galaxies, saturated stars, cosmic rays) are not subtracted: their light
+stays in the cutouts, as before.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FloatArray = NDArray[np.float64]
 ROUNDS = 3
 """Largest number of rounds of finding what is hidden and making the common star again."""
 
-_FEWEST, _DESCRIBED = 10, 0.2  # stars of a crowd, and their least share of what is found
+_FEWEST = 10  # stars of a crowd
 _REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
 _ABOUT, _MOST_HARM = 3.0, 1e6  # FWHM about a star in which its neighbours' light counts
 _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
@@ -117,12 +117,11 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         scene = _with_sources(replace(scene, star=star), *found)
         if last:
             break
-    scene = _fit(frame, scene, 3)
-    lit = (scene.flux > 0).sum()
-    scene = _stars_only(frame, scene)
-    # Where the common star describes so few, it is none, and the sources are cosmic rays.
-    few = max(_FEWEST, _DESCRIBED * lit)
-    return _showing(frame, scene) if (scene.flux > 0).sum() >= few else given
+    scene = _stars_only(frame, _fit(frame, scene, 3))
+    # Where the common star describes so few, it is none, and the sources are cosmic rays. Fainter
+    # ones are as often what it leaves of others.
+    stars = (scene.flux > DETECTION_SIGMA * scene.error).sum()
+    return _showing(frame, scene) if stars >= _FEWEST else given
 
 
 def without_neighbours(frame: Frame) -> Frame:
