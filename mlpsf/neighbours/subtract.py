@@ -118,10 +118,8 @@ def subtract_neighbours(frame: Frame, sources: Table, *, rounds: int = ROUNDS) -
         if last:
             break
     scene = _stars_only(frame, _fit(frame, scene, 3))
-    # Where the common star describes so few, it is none, and the sources are cosmic rays. Fainter
-    # ones are as often what it leaves of others.
-    stars = (scene.flux > DETECTION_SIGMA * scene.error).sum()
-    return _showing(frame, scene) if stars >= _FEWEST else given
+    # Where the common star describes so few, it is none, and the sources are cosmic rays.
+    return _showing(frame, scene) if _count_sure(scene) >= _FEWEST else given
 
 
 def without_neighbours(frame: Frame) -> Frame:
@@ -205,10 +203,13 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     kept[star] &= ~int(Flag.BLENDED)
     flags = np.array(again["flags"])
     again["flags"] = flags | (np.asarray(sources["flags"]) & kept)
-    # Fainter ones are as often what the common star leaves of others.
-    sure = scene.flux > DETECTION_SIGMA * scene.error
-    again.meta["n_subtracted"] = max(int(sure.sum()), 1)
+    again.meta["n_subtracted"] = max(_count_sure(scene), 1)
     return again
+
+
+def _count_sure(scene: Scene) -> int:
+    """Count the stars that are sure: fainter ones are as often what is left of others."""
+    return int((scene.flux > DETECTION_SIGMA * scene.error).sum())
 
 
 def _showing(frame: Frame, scene: Scene) -> Frame:
