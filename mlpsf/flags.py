@@ -76,7 +76,11 @@ class Flag(IntFlag):
         "its peak is over the level from which stars are wider the brighter they are",
     )
 
-    NO_STARS = 262144, "on a frame without stars", "the verdict on the frame is that it has none"
+    NO_STARS = (
+        262144,
+        "on a frame without PSF stars",
+        "the verdict on the frame is that it has none, or that each is there twice",
+    )
 
     short: str
     meaning: str

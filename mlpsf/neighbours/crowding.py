@@ -6,6 +6,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from mlpsf.detection.second_image import second_image
 from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.near import pairs_within
 from mlpsf.labelling import FAR, FAR_SHARE, NEAR
@@ -43,7 +44,8 @@ def light_of_neighbours(
 def is_crowded(sources: Table) -> bool:
     """Return whether the neighbours of a frame's stars must be taken away.
 
-    That is so where most bright stars have neighbours that can be: point sources below saturation.
+    That is so where most bright stars have neighbours that can be: point sources below saturation,
+    and no second images of themselves.
 
     Parameters
     ----------
@@ -60,4 +62,4 @@ def is_crowded(sources: Table) -> bool:
     spoiled = light_of_neighbours(x, y, taken, fwhm)[star] > SPOILED
     alone = int((~spoiled).sum())
     others = int(spoiled.sum())
-    return others > max(alone, _FEW)
+    return others > max(alone, _FEW) and second_image(sources, np.column_stack([x, y])) is None

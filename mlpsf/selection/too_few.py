@@ -87,7 +87,8 @@ def fainter(sources: Table, wanted: int) -> str:
 def _about(table: Table) -> str:
     """Return what else a user has to know: the guessed gain if sources are faint, the verdict."""
     meta, text = table.meta, ""
-    faint = int((np.asarray(table["flags"]) & Flag.FAINT != 0).sum())
+    alone = np.asarray(table["flags"]) & (Flag.FAINT | Flag.NO_STARS) == Flag.FAINT
+    faint = int(alone.sum())
     if faint and "gain" in str(meta.get("guessed", "")):
         text = (
             f" Whether {faint} are faint hangs on the gain, which is a guess "

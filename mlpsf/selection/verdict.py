@@ -10,11 +10,11 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from mlpsf.detection.second_image import second_image
 from mlpsf.detection.stellar import ON_CENTRE_SHARE, SEVERAL, STELLAR, on_pixel_centres
 from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.near import pairs_within
 from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.values import row_quantiles
 
@@ -41,7 +41,6 @@ UNDERSAMPLED = 1.7
 """FWHM in pixels below which the image of a star depends on its place within a pixel."""
 
 _BRIGHT = 20.0  # S/N of the sources that are looked at
-_PAIRED = 0.3  # share of the sources with a companion at one and the same place
 _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
 _LINES = 256  # rows or columns that are enough for the median of the others
 _SLIT = 15.0  # times the noise: light along whole rows of a spectrum
@@ -104,7 +103,7 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
     if (n := int(meta.get("fwhm_n_stars", 3))) < 3:
         what = f"the FWHM of {fwhm:.2f} pixels is that of {n} source{'s' * (n > 1)} alone"
         return _said("few stars", f"{what}; look at them, or add frames of the same night")
-    if reason := _doubled(frame, sources, snr, fwhm):
+    if reason := _doubled(frame, sources):
         return _said("doubled", reason)
     if reason := _defocused(frame, sources, bright, fwhm):
         return _said("out of focus", reason)
@@ -129,9 +128,9 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
 
 
 def flag_verdict(sources: Table, verdict: dict[str, str]) -> None:
-    """Write a verdict to the metadata of sources; flag all if the frame has no stars, in place."""
+    """Write a verdict to the metadata of sources; flag all if none can make a PSF, in place."""
     sources.meta.update(verdict)
-    if verdict["verdict"] == "no stars":
+    if verdict["verdict"] in ("no stars", "doubled"):
         sources["flags"] = np.array(sources["flags"]) | Flag.NO_STARS
 
 
@@ -248,37 +247,17 @@ def _hot_pixels(alike: Table, fwhm: float) -> str | None:
     )
 
 
-def _doubled(frame: Frame, sources: Table, snr: NDArray[np.float64], fwhm: float) -> str | None:
-    """Look for one displacement that many pairs of sources share."""
-    rows = np.flatnonzero(snr > 0.5 * _BRIGHT)
-    rows = rows[np.argsort(-snr[rows], kind="stable")][:400]
-    if len(rows) < 8:
+def _doubled(frame: Frame, sources: Table) -> str | None:
+    """Say where the second image of each star is, if there is one."""
+    second = second_image(sources, np.column_stack(frame.place(sources["x"], sources["y"])))
+    if second is None:
         return None
-    place = np.column_stack(frame.place(*(np.asarray(sources[k])[rows] for k in "xy")))
-    if not np.ptp(place):
-        return None  # cutouts without places
-    flux = np.asarray(sources["flux"])[rows]
-    pairs = pairs_within(place, 12 * fwhm)
-    if not len(pairs):
-        return None
-    # From the brighter to the fainter of a pair, which the second image of all stars is.
-    swap = flux[pairs[:, 0]] < flux[pairs[:, 1]]
-    pairs[swap] = pairs[swap][:, ::-1]
-    gap = place[pairs[:, 1]] - place[pairs[:, 0]]
-    ratio = flux[pairs[:, 1]] / flux[pairs[:, 0]]
-    kind = np.column_stack([gap / max(0.25 * fwhm, 0.5), np.log(np.maximum(ratio, 1e-3))])
-    count = 1 + np.bincount(pairs_within(kind, 1.0).ravel(), minlength=len(kind))
-    best = int(np.argmax(count))
-    # Each star that has a second image is a pair; both are sources.
-    share = 2 * count[best] / len(rows)
-    by_chance = float(np.median(count))
-    if count[best] < 6 or share < _PAIRED or count[best] < by_chance + 6 * np.sqrt(by_chance + 1):
-        return None
-    dx, dy = gap[best]
+    dx, dy = second.gap
     return (
-        f"{count[best]} of {len(rows)} sources have a companion of {ratio[best]:.0%} of their "
-        f"light at ({dx:+.1f}, {dy:+.1f}) pixels: the telescope moved. The PSF is both images; "
-        "a box that holds both (size) is needed, or leave the frame out"
+        f"{second.n_double} of {second.n_stars} stars have a companion of {second.ratio:.0%} of "
+        f"their light at ({dx:+.1f}, {dy:+.1f}) pixels: the telescope moved. The PSF is both "
+        "images, which no star shows alone: leave the frame out, or list the stars (stars, "
+        "--stars) for the PSF of one image"
     )
 
 

@@ -52,6 +52,46 @@ def test_doubled_images(distance):
     assert verdict_of(frame) == "doubled"
 
 
+@pytest.mark.parametrize("n_stars", [60, 700])
+@pytest.mark.parametrize("share", [0.15, 0.6, 1.0])
+def test_doubled_stars_are_no_crowd_and_none_is_chosen(n_stars, share):
+    frame = frame_of(fwhm=3.0, n_stars=n_stars, double=(7.0, -5.0, share))
+    with pytest.raises(TooFewStarsError, match="the telescope moved") as caught:
+        select_stars(frame)
+    stars = caught.value.table
+    assert stars.meta["verdict"] == "doubled"
+    assert "n_subtracted" not in stars.meta
+    assert (stars["flags"] & Flag.NO_STARS != 0).all()
+    assert "faint hangs on the gain" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n_stars", [100, 1500])
+def test_stars_with_neighbours_are_not_doubled(n_stars):
+    assert verdict_of(frame_of(fwhm=3.0, n_stars=n_stars)) != "doubled"
+
+
+def test_a_list_makes_the_psf_of_one_image():
+    frame = frame_of(fwhm=3.0, double=(9.0, 8.0, 0.4))
+    found = find_sources(frame)
+    inside = np.all([(found[axis] > 40) & (found[axis] < 460) for axis in "xy"], axis=0)
+    known = inside & (found["flags"] & Flag.SATURATED == 0)
+    best = found["id"][known & (found["snr"] > 300)].tolist()
+    stars = select_stars(frame, stars=best)
+    assert set(stars["id"][stars["selected"]]) == set(best)
+
+
+def test_long_trails_are_stars_and_scattered_tracks_are_none():
+    frame = frame_of(fwhm=6.5, trail=11.0, trail_angle=25.0, n_galaxies=5)
+    sources = find_sources(frame)
+    judged = judge_frame(frame, sources)
+    assert judged["verdict"] == "trailed"
+    assert sources.meta["fwhm"] == pytest.approx(6.5, rel=0.05)
+    assert sources.meta["fwhm_n_stars"] > 20
+    # Tracks of rays are as long, and of all directions: the stars are the few round sources.
+    tracks = frame_of(cosmic_rays=400, n_stars=25, n_galaxies=0, seed=5)
+    assert find_sources(tracks).meta["fwhm"] == pytest.approx(4.0, rel=0.1)
+
+
 def test_a_dark_frame_has_no_stars_to_choose():
     rng = np.random.default_rng(5)
     pixels = rng.normal(200, 5, (400, 400))
