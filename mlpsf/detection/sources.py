@@ -21,6 +21,7 @@ from mlpsf.errors import CatalogueError, InputError, NoSourcesError
 from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.near import pairs_within
 from mlpsf.stacks.moments import Moments, gaussian_moments
 
 __all__ = ["find_sources", "parts_of"]
@@ -32,6 +33,7 @@ MINIMUM_AREA = 3
 """Minimum number of connected pixels of a source, as in the ML-PSF study."""
 
 _SEP_OBJECTS = 1_000_000  # enough for globular clusters; sep's default is a tenth of it
+_MET = 1.0  # pixels between two windows that found one and the same centre
 _EDGE_FWHM = 1.5  # a source closer to the edge than this is truncated
 _NARROWEST = 0.6  # of the stars' FWHM
 _CORE_FWHM = 1.5  # no saturated or masked pixel may be within this radius
@@ -288,6 +290,11 @@ def _windowed_positions(
     with np.errstate(invalid="ignore"):
         for place, n in zip(at, shape[::-1], strict=True):
             good &= (place >= -0.5) & (place <= n - 0.5)
+    windowed = np.where(good, at[0], x), np.where(good, at[1], y)
+    # Two stars nearer than a window are one in it: their windows meet between them.
+    pairs = pairs_within(np.column_stack(windowed), _MET)
+    apart = np.hypot(*(axis[pairs[:, 0]] - axis[pairs[:, 1]] for axis in (x, y))) > 2 * _MET
+    good[pairs[apart] if free else []] = False
     return np.where(good, at[0], x), np.where(good, at[1], y)
 
 

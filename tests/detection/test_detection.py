@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -367,3 +368,23 @@ thread.join()
 raise SystemExit(child.exitcode)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
+
+
+@pytest.mark.parametrize("apart", [5.0, 6.0, 7.0])
+def test_two_stars_in_one_window_keep_their_places(apart):
+    frame = simulate_frame(
+        shape=(300, 300), n_stars=60, n_galaxies=0, fwhm=4.5, cosmic_rays=0, hot_pixels=0, seed=4
+    )
+    rows = [(50, 60), (120, 200), (200, 90), (240, 240)]
+    pixels = frame.frame.data.copy()
+    half = 20
+    for y, x in rows:
+        for dx, flux in ((0.0, 6e4), (apart, 5e4)):
+            stamp = frame.psf.stamp(x + dx, float(y), size=2 * half + 1)
+            left = int(np.rint(x + dx)) - half
+            pixels[y - half : y + half + 1, left : left + 2 * half + 1] += flux * stamp
+    found = find_sources(replace(frame.frame, data=pixels))
+    at = np.column_stack([found["x"], found["y"]])
+    for k in range(len(at)):
+        others = np.delete(at, k, axis=0)
+        assert np.hypot(*(others - at[k]).T).min() > 1.0
