@@ -42,6 +42,8 @@ SEVERAL = 8
 
 _PROFILE_STARS = 30  # brightest members; more would only be fainter
 _SHARPEST = 1.25  # pixels; FWHM by its moments, along its minor axis, of a star within a pixel
+_LONG, _ALIKE = 0.6, 0.2  # ellipticity of what is no star, unless most are long, in e1 and e2 alike
+_TRAILED_SNR = 20.0  # of sources that show it
 _THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
 _ONE_SIZE, _STARS = 0.06, 0.25  # width in the logarithm, and share, of stars that are of one size
 _ROUND = 0.15  # ellipticity of a star that is alone, (a^2 - b^2) / (a^2 + b^2)
@@ -112,7 +114,8 @@ def stellar_profile(
     noise = frame.background.rms[nearest_pixels(x, y, frame.shape)]
     # S/N within the matched Gaussian, whose effective area is 4 pi sigma^2.
     snr = moments.flux / (noise * np.sqrt(4 * np.pi) * moments.fwhm / FWHM_PER_SIGMA)
-    usable = moments.ok & ~core_bad & (moments.ellipticity < 0.6) & (snr > 5)
+    usable = moments.ok & ~core_bad & (snr > 5)
+    usable &= _roundish(moments, usable & (snr > _TRAILED_SNR))
     # Nothing that came through optics is as sharp as one pixel: cosmic rays and hot pixels are.
     minor = moments.fwhm * np.sqrt(1 - moments.ellipticity)
     optical = usable & (np.nan_to_num(minor) > _SHARPEST)
@@ -185,6 +188,21 @@ def on_pixel_centres(x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
     """
     place = np.array([x, y], dtype=np.float64)
     return np.asarray((np.abs(place - np.rint(place)) < _ON_CENTRE).all(axis=0))
+
+
+def _roundish(moments: Moments, bright: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which sources are as round as stars, or as long where most are long in one direction.
+
+    Rays, tracks and pieces of spikes are long, but not most sources, nor alike.
+    """
+    long = ~(moments.ellipticity < _LONG)
+    some = np.flatnonzero(bright & long)
+    if len(some) >= SEVERAL:
+        e1, e2 = (v - np.median(v[some]) for v in (moments.e1, moments.e2))
+        alike = np.hypot(e1, e2) < _ALIKE
+        if (bright & alike).sum() > 0.5 * bright.sum():
+            return np.asarray(alike)
+    return ~long
 
 
 def _hot(
