@@ -19,7 +19,7 @@ from mlpsf.neighbours.crowding import is_crowded
 from mlpsf.selection.choice import N_MIN
 from mlpsf.selection.eligibility import SNR_MIN, flag_ineligible, flag_other_sizes
 from mlpsf.selection.too_few import fainter
-from mlpsf.selection.verdict import flag_verdict, judge_frame
+from mlpsf.selection.verdict import WITHOUT_PSF_STARS, flag_verdict, judge_frame
 
 __all__ = ["as_text", "first_look"]
 
@@ -115,7 +115,7 @@ def _possible(look: dict[str, Any]) -> str:
     if n is None:
         return "not counted: the light of neighbours is taken away first"
     text = f"{n} at most: S/N over {SNR_MIN:g}, whole, not saturated, of the stars' size"
-    if n >= N_MIN or look["verdict"] == "no stars":
+    if n >= N_MIN or look["verdict"] in WITHOUT_PSF_STARS:
         return text
     return f"{text}. mlpsf psf asks for {N_MIN} (--n-min, --relax){look['fainter']}"
 

@@ -18,7 +18,7 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.values import row_quantiles
 
-__all__ = ["VERDICTS", "flag_verdict", "judge_frame"]
+__all__ = ["VERDICTS", "WITHOUT_PSF_STARS", "flag_verdict", "judge_frame"]
 
 VERDICTS = (
     "no stars",
@@ -33,6 +33,9 @@ VERDICTS = (
     "good",
 )
 """Verdicts, in the order in which they are tried."""
+
+WITHOUT_PSF_STARS = ("no stars", "doubled")
+"""Verdicts on frames of which no star is chosen, unless a list names it."""
 
 ELONGATED, TRAILED = 0.15, 0.45
 """Ellipticity 1 - b/a of the stars from which a frame is elongated, or trailed."""
@@ -130,7 +133,7 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
 def flag_verdict(sources: Table, verdict: dict[str, str]) -> None:
     """Write a verdict to the metadata of sources; flag all if none can make a PSF, in place."""
     sources.meta.update(verdict)
-    if verdict["verdict"] in ("no stars", "doubled"):
+    if verdict["verdict"] in WITHOUT_PSF_STARS:
         sources["flags"] = np.array(sources["flags"]) | Flag.NO_STARS
 
 

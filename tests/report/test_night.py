@@ -136,6 +136,16 @@ def test_first_look_at_a_crowd(tmp_path):
     assert "PSF stars    not counted" in as_text(look)
 
 
+def test_first_look_at_a_doubled_frame(tmp_path):
+    sim = simulate_frame(
+        shape=(300, 300), n_stars=60, flux_range=(3e3, 1e5), fwhm=3.0, double=(9, 4, 0.5), seed=2
+    )
+    sim.write(tmp_path / "doubled.fits")
+    look = first_look(tmp_path / "doubled.fits")
+    assert (look["verdict"], look["n_possible"]) == ("doubled", 0)
+    assert "asks for" not in as_text(look)
+
+
 def test_first_look_at_nothing(tmp_path):
     from astropy.io import fits
 
