@@ -97,9 +97,9 @@ def sheet_of(frame: Frame, stars: Table, rows: NDArray[np.intp]) -> Sheet:
 
     def cutouts(pixels: Any, sky: Any = 0.0) -> NDArray[np.floating]:
         cut = extract_cutouts(pixels, x, y, size, background=sky).data
-        if size <= _WIDEST:
+        if size <= _WIDEST or not len(cut):
             return cut
-        return np.array([shrunk(image, _WIDEST) for image in cut]).reshape(len(rows), *2 * (-1,))
+        return np.array([shrunk(image, _WIDEST) for image in cut])
 
     seen = as_judged(frame, stars)
     cut = cutouts(seen, seen.background.level)
@@ -111,7 +111,7 @@ def sheet_of(frame: Frame, stars: Table, rows: NDArray[np.intp]) -> Sheet:
     n_rows = -(-max(len(rows), 1) // columns)
     pages = []
     for levels in sheets:
-        side = levels.shape[-1] if len(rows) else 1
+        side = levels.shape[-1]
         page = np.zeros((n_rows * columns, side, side), dtype=np.uint8)
         page[: len(rows)] = levels
         # The first row of a picture is at its bottom, that of the sheet at its top.

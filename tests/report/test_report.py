@@ -184,6 +184,15 @@ def test_sheet_holds_each_cutout_in_its_place(scene):
         assert np.corrcoef(cut.ravel(), np.argsort(np.argsort(data.ravel())))[0, 1] > 0.6
 
 
+def test_sheet_of_wide_stars_is_shrunk(tmp_path):
+    sim = simulate(shape=(400, 400), n_stars=25, n_galaxies=0, fwhm=14.0, seed=3)
+    stars = select_stars(sim.frame, n_min=0)
+    assert 2 * int(np.ceil(4 * stars.meta["fwhm"])) + 1 > 100
+    write_report(tmp_path / "wide.html", sim.frame, stars, None)
+    assert "data:image/png" in (tmp_path / "wide.html").read_text()
+    assert sheet_of(sim.frame, stars, np.zeros(0, np.intp)).rows == 1
+
+
 def test_advice_names_what_stands_out(scene):
     _, stars, psf = scene
     rows = np.flatnonzero(stars["selected"])
