@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -96,7 +98,7 @@ def _about(table: Table) -> str:
         )
     if meta.get("verdict", "good") != "good" or "linear_to" in meta:
         text += f" The frame is {meta['verdict']}: {meta['verdict_reason']}."
-    return text.replace("is no stars", "has no stars")
+    return re.sub("is (no|few) stars", r"has \1 stars", text)
 
 
 def _ordinal(n: int) -> str:

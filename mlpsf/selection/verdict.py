@@ -6,6 +6,8 @@ The verdict names the first of these that holds, with the measurement, and what 
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -43,6 +45,8 @@ ELONGATED, TRAILED = 0.15, 0.45
 UNDERSAMPLED = 1.7
 """FWHM in pixels below which the image of a star depends on its place within a pixel."""
 
+_CALIBRATIONS = {"bias", "zero", "dark", "flat", "flats", "darks", "lamp", "arc"}
+_OF_THE_SKY = {"light", "object", "science", "target"}  # dark-subtracted light
 _BRIGHT = 20.0  # S/N of the sources that are looked at
 _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
 _LINES = 256  # rows or columns that are enough for the median of the others
@@ -95,7 +99,12 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
     if not isinstance(frame, TiledFrame):
         size = np.asarray(sources["fwhm"])[bright] / np.asarray(sources["local_fwhm"])[bright]
         alike = sources[bright[np.abs(np.log(size)) < STELLAR]]
-        reason = _mosaic(frame) or _spectrum(frame, alike, fwhm) or _hot_pixels(alike, fwhm)
+        reason = (
+            _calibration(frame)
+            or _mosaic(frame)
+            or _spectrum(frame, alike, fwhm)
+            or _hot_pixels(alike, fwhm)
+        )
     if reason is None and not len(bright):
         reason = f"no source has a S/N of {_BRIGHT:g}; look whether this is an image of the sky"
     if reason:
@@ -160,6 +169,16 @@ def _growth(frame: Frame, sources: Table) -> str:
 
 def _said(verdict: str, reason: str) -> dict[str, str]:
     return {"verdict": verdict, "verdict_reason": reason}
+
+
+def _calibration(frame: Frame) -> str | None:
+    """Read in the header whether the frame is none of the sky."""
+    for key in ("IMAGETYP", "OBSTYPE", "FRAMETYP"):
+        text = str(frame.header.get(key, ""))
+        words = set(re.findall("[a-z]+", text.lower()))
+        if words & _CALIBRATIONS and not words & _OF_THE_SKY:
+            return f"its header says {key} = {text!r}, a calibration frame"
+    return None
 
 
 def _mosaic(frame: Frame) -> str | None:

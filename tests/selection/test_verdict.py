@@ -92,6 +92,16 @@ def test_long_trails_are_stars_and_scattered_tracks_are_none():
     assert find_sources(tracks).meta["fwhm"] == pytest.approx(4.0, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [("Dark Frame", "no stars"), ("SKY FLAT", "no stars"), ("Light, dark-subtracted", "good")],
+)
+def test_the_header_tells_frames_that_are_not_of_the_sky(kind, verdict):
+    frame = frame_of()
+    frame.header["IMAGETYP"] = kind
+    assert verdict_of(frame) == verdict
+
+
 def test_a_dark_frame_has_no_stars_to_choose():
     rng = np.random.default_rng(5)
     pixels = rng.normal(200, 5, (400, 400))
