@@ -14,12 +14,12 @@ from mlpsf.frames.near import pairs_within
 __all__ = ["SecondImage", "second_image"]
 
 _SNR = 10.0  # of sources that are compared
-_MOST = 400  # of them, the brightest
+_MOST, _PAIRS = 400, 10_000  # of them, and of their pairs, the brightest
 _FAINTEST = 0.1  # light of a second image, over the first; what optics scatter is fainter
 _NEAR, _FAR = 1.0, 12.0  # FWHM between both: nearer ones are one image of another shape
 _PLACE, _LIGHT = 0.25, 0.25  # FWHM, and in the logarithm of the light: pairs that are alike
-_SHARE, _LEAST = 0.1, 8  # of the stars, and number of them, that have one
-_SURE = 6.0  # standard deviations over what chance makes
+_SHARE, _LEAST = 0.15, 8  # of the stars, and number of them, that have one
+_ALONE = 2  # times as many as have any other displacement
 
 
 class SecondImage(NamedTuple):
@@ -79,24 +79,31 @@ def second_image(sources: Table, place: NDArray[np.float64]) -> SecondImage | No
         return None  # cutouts without places
     # From the brighter to the fainter of a pair, which the second image of all stars is.
     pairs = np.sort(pairs_within(place, _FAR * fwhm))
+    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     ratio = peak[pairs[:, 1]] / peak[pairs[:, 0]]
     gap = place[pairs[:, 1]] - place[pairs[:, 0]]
-    apart = (ratio > _FAINTEST) & (np.hypot(*gap.T) > _NEAR * fwhm)
+    apart = np.flatnonzero((ratio > _FAINTEST) & (np.hypot(*gap.T) > _NEAR * fwhm))[:_PAIRS]
     pairs, ratio, gap = pairs[apart], ratio[apart], gap[apart]
     if not len(pairs):
         return None
-    kind = np.column_stack([gap / max(_PLACE * fwhm, 0.5), np.log(ratio) / _LIGHT])
+    unit = max(_PLACE * fwhm, 0.5)
+    kind = np.column_stack([gap / unit, np.log(ratio) / _LIGHT])
     near = pairs_within(kind, 1.0)
     count = 1 + np.bincount(near.ravel(), minlength=len(kind))
     best = int(np.argmax(count))
     alike = np.unique(np.append(near[(near == best).any(axis=1)], best))
+    first, second = pairs[alike].T
     # Stars of which a second image would be seen, but for those that are second images.
-    able = peak * ratio[best] > peak[-1]
-    able[pairs[alike, 1]] = False
-    of = max(int(able.sum()), int(count[best]))
-    by_chance = float(np.median(count))
-    sure = by_chance + _SURE * np.sqrt(by_chance + 1)
-    if count[best] < max(_LEAST, _SHARE * of, sure):
+    able = peak * ratio[best] > peak[pairs[:, 1].max()]
+    able[second] = False
+    n_stars = max(int(able.sum()), len(alike))
+    # Chance, clusters, grids, and the pieces of a ring have many displacements, and chains.
+    aside = [np.hypot(*(gap - sign * gap[best]).T) > 2 * unit for sign in (1, -1)]
+    others = int(count[np.all(aside, axis=0)].max(initial=0))
+    if len(alike) < max(_LEAST, _SHARE * n_stars, _ALONE * others):
+        return None
+    if np.isin(second, first).sum() > 0.5 * len(alike):
         return None
     x, y = np.median(gap[alike], axis=0)
-    return SecondImage((float(x), float(y)), float(np.median(ratio[alike])), len(alike), of)
+    light = float(np.median(ratio[alike]))
+    return SecondImage((float(x), float(y)), light, len(alike), n_stars)

@@ -99,7 +99,7 @@ def first_look(
     look |= {"n_sources": len(sources)}
     look |= {name: float(sources.meta[name]) for name in ("fwhm", "ellipticity")}
     verdict = judge_frame(frame, sources)
-    if is_crowded(sources):
+    if verdict["verdict"] not in WITHOUT_PSF_STARS and is_crowded(sources):
         return look | verdict | {"n_possible": None}
     flag_verdict(sources, verdict)
     flag_ineligible(frame, sources)

@@ -25,8 +25,8 @@ __all__ = ["VERDICTS", "WITHOUT_PSF_STARS", "flag_verdict", "judge_frame"]
 VERDICTS = (
     "no stars",
     "few stars",
-    "doubled",
     "out of focus",
+    "doubled",
     "trailed",
     "elongated",
     "undersampled",
@@ -45,8 +45,14 @@ ELONGATED, TRAILED = 0.15, 0.45
 UNDERSAMPLED = 1.7
 """FWHM in pixels below which the image of a star depends on its place within a pixel."""
 
-_CALIBRATIONS = {"bias", "zero", "dark", "flat", "flats", "darks", "lamp", "arc"}
-_OF_THE_SKY = {"light", "object", "science", "target"}  # dark-subtracted light
+_CALIBRATION = re.compile(
+    r"\b(bias(es)?|zeros?|darks?|(sky|dome|twi|twilight|lamp|dark|d)?-?flats?(field)?|arcs?|lamps?)\b",
+    re.IGNORECASE,
+)
+_OF_THE_SKY = re.compile(  # or made of such, with darks and flats
+    "light|object|science|target|standard|subtract|correct|fielded|reduced|calibrated",
+    re.IGNORECASE,
+)
 _BRIGHT = 20.0  # S/N of the sources that are looked at
 _CHANGES = 0.03  # smallest range of the FWHM over the frame that is said, in its logarithm
 _LINES = 256  # rows or columns that are enough for the median of the others
@@ -115,10 +121,10 @@ def _judged(frame: Frame, sources: Table) -> dict[str, str]:
     if (n := int(meta.get("fwhm_n_stars", 3))) < 3:
         what = f"the FWHM of {fwhm:.2f} pixels is that of {n} source{'s' * (n > 1)} alone"
         return _said("few stars", f"{what}; look at them, or add frames of the same night")
-    if reason := _doubled(frame, sources):
-        return _said("doubled", reason)
     if reason := _defocused(frame, sources, bright, fwhm):
         return _said("out of focus", reason)
+    if reason := _doubled(frame, sources):
+        return _said("doubled", reason)
     if e > ELONGATED:
         kind = "trailed" if e > TRAILED else "elongated"
         todo = "the PSF has the shape that all stars share; make it of this frame alone"
@@ -173,11 +179,15 @@ def _said(verdict: str, reason: str) -> dict[str, str]:
 
 def _calibration(frame: Frame) -> str | None:
     """Read in the header whether the frame is none of the sky."""
-    for key in ("IMAGETYP", "OBSTYPE", "FRAMETYP"):
-        text = str(frame.header.get(key, ""))
-        words = set(re.findall("[a-z]+", text.lower()))
-        if words & _CALIBRATIONS and not words & _OF_THE_SKY:
-            return f"its header says {key} = {text!r}, a calibration frame"
+    said = {key: str(frame.header.get(key, "")) for key in ("IMAGETYP", "OBSTYPE", "FRAMETYP")}
+    if _OF_THE_SKY.search(" ".join(said.values())):
+        return None
+    for key, text in said.items():
+        if _CALIBRATION.search(text):
+            return (
+                f"its header says {key} = {text!r}, a calibration frame; if it is of the sky, mend "
+                "the header, or list the stars (stars, --stars)"
+            )
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -70,6 +72,36 @@ def test_stars_with_neighbours_are_not_doubled(n_stars):
     assert verdict_of(frame_of(fwhm=3.0, n_stars=n_stars)) != "doubled"
 
 
+@pytest.mark.parametrize("arms", [3, 4])
+def test_pieces_of_rings_are_no_second_images(arms):
+    rng = np.random.default_rng(arms)
+    y, x = np.mgrid[:600, :600]
+    light = np.zeros((600, 600))
+    for _ in range(60):
+        dx, dy = x - rng.uniform(30, 570), y - rng.uniform(30, 570)
+        r, angle = np.hypot(dx, dy), np.arctan2(dy, dx) + 0.4
+        ring = np.exp(-0.5 * ((r - 11) / 2.0) ** 2) * (np.abs(np.sin(arms * angle / 2)) > 0.2)
+        light += 10 ** rng.uniform(2, 3.5) * ring
+    frame = read_frame(rng.poisson(light + 200).astype(np.float32))
+    assert verdict_of(frame) != "doubled"
+
+
+@pytest.mark.parametrize("columns", [1, 8])
+def test_regular_grids_are_not_doubled(columns):
+    rng = np.random.default_rng(columns)
+    sim = simulate_frame(
+        shape=(500, 500), n_stars=0, n_galaxies=0, fwhm=4.0, cosmic_rays=0, hot_pixels=0, seed=2
+    )
+    pixels, half = sim.frame.data.copy(), 20
+    stamp = sim.psf.stamp(250.0, 250.0, size=2 * half + 1)
+    for x in 60 + 40 * np.arange(columns):
+        for y in range(40, 470, 40 if columns > 1 else 15):
+            if rng.random() < 0.9:
+                part = pixels[y - half : y + half + 1, x - half : x + half + 1]
+                part += 10 ** rng.uniform(4, 5) * stamp
+    assert verdict_of(replace(sim.frame, data=pixels)) != "doubled"
+
+
 def test_a_list_makes_the_psf_of_one_image():
     frame = frame_of(fwhm=3.0, double=(9.0, 8.0, 0.4))
     found = find_sources(frame)
@@ -94,7 +126,14 @@ def test_long_trails_are_stars_and_scattered_tracks_are_none():
 
 @pytest.mark.parametrize(
     ("kind", "verdict"),
-    [("Dark Frame", "no stars"), ("SKY FLAT", "no stars"), ("Light, dark-subtracted", "good")],
+    [
+        ("Dark Frame", "no stars"),
+        ("SKY FLAT", "no stars"),
+        ("DOMEFLAT", "no stars"),
+        ("Light, dark-subtracted", "good"),
+        ("flat-fielded", "good"),
+        ("sky", "good"),
+    ],
 )
 def test_the_header_tells_frames_that_are_not_of_the_sky(kind, verdict):
     frame = frame_of()
