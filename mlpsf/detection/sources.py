@@ -290,11 +290,12 @@ def _windowed_positions(
     with np.errstate(invalid="ignore"):
         for place, n in zip(at, shape[::-1], strict=True):
             good &= (place >= -0.5) & (place <= n - 0.5)
-    windowed = np.where(good, at[0], x), np.where(good, at[1], y)
-    # Two stars nearer than a window are one in it: their windows meet between them.
-    pairs = pairs_within(np.column_stack(windowed), _MET)
-    apart = np.hypot(*(axis[pairs[:, 0]] - axis[pairs[:, 1]] for axis in (x, y))) > 2 * _MET
-    good[pairs[apart] if free else []] = False
+    if free:
+        # Two stars nearer than a window are one in it: their windows meet between them.
+        windowed = np.where(good, at[0], x), np.where(good, at[1], y)
+        pairs = pairs_within(np.column_stack(windowed), _MET)
+        apart = np.hypot(*(axis[pairs[:, 0]] - axis[pairs[:, 1]] for axis in (x, y)))
+        good[pairs[apart > 2 * _MET]] = False
     return np.where(good, at[0], x), np.where(good, at[1], y)
 
 
