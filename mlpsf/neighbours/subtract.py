@@ -201,23 +201,10 @@ def measure_again(frame: Frame, sources: Table) -> Table:
     again["snr"][star] = scene.flux[own] / scene.error[own]
     kept = np.full(len(again), int(Flag.SATURATED | Flag.MASKED | Flag.BLENDED))
     kept[star] &= ~int(Flag.BLENDED)
-    flags = np.array(again["flags"]) | _fallen_together(sources, again)
+    flags = np.array(again["flags"])
     again["flags"] = flags | (np.asarray(sources["flags"]) & kept)
     again.meta["n_subtracted"] = max(_count_sure(scene), 1)
     return again
-
-
-def _fallen_together(before: Table, after: Table) -> NDArray[np.int64]:
-    """Flag sources that have come to lie on one another: a star, or what no star describes."""
-    flags = np.zeros(len(after), dtype=np.int64)
-    fwhm = float(after.meta["fwhm"])
-    old, new = (np.column_stack([t["x"], t["y"]]).astype(np.float64) for t in (before, after))
-    rows = np.flatnonzero(np.isfinite(new).all(axis=1))
-    pairs = rows[pairs_within(new[rows], _ONE * fwhm)]
-    apart = np.hypot(*(old[pairs[:, 0]] - old[pairs[:, 1]]).T) > _APART * fwhm
-    flags[pairs[apart]] |= int(Flag.OUTLIER)
-    flags[pairs[~apart].max(axis=1)] |= int(Flag.COPY)
-    return flags
 
 
 def _count_sure(scene: Scene) -> int:
