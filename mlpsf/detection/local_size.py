@@ -22,6 +22,7 @@ __all__ = ["SizeMap", "size_map", "zones"]
 
 _FEWEST = 24  # sources; with fewer, one size is taken for the frame
 _MEMBER = 0.12  # largest difference of a star from the local size, in the logarithm
+_SOME = 3  # stars that tell their size from that of galaxies of nearly their size
 _MEDIAN_OF = 7  # nearest stars that give the size at a place
 _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
@@ -29,10 +30,8 @@ _LEAST = 0.2  # share of the sources that are stars, at least
 _STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
 _NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
-_NARROWER = 0.1  # than stars, in the logarithm
-_FEW_NARROWER = 0.3  # share of the sources of the common size
-_SURE_OF_STAR = 3.0  # of the log-likelihood that each further star gains, where the size jumps
-_SURE = 0.75  # of the log-likelihood a star, at least, that a size that varies gains
+_SURE_OF_STAR = 0.75  # of the log-likelihood that each further star gains, where the size jumps
+_SURE = 0.4  # of the log-likelihood a star, at least, that a size that varies gains
 _STEPS = 10  # of the fit of a locus of known place
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
@@ -135,19 +134,20 @@ def size_map(
     values = np.column_stack([np.log(size), e1, e2])
     off = np.abs(values[:, 0] - np.log(common))
     alike = off < max(_MEMBER, float(off.min()) * 1.001)
-    steady_map = _of_neighbours(np.column_stack([place, size])[alike], varies=False)
     if len(x) < _FEWEST:
-        return steady_map
+        return _of_neighbours(np.column_stack([place, size])[alike], varies=False)
     one_size = np.full(len(x), np.log(common))
     _, steady = fitted(powers_of(place, place, 1), powers_of(place, place, 3), values, one_size, [])
+    stars = alike & (steady.is_star > 0.5)
+    stars = stars if stars.sum() >= _SOME else alike
+    steady_map = _of_neighbours(np.column_stack([place, size])[stars], varies=False)
     if steady.share > 0.9 and steady.width < 0.5 * WIDTHS[-1]:
         return steady_map  # nearly all are of one size, which saves the time
     _, near = nearest(place, place, min(_NEIGHBOURS, len(x)))
     found = np.log(mode(size[near], e1[near], e2[near]))
     # Of a surface, terms are paid for; of neighbours, each star is expected from the others.
-    of_common = off < _NARROWER / 2
-    smooth = _smoothly(place, values, [one_size, found], steady, of_common)
-    jumping = _by_neighbours(place, values, row_median(found[near]), steady, of_common)
+    smooth = _smoothly(place, values, [one_size, found], steady)
+    jumping = _by_neighbours(place, values, row_median(found[near]), steady)
     likeliest = max((smooth, jumping), key=lambda each: each[0])
     return likeliest[1] or steady_map
 
@@ -157,7 +157,6 @@ def _smoothly(
     values: NDArray[np.float64],
     starts: list[NDArray[np.float64]],
     steady: Locus,
-    common: NDArray[np.bool_],
 ) -> tuple[float, SizeMap | None]:
     """Follow the size by a surface; return its evidence and the map, None if there is none."""
     n = len(place)
@@ -166,7 +165,7 @@ def _smoothly(
     terms, locus = surface(place, values, starts, worth)
     found = evidence(locus, len(terms))
     # Galaxies gain nothing, however many they are.
-    if found < steady.log_likelihood + _SURE * locus.share * n or _are_no_stars(locus, common):
+    if found < steady.log_likelihood + _SURE * locus.share * n or _too_few(locus):
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5
@@ -181,15 +180,9 @@ def _smoothly(
     return found, SizeMap(stars, at, varies=_ranges(followed))
 
 
-def _are_no_stars(locus: Locus, common: NDArray[np.bool_]) -> bool:
-    """Return whether the members of a locus are too few, or galaxies.
-
-    Few are those that are few in number or among the sources. Galaxies are those than which many
-    sources of the common size are narrower: nothing is narrower than a star.
-    """
-    few = locus.share < max(_LEAST, _STARS / len(locus.off))
-    narrower = common & (locus.off[:, 0] < -_NARROWER)
-    return few or bool(narrower.sum() > max(_MEDIAN_OF, _FEW_NARROWER * common.sum()))
+def _too_few(locus: Locus) -> bool:
+    """Return whether a locus has too few members to be that of the stars."""
+    return locus.share < max(_LEAST, _STARS / len(locus.off))
 
 
 def _by_neighbours(
@@ -197,7 +190,6 @@ def _by_neighbours(
     values: NDArray[np.float64],
     usual: NDArray[np.float64],
     steady: Locus,
-    common: NDArray[np.bool_],
 ) -> tuple[float, SizeMap | None]:
     """Follow the size from star to star; return its evidence and the map, None if there is none.
 
@@ -218,7 +210,7 @@ def _by_neighbours(
         locus = locus.updated(off, WIDTHS[-1])
     more = int((locus.is_star > 0.5).sum()) - int((steady.is_star > 0.5).sum())
     gain = locus.log_likelihood - steady.log_likelihood
-    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _are_no_stars(locus, common):
+    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _too_few(locus):
         return -np.inf, None
     stars = np.column_stack([place, np.exp(log_size)])[members]
     return locus.log_likelihood, _of_neighbours(stars, varies=_ranges(expected[members]))

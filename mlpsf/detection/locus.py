@@ -1,7 +1,8 @@
 """Tell a frame's stars from its other sources by the size and shape that they share.
 
-The stars' size is a polynomial of the place, and so is their shape; other sources are of any shape,
-and wider.
+The stars' size is a polynomial of the place, and so is their shape. Other sources are of any size
+and shape, spread more widely than stars: in a cluster of galaxies most sources are round and of
+about one size, but none as narrow as the few stars, and no two of them as alike.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ WIDTHS = (0.3, 0.15, 0.08, 0.05)
 
 _NARROWEST = 0.008  # of stars, in log size
 _SHAPES = 1.6  # most scatter of stars in e1 and e2, over that in log size: as their errors are
-_OTHERS = 0.5  # how much wider others are, mean in log size
-_NARROWER = 0.1  # share of the others that are narrower than stars
-_MOST_ELLIPTICAL = 0.6
+_KERNEL = 0.12  # of the others' density in log size
+_SMOOTHER = 2.4  # times as wide is that kernel, at least, as stars may scatter: no cluster of stars
+_STEP, _RANGE = 0.02, 2.0  # of the log sizes at which that density is found
+_ANY_SIZE = 0.3  # density in log size of a source of which nothing is known
+_ANY_SCALE = 0.2  # scale of the ellipticity of such a source
+_MOST_SCALE = 0.25  # of that of the others
+_NARROWER = 0.1  # than stars, in log size
+_FEW_NARROWER = 2.0  # their number n is as likely as (1 + n) to this negative power
 _SHARE = 0.6  # of stars among the sources, with which a fit begins
+_SHARES = 0.02, 0.97  # least and most
 _RIDGE = 1e-3  # sources' worth of zero in each term, where there are too few for it
 
 
 class Locus(NamedTuple):
     """The stars among the sources: of about the expected size and shape.
 
-    The others are galaxies and blends, the more the nearer they are in size, and few that are
-    narrower, since nothing that came through the optics is narrower than a star. For mixtures that
-    tell outliers see Hogg, Bovy & Lang 2010, arXiv:1008.4686, section 3; for their fit Dempster,
-    Laird & Rubin 1977, J. R. Stat. Soc. B 39, 1.
+    The others are galaxies and blends, of a density that is smooth on the scale on which stars are
+    alike, and few that are narrower, since nothing that came through the optics is narrower than a
+    star. For mixtures that tell outliers see Hogg, Bovy & Lang 2010, arXiv:1008.4686, section 3;
+    for their fit Dempster, Laird & Rubin 1977, J. R. Stat. Soc. B 39, 1.
 
     Attributes
     ----------
@@ -45,38 +52,40 @@ class Locus(NamedTuple):
         Standard deviation of stars in log size, and in e1 and e2.
     share : float
         Of the stars among the sources.
+    others : ndarray, shape (n,)
+        Density, at each source, of what is no star.
     """
 
     off: NDArray[np.float64]
     width: float
     spread: float
     share: float
+    others: NDArray[np.float64]
+
+    @classmethod
+    def begun(cls, off: NDArray[np.float64], width: float, share: float) -> Locus:
+        """Return a locus of a width, when nothing is known yet of which sources are stars."""
+        return cls(off, width, _SHAPES * width, share, _density(off, np.ones(len(off)), width))
 
     @property
     def of_stars(self) -> NDArray[np.float64]:
-        """Density of the stars at each source."""
+        """Density of the stars at each source, times their share."""
         size, shape = self.off[:, 0] / self.width, self.off[:, 1:] / self.spread
         peak = self.share / (self.width * self.spread**2 * (2 * np.pi) ** 1.5)
         return np.asarray(peak * np.exp(-0.5 * (size**2 + (shape**2).sum(axis=1))))
 
     @property
-    def of_others(self) -> NDArray[np.float64]:
-        """Density of the others at each source."""
-        wider = self.off[:, 0]
-        side = np.where(wider > 0, 1 - _NARROWER, _NARROWER)
-        density = side * np.exp(-np.abs(wider) / _OTHERS) / _OTHERS
-        return np.asarray((1 - self.share) * density / (np.pi * _MOST_ELLIPTICAL**2))
-
-    @property
     def is_star(self) -> NDArray[np.float64]:
         """Probability that each source is one of the stars."""
         stars = self.of_stars
-        return stars / (stars + self.of_others)
+        return stars / (stars + (1 - self.share) * self.others)
 
     @property
     def log_likelihood(self) -> float:
-        """Log-likelihood of all sources."""
-        return float(np.log(self.of_stars + self.of_others).sum())
+        """Log-likelihood of all sources, and of how many are narrower than stars."""
+        each = np.log(self.of_stars + (1 - self.share) * self.others)
+        narrower = (1 - self.is_star)[self.off[:, 0] < -_NARROWER].sum()
+        return float(each.sum() - _FEW_NARROWER * np.log1p(narrower))
 
     def updated(self, off: NDArray[np.float64], widest: float) -> Locus:
         """Return the locus of what are stars at other differences.
@@ -94,8 +103,34 @@ class Locus(NamedTuple):
             off,
             float(np.clip(width, _NARROWEST, widest)),
             float(np.clip(np.hypot(*spread) / np.sqrt(2), _SHAPES * _NARROWEST, _SHAPES * widest)),
-            float(np.clip(weight.mean(), 0.05, 0.95)),
+            float(np.clip(weight.mean(), *_SHARES)),
+            _density(off, 1 - weight, widest),
         )
+
+
+def _density(
+    off: NDArray[np.float64], weight: NDArray[np.float64], widest: float
+) -> NDArray[np.float64]:
+    """Return the density at each source of sources that count by a weight, shape (n,).
+
+    It is smooth in log size and falls exponentially with the ellipticity, as that of galaxies.
+    """
+    n = weight.sum()
+    place = np.clip((off[:, 0] + _RANGE) / _STEP, 0, 2 * _RANGE / _STEP - 1e-6)
+    below = place.astype(np.intp)
+    part = place - below
+    count = round(2 * _RANGE / _STEP) + 1
+    sizes = np.bincount(below, weight * (1 - part), count)
+    sizes += np.bincount(below + 1, weight * part, count)
+    kernel = max(_KERNEL, _SMOOTHER * widest) / _STEP
+    reach = np.arange(-int(4 * kernel), int(4 * kernel) + 1)
+    gauss = np.exp(-0.5 * (reach / kernel) ** 2) / (_STEP * kernel * np.sqrt(2 * np.pi))
+    smooth = np.convolve(np.pad(sizes, len(reach) // 2), gauss, "valid")
+    in_size = (smooth[below] * (1 - part) + smooth[below + 1] * part + _ANY_SIZE) / (n + 1)
+    ellipticity = np.hypot(off[:, 1], off[:, 2])
+    mean = ((weight * ellipticity).sum() + 2 * _ANY_SCALE) / (n + 1)
+    scale = max(min(0.5 * mean, _MOST_SCALE), _SHAPES * widest)  # wider than stars may scatter
+    return np.asarray(in_size * np.exp(-ellipticity / scale) / (2 * np.pi * scale**2))
 
 
 def evidence(locus: Locus, n_terms: int) -> float:
@@ -203,7 +238,7 @@ def fitted(
         [start, *np.tile(np.median(values[:, 1:], axis=0), (len(start), 1)).T]
     )
     widths = [*widths, *3 * [WIDTHS[-1]]]
-    locus = Locus(off, widths[0], _SHAPES * widths[0], _SHARE)
+    locus = Locus.begun(off, widths[0], _SHARE)
     terms = np.zeros(powers.shape[1])
     for widest in widths:
         locus = locus.updated(locus.off, widest)

@@ -9,6 +9,7 @@ import numpy as np
 import sep
 from numpy.typing import ArrayLike, NDArray
 
+from mlpsf.detection.common_size import stellar_size, stellar_sizes
 from mlpsf.detection.local_size import SizeMap, size_map
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import extract_cutouts, nearest_pixels
@@ -26,7 +27,6 @@ __all__ = [
     "any_within",
     "on_pixel_centres",
     "stellar_profile",
-    "stellar_size",
 ]
 
 _ON_CENTRE = 0.12  # pixels: sources nearer to a pixel's centre are on it
@@ -46,8 +46,6 @@ _LONG, _ALIKE = 0.6, 0.2  # ellipticity of what is no star, unless most are long
 _TRAILED_SNR = 20.0  # of sources that show it
 _THIN, _RAGGED = 2.5, 0.33  # pixels, width of rays; stars are less ragged, whatever their optics
 _ONE_SIZE, _STARS = 0.06, 0.25  # width in the logarithm, and share, of stars that are of one size
-_ROUND = 0.15  # ellipticity of a star that is alone, (a^2 - b^2) / (a^2 + b^2)
-_IN_CACHE = 100_000  # values processed at once
 _WIDEST = 6.0  # pixels; wider stars are measured on resampled cutouts
 
 
@@ -257,72 +255,6 @@ def _why_none(
             "interpolate_replace_nans of astropy.convolution."
         )
     return f"They are: {said}. {advice}"
-
-
-def stellar_size(
-    fwhm: NDArray[np.float64],
-    e1: NDArray[np.float64],
-    e2: NDArray[np.float64],
-) -> float:
-    """Find the common size of the stars among bright sources.
-
-    Stars share a size and a shape. They form a cluster in (log size, e1, e2), where galaxies,
-    blends and cosmic rays are scattered. Of all clusters at least half as dense as the densest,
-    the one with the smallest sources is taken.
-
-    Parameters
-    ----------
-    fwhm, e1, e2 : ndarray, shape (n,)
-        From the moments of the sources.
-
-    Returns
-    -------
-    float
-        In the unit of `fwhm`.
-    """
-    return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
-
-
-def stellar_sizes(
-    fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Find the common size of the stars in each of m groups of k sources; see `stellar_size`.
-
-    Arrays have the shape (m, k); that returned has the shape (m,).
-    """
-    found = np.empty(len(fwhm))
-    step = max(_IN_CACHE // max(fwhm.shape[1], 1) ** 2, 1)
-    for start in range(0, len(fwhm), step):
-        block = slice(start, start + step)
-        found[block] = _modes(fwhm[block], e1[block], e2[block])
-    return found
-
-
-def _modes(
-    fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    log_size = np.log(fwhm)
-    if fwhm.shape[1] < 5:
-        return np.asarray(np.exp(np.median(log_size, axis=1)))
-
-    def apart(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (values[:, :, None] - values[:, None, :]) ** 2
-
-    # Widths of the cluster: errors of moments at S/N 30 and the change over a frame.
-    near = np.exp(-0.5 * (apart(log_size) / 0.035**2 + (apart(e1) + apart(e2)) / 0.08**2))
-    others = near.sum(axis=2) - 1
-    # By itself a source is a cluster as far as it is round: rays are not.
-    itself = np.exp(-0.5 * (e1**2 + e2**2) / _ROUND**2)
-    density = others + np.maximum(itself, np.clip(others, 0, 1))
-    dense = density >= 0.5 * density.max(axis=1, keepdims=True)
-    group = np.arange(len(fwhm))
-    smallest = np.argmin(np.where(dense, log_size, np.inf), axis=1)
-    # Move from the edge of the smallest dense cluster to its centre.
-    for _ in range(5):
-        crowd = dense & (near[group, smallest] > 0.3)
-        smallest = np.argmax(np.where(crowd, density, -np.inf), axis=1)
-    weight = near[group, smallest]
-    return np.asarray(np.exp((weight * log_size).sum(axis=1) / weight.sum(axis=1)))
 
 
 def _raggedness(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsf.detection.stellar import stellar_size
+from mlpsf.detection.common_size import stellar_size
 from mlpsf.errors import NoSourcesError
 from mlpsf.labelling import residual_distance
 from mlpsf.stacks.effective import EffectivePSF, stack_stars

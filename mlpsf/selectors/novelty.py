@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from mlpsf.detection.stellar import stellar_size
+from mlpsf.detection.common_size import stellar_size
 from mlpsf.errors import NoSourcesError, PSFError
 from mlpsf.frames.cutouts import REFERENCE_FWHM
 from mlpsf.selectors.base import MIN_SIDE, FrameClassifier

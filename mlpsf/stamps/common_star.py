@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mlpsf.detection.stellar import stellar_size
+from mlpsf.detection.common_size import stellar_size
 from mlpsf.errors import PSFError
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM

@@ -12,8 +12,8 @@ import sep
 from astropy.table import Table
 from conftest import simulate
 
+from mlpsf.detection.common_size import stellar_sizes
 from mlpsf.detection.sources import find_sources
-from mlpsf.detection.stellar import stellar_size, stellar_sizes
 from mlpsf.errors import InputError, NoSourcesError
 from mlpsf.flags import Flag
 from mlpsf.frames.background import measure_background
@@ -348,7 +348,9 @@ def test_the_size_of_each_group_is_that_of_the_group_alone():
     rng = np.random.default_rng(5)
     size, e1, e2 = np.exp(rng.normal(1, 0.05, (300, 40))), *rng.normal(0, 0.1, (2, 300, 40))
     found = stellar_sizes(size, e1, e2)
-    alone = [stellar_size(*v) for v in zip(size, e1, e2, strict=True)]
+    alone = [
+        float(stellar_sizes(*v)[0]) for v in zip(*np.stack([size, e1, e2])[:, :, None], strict=True)
+    ]
     assert found == pytest.approx(alone, rel=1e-12)
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsf import simulate_frame
+from mlpsf.detection.common_size import stellar_size, stellar_sizes
 from mlpsf.detection.local_size import size_map
 from mlpsf.detection.sources import find_sources
-from mlpsf.detection.stellar import stellar_sizes
 
 
 def sources(rng, n_stars, n_galaxies, true_size):
@@ -26,8 +26,7 @@ def sources(rng, n_stars, n_galaxies, true_size):
 
 
 def found(x, y, size, e1, e2):
-    common = float(stellar_sizes(size[None], e1[None], e2[None])[0])
-    return size_map(x, y, size, e1, e2, common, stellar_sizes)
+    return size_map(x, y, size, e1, e2, stellar_size(size, e1, e2), stellar_sizes)
 
 
 @given(
@@ -100,3 +99,29 @@ def test_a_cluster_of_galaxies_is_no_wider_place_of_the_stars(seed):
     sizes = size_map(x, y, 3.0 * np.exp(size), e1, e2, 3.0, stellar_sizes)
     assert not sizes.varies
     assert np.abs(np.log(sizes(x, y) / 3.0)).max() < 0.15
+
+
+@pytest.mark.parametrize(("n_stars", "n_galaxies"), [(5, 60), (8, 150), (20, 400)])
+@pytest.mark.parametrize("wider", [0.3, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_few_stars_among_galaxies_are_the_stars(n_stars, n_galaxies, wider, seed):
+    rng = np.random.default_rng(seed)
+    n = n_stars + n_galaxies
+    star = np.arange(n) < n_stars
+    x, y = rng.uniform(0, 1000, (2, n))
+    log_size = rng.normal(np.where(star, 0.0, wider), np.where(star, 0.01, 0.15 * wider + 0.05))
+    log_size = np.where(star, log_size, np.maximum(log_size, 0.06))
+    e1, e2 = rng.normal(0, np.where(star, 0.01, 0.12), (2, n))
+    sizes = found(x, y, 4 * np.exp(log_size), e1, e2)
+    assert np.abs(np.log(sizes(x, y) / 4)).max() < 0.05
+
+
+@pytest.mark.parametrize("n_rays", [30, 200])
+def test_rays_narrower_than_the_stars_are_not_the_stars(n_rays):
+    rng = np.random.default_rng(4)
+    star = np.arange(n_rays + 25) < 25
+    size = np.where(
+        star, 4 * np.exp(rng.normal(0, 0.01, len(star))), rng.uniform(1.3, 3, len(star))
+    )
+    e1, e2 = rng.normal(0, np.where(star, 0.01, 0.25), (2, len(star)))
+    assert stellar_size(size, e1, e2) == pytest.approx(4, rel=0.02)
