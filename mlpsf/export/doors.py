@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 
 from mlpsf.errors import InputError
 from mlpsf.export.daophot import daophot_lists, daophot_psf
@@ -100,7 +103,20 @@ def export_psf(
     content = write.make(psf, **options)
     with whole_file(target) as temporary:
         temporary.write_bytes(content)
+    if psf.varies and options.get("at", 0) is None:
+        _warn_of_mean(psf, to)
     return target
+
+
+def _warn_of_mean(psf: Any, to: str) -> None:
+    fwhm = psf.fwhm_at(*psf.stars[:, :2].T) if len(psf.stars) else np.array([psf.fwhm])
+    warnings.warn(
+        f"the format {to!r} holds the PSF of one place, and this one varies: the FWHM of its stars "
+        f"is {fwhm.min():.2f} to {fwhm.max():.2f} pixels. Written is its mean over the frame, of "
+        f"{psf.fwhm:.2f}: for the PSF of a place give it (at, --place X Y)",
+        AstropyUserWarning,
+        stacklevel=3,
+    )
 
 
 def export_stars(

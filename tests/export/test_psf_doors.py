@@ -253,6 +253,15 @@ def test_an_image_is_odd_centred_and_normalised(psf, tmp_path, oversampling):
     assert difference(middle[:n, :n], truth[:n, :n]) < 1e-3
 
 
+@pytest.mark.parametrize("to", ["image", "trippy", "galsim"])
+def test_the_mean_of_a_psf_that_varies_is_said_to_be_one(varying, tmp_path, to):
+    pytest.importorskip("galsim") if to == "galsim" else None
+    with pytest.warns(AstropyUserWarning, match=r"FWHM of its stars is .* --place X Y"):
+        export_psf(varying, tmp_path / "mean.fits", to)
+    export_psf(varying, tmp_path / "of_a_place.fits", to, at=(30.0, 40.0))
+    export_psf(here(varying, 30.0, 40.0), tmp_path / "constant.fits", to)
+
+
 def test_trippys_file_of_a_place(psf, tmp_path):
     path = export_psf(psf, tmp_path / "p.fits", "trippy", at=(30.0, 40.0))
     back, mine = PSFModel.load(path), here(psf, 30.0, 40.0)
