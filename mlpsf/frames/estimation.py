@@ -28,6 +28,7 @@ _MAX_BLOCKS = 400
 _LAG = 3  # pixels; beyond the noise correlation of a resampled frame
 _HIGHEST = 4.5  # standard deviations; of a block's 1,024 pixels of noise hardly one is higher
 _QUIET = 6  # fewest blocks without a source
+_TOP, _ALIKE = 24, 3  # highest pixels; of these, of one value, where single pixels are clipped
 _BIN = 0.002  # of the natural logarithm of brightness
 
 
@@ -285,7 +286,20 @@ def find_pile_up(
             edge = float(np.quantile(values[chosen], stray, method="lower"))
         if _is_extended(data, index[chosen], edge):
             return edge
-    return None
+    # Cutouts may share a star, or have been divided by their peaks.
+    return None if mask is None else _shared_by_peaks(values)
+
+
+def _shared_by_peaks(values: NDArray[np.float32]) -> float | None:
+    """Return the value of the highest pixels, if several have it and those below are all different.
+
+    Undersampled stars are clipped in a pixel each.
+    """
+    top = np.sort(values)[::-1][:_TOP]
+    clipped = int((top == top[0]).sum())
+    below = top[clipped:]
+    distinct = len(below) >= _TOP // 2 and len(np.unique(below)) >= 0.9 * len(below)
+    return float(top[0]) if clipped >= _ALIKE and distinct else None
 
 
 def noise_correlation(noise: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:

@@ -263,6 +263,27 @@ def test_masked_pixels_do_not_count():
     assert find_pile_up(data, mask, noise) is None
 
 
+def undersampled(rounded):
+    rng = np.random.default_rng(7)
+    data = rng.normal(100, 5, (300, 300))
+    for peak, row, column in zip(
+        np.geomspace(1e3, 9e4, 60), *rng.integers(10, 290, (2, 60)), strict=True
+    ):
+        data[row - 1 : row + 2, column - 1 : column + 2] += peak * np.array(
+            [[0.02, 0.1, 0.02], [0.1, 1.0, 0.1], [0.02, 0.1, 0.02]]
+        )
+    return (np.rint(data) if rounded else data).astype(np.float32)
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_stars_clipped_in_a_pixel_each_show_the_level(rounded):
+    data = undersampled(rounded)
+    assert pile_of(data) is None
+    level = float(np.sort(data, axis=None)[-4])
+    assert pile_of(np.minimum(data, level)) == level
+    assert pile_of(np.minimum(data, np.sort(data, axis=None)[-2])) is None  # two may be chance
+
+
 @pytest.mark.parametrize(
     ("cards", "gain"),
     [
