@@ -17,6 +17,7 @@ _WIDTH, _SHAPE = 0.035, 0.08  # of the cluster: errors of moments at S/N 30, cha
 _ROUND = 0.15  # ellipticity of a star that is alone, (a^2 - b^2) / (a^2 + b^2)
 _IN_CACHE = 100_000  # values processed at once
 _FEWEST = 5  # sources, of which fewer form no cluster
+_STARTS = 24  # clusters that are fitted
 _ROUNDS = 8  # of a fit
 _SHARE = 0.3  # of stars, with which it begins
 
@@ -57,11 +58,12 @@ def stellar_size(
 
 
 def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the sources at which clusters are densest."""
+    """Return the sources at which clusters are densest, of the densest clusters."""
     near = _near(*values.T[:, None])[0]
     density = near.sum(axis=1)
     around = np.where(near > 0.3, density, 0.0).max(axis=1)
-    return np.flatnonzero((density >= around) & (density >= 1.5))
+    peaks = np.flatnonzero((density >= around) & (density >= 1.5))
+    return peaks[np.argsort(-density[peaks], kind="stable")][:_STARTS]
 
 
 def _fitted(values: NDArray[np.float64], start: NDArray[np.float64]) -> tuple[float, Locus]:
