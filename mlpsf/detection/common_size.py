@@ -18,7 +18,9 @@ _ROUND = 0.15  # ellipticity of a star that is alone, (a^2 - b^2) / (a^2 + b^2)
 _IN_CACHE = 100_000  # values processed at once
 _FEWEST = 5  # sources, of which fewer form no cluster
 _STARTS = 24  # clusters that are fitted
-_ROUNDS = 8  # of a fit
+_LEAST = 3.5  # stars of a cluster, that is 4 that are surely: fewer may be alike by chance
+_ROUNDS, _SETTLED = 8, 50  # of fits that are compared, and of the likeliest
+_STILL = 1e-5  # change of a centre that has settled
 _SHARE = 0.3  # of stars, with which it begins
 
 
@@ -52,9 +54,13 @@ def stellar_size(
     starts = values[_peaks(values)] if len(values) >= _FEWEST else values[:0]
     if not len(starts):
         return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
-    fits = [_fitted(values, start) for start in starts]
-    size, _ = max(fits, key=lambda fit: fit[1].log_likelihood)
-    return float(np.exp(size))
+    fits = [_fitted(values, start, _ROUNDS) for start in starts]
+    fits = [(size, locus) for size, locus in fits if locus.share * len(values) >= _LEAST]
+    if not fits:
+        return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
+    _, likeliest = max(fits, key=lambda fit: fit[1].log_likelihood)
+    settled, _ = _fitted(values, values[0] - likeliest.off[0], _SETTLED, likeliest)
+    return float(np.exp(settled))
 
 
 def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -66,21 +72,29 @@ def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
     return peaks[np.argsort(-density[peaks], kind="stable")][:_STARTS]
 
 
-def _fitted(values: NDArray[np.float64], start: NDArray[np.float64]) -> tuple[float, Locus]:
-    """Fit stars of one size and shape, which begin at those of a source; return log size, locus."""
+def _fitted(
+    values: NDArray[np.float64],
+    start: NDArray[np.float64],
+    rounds: int,
+    locus: Locus | None = None,
+) -> tuple[float, Locus]:
+    """Fit stars of one size and shape, which begin at some; return log size, locus."""
     centre = start
-    locus = Locus.begun(values - centre, _WIDTH, _SHARE)
-    for _ in range(_ROUNDS):
+    locus = locus or Locus.begun(values - centre, _WIDTH, _SHARE)
+    for _ in range(rounds):
         weight = locus.is_star
+        before = centre
         centre = (weight[:, None] * values).sum(axis=0) / max(float(weight.sum()), 1e-9)
         locus = locus.updated(values - centre, _WIDTH)
+        if np.abs(centre - before).max() < _STILL:
+            break
     return float(centre[0]), locus
 
 
 def stellar_sizes(
     fwhm: NDArray[np.float64], e1: NDArray[np.float64], e2: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Find the common size of most sources in each of m groups of k, with no fit.
+    """Find the common size of the stars in each of m groups of k sources, with no fit.
 
     Of all clusters at least half as dense as the densest, the one of the smallest sources is taken.
     Arrays have the shape (m, k); that returned has the shape (m,).

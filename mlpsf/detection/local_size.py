@@ -1,9 +1,9 @@
 """The size of a frame's stars as it changes over the frame.
 
-The common size of all stars of a frame is that of the part where the images are sharpest, if they
-are not equally sharp everywhere. Here it is followed over the frame: by a smooth surface on which
-most of the bright sources lie, as optics make it; or, if more of them have the size of their
-neighbours, from star to star: it may jump between the chips of a mosaic.
+If the images are not equally sharp everywhere, the common size of a frame's stars is that of a part
+of them. Here it is followed over the frame: by a smooth surface on which most of the bright sources
+lie, as optics make it; or, if more of them have the size of their neighbours, from star to star: it
+may jump between the chips of a mosaic.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def size_map(
     x, y, size, e1, e2 : ndarray, shape (n,)
         Positions, sizes and shapes of the bright sources.
     common : float
-        Size that most of the smallest sources share, taken for the frame if one size does.
+        Size that most of the stars share, taken for the frame if one size does.
     mode : callable
         Returns the common size of each group of sources, shape (m,), from their size, e1 and e2,
         shape (m, k).

@@ -69,7 +69,7 @@ class Locus(NamedTuple):
 
     @property
     def of_stars(self) -> NDArray[np.float64]:
-        """Density of the stars at each source, times their share."""
+        """Density of the stars at each source, of all sources."""
         size, shape = self.off[:, 0] / self.width, self.off[:, 1:] / self.spread
         peak = self.share / (self.width * self.spread**2 * (2 * np.pi) ** 1.5)
         return np.asarray(peak * np.exp(-0.5 * (size**2 + (shape**2).sum(axis=1))))
@@ -77,18 +77,25 @@ class Locus(NamedTuple):
     @property
     def is_star(self) -> NDArray[np.float64]:
         """Probability that each source is one of the stars."""
-        stars = self.of_stars
-        return stars / (stars + (1 - self.share) * self.others)
+        return self.of_stars / self.of_all
+
+    @property
+    def of_all(self) -> NDArray[np.float64]:
+        """Density of the sources at each source."""
+        return self.of_stars + (1 - self.share) * self.others
 
     @property
     def log_likelihood(self) -> float:
         """Log-likelihood of all sources, and of how many are narrower than stars."""
-        each = np.log(self.of_stars + (1 - self.share) * self.others)
+        each = np.log(self.of_all)
         narrower = (1 - self.is_star)[self.off[:, 0] < -_NARROWER].sum()
         return float(each.sum() - _FEW_NARROWER * np.log1p(narrower))
 
     def updated(self, off: NDArray[np.float64], widest: float) -> Locus:
         """Return the locus of what are stars at other differences.
+
+        Which are, is told with the density of the others as it was at these; the next update has
+        that of the new differences. So the likelihood may fall in a step, but not where it settles.
 
         Parameters
         ----------

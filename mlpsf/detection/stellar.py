@@ -84,8 +84,8 @@ def stellar_profile(
     """Find the frame's FWHM from its brightest compact sources.
 
     Stars share one size and galaxies do not. So among bright, unblended, unsaturated, roundish
-    sources the stars are the densest cluster in size. If there are several such clusters, the stars
-    are the one of the smallest size (cosmic rays are narrower, but vary in size). The brightest
+    sources the stars are a cluster in size and shape, of which few are narrower (cosmic rays are,
+    but vary in size); see `mlpsf.detection.common_size.stellar_size`. The brightest
     members are stacked on a grid of tenths of pixels, and the FWHM is measured on the mean image.
 
     Parameters

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 
@@ -80,6 +79,11 @@ def export_psf(
     MissingPackageError
         If the format needs a package that is not installed.
 
+    Warns
+    -----
+    AstropyUserWarning
+        If the mean of a PSF that varies is written, as no place is given.
+
     Examples
     --------
     >>> import tempfile
@@ -101,19 +105,20 @@ def export_psf(
     target = check_folder(path)
     check_replaceable(target, None, overwrite or None, how=how)
     content = write.make(psf, **options)
+    if psf.varies and "at" in write.options and at is None:
+        _warn_of_mean(psf, to)
     with whole_file(target) as temporary:
         temporary.write_bytes(content)
-    if psf.varies and options.get("at", 0) is None:
-        _warn_of_mean(psf, to)
     return target
 
 
 def _warn_of_mean(psf: Any, to: str) -> None:
-    fwhm = psf.fwhm_at(*psf.stars[:, :2].T) if len(psf.stars) else np.array([psf.fwhm])
+    known = "fwhm_least" in psf.meta and "fwhm_most" in psf.meta
+    extent = "{fwhm_least:.2f} to {fwhm_most:.2f} pixels, ".format(**psf.meta) if known else ""
     warnings.warn(
-        f"the format {to!r} holds the PSF of one place, and this one varies: the FWHM of its stars "
-        f"is {fwhm.min():.2f} to {fwhm.max():.2f} pixels. Written is its mean over the frame, of "
-        f"{psf.fwhm:.2f}: for the PSF of a place give it (at, --place X Y)",
+        f"the format {to!r} holds the PSF of one place, and this one varies over the frame: "
+        f"FWHM {extent}{psf.fwhm:.2f} in the mean, which is written. For the PSF of a place give "
+        "it (at, --place X Y)",
         AstropyUserWarning,
         stacklevel=3,
     )

@@ -365,7 +365,7 @@ class Stars:
 def _figures(sources: Sources, stars: Stars, verdict: Verdict) -> NDArray[np.float64]:
     """Return the scaled logarithms of each source's distance from the stars, shape (n, 3)."""
     m = gaussian_moments(sources.data)
-    # Errors of the moments at S/N 30 and their change over a frame, as in `stellar_size`.
+    # Errors of the moments at S/N 30 and their change over a frame, as in `detection.common_size`.
     apart = np.hypot(
         np.log(m.fwhm / stars.fwhm) / 0.035, np.hypot(m.e1 - stars.e1, m.e2 - stars.e2) / 0.08
     )

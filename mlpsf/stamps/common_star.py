@@ -191,7 +191,7 @@ def common_star(
 ) -> CommonStar | None:
     """Find the common image of the bright stars of a frame.
 
-    Among the brightest sources, the stars are the densest cluster in size, and have one shape. The
+    Among the brightest sources, the stars are a cluster in size, and have one shape. The
     common star is the clipped mean of the brightest of them. It is computed again without the
     stars that it fits worst. If there are enough stars, the variation of size and shape over the
     frame is fitted with a polynomial.

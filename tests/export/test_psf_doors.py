@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -254,12 +256,24 @@ def test_an_image_is_odd_centred_and_normalised(psf, tmp_path, oversampling):
 
 
 @pytest.mark.parametrize("to", ["image", "trippy", "galsim"])
-def test_the_mean_of_a_psf_that_varies_is_said_to_be_one(varying, tmp_path, to):
-    pytest.importorskip("galsim") if to == "galsim" else None
-    with pytest.warns(AstropyUserWarning, match=r"FWHM of its stars is .* --place X Y"):
-        export_psf(varying, tmp_path / "mean.fits", to)
-    export_psf(varying, tmp_path / "of_a_place.fits", to, at=(30.0, 40.0))
-    export_psf(here(varying, 30.0, 40.0), tmp_path / "constant.fits", to)
+@pytest.mark.parametrize("known", [True, False])
+def test_the_mean_of_a_psf_that_varies_is_said_to_be_one(tmp_path, to, known):
+    if to == "galsim":
+        pytest.importorskip("galsim")
+    terms = PSFTerms(np.full((1, 210, 210), 1e-4), [[0.5], [0.2]], (200, 100))
+    meta = {"fwhm_least": 3.02, "fwhm_most": 3.33} if known else {}
+    # A star at the very edge of the frame is none to fail at.
+    stars = [[99.6, 20.0, 1e4]]
+    psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0, stars=stars, meta=meta, terms=terms)
+    with pytest.warns(AstropyUserWarning, match="--place X Y") as caught:
+        export_psf(psf, tmp_path / "mean.fits", to)
+    assert ("3.02 to 3.33 pixels" in str(caught[0].message)) == known
+    export_psf(psf.at(50.0, 100.0), tmp_path / "of_a_place.fits", to)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AstropyUserWarning):
+            export_psf(psf, tmp_path / "none.fits", to)
+    assert not (tmp_path / "none.fits").exists()
 
 
 def test_trippys_file_of_a_place(psf, tmp_path):
