@@ -52,15 +52,14 @@ def stellar_size(
     """
     values = np.column_stack([np.log(fwhm), e1, e2])
     starts = values[_peaks(values)] if len(values) >= _FEWEST else values[:0]
-    if not len(starts):
-        return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
-    fits = [_fitted(values, start, _ROUNDS) for start in starts]
-    fits = [(size, locus) for size, locus in fits if locus.share * len(values) >= _LEAST]
+    begun = [Locus.begun(values - start, _WIDTH, _SHARE) for start in starts]
+    fits = [_fitted(values, locus, _ROUNDS) for locus in begun]
+    fits = [locus for locus in fits if locus.share * len(values) >= _LEAST]
     if not fits:
         return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
-    _, likeliest = max(fits, key=lambda fit: fit[1].log_likelihood)
-    settled, _ = _fitted(values, values[0] - likeliest.off[0], _SETTLED, likeliest)
-    return float(np.exp(settled))
+    likeliest = max(fits, key=lambda locus: locus.log_likelihood)
+    settled = _fitted(values, likeliest, _SETTLED)
+    return float(np.exp(values[0, 0] - settled.off[0, 0]))
 
 
 def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -72,23 +71,15 @@ def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:
     return peaks[np.argsort(-density[peaks], kind="stable")][:_STARTS]
 
 
-def _fitted(
-    values: NDArray[np.float64],
-    start: NDArray[np.float64],
-    rounds: int,
-    locus: Locus | None = None,
-) -> tuple[float, Locus]:
-    """Fit stars of one size and shape, which begin at some; return log size, locus."""
-    centre = start
-    locus = locus or Locus.begun(values - centre, _WIDTH, _SHARE)
+def _fitted(values: NDArray[np.float64], locus: Locus, rounds: int) -> Locus:
+    """Fit stars of one size and shape, from a locus on, until they settle."""
     for _ in range(rounds):
-        weight = locus.is_star
-        before = centre
+        before, weight = locus.off, locus.is_star
         centre = (weight[:, None] * values).sum(axis=0) / max(float(weight.sum()), 1e-9)
         locus = locus.updated(values - centre, _WIDTH)
-        if np.abs(centre - before).max() < _STILL:
+        if np.abs(locus.off[0] - before[0]).max() < _STILL:
             break
-    return float(centre[0]), locus
+    return locus
 
 
 def stellar_sizes(

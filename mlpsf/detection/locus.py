@@ -75,19 +75,20 @@ class Locus(NamedTuple):
         return np.asarray(peak * np.exp(-0.5 * (size**2 + (shape**2).sum(axis=1))))
 
     @property
-    def is_star(self) -> NDArray[np.float64]:
-        """Probability that each source is one of the stars."""
-        return self.of_stars / self.of_all
+    def of_others(self) -> NDArray[np.float64]:
+        """Density of the others at each source, of all sources."""
+        return (1 - self.share) * self.others
 
     @property
-    def of_all(self) -> NDArray[np.float64]:
-        """Density of the sources at each source."""
-        return self.of_stars + (1 - self.share) * self.others
+    def is_star(self) -> NDArray[np.float64]:
+        """Probability that each source is one of the stars."""
+        stars = self.of_stars
+        return stars / (stars + self.of_others)
 
     @property
     def log_likelihood(self) -> float:
         """Log-likelihood of all sources, and of how many are narrower than stars."""
-        each = np.log(self.of_all)
+        each = np.log(self.of_stars + self.of_others)
         narrower = (1 - self.is_star)[self.off[:, 0] < -_NARROWER].sum()
         return float(each.sum() - _FEW_NARROWER * np.log1p(narrower))
 

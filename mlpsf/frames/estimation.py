@@ -295,7 +295,8 @@ def _shared_by_peaks(values: NDArray[np.float32]) -> float | None:
 
     Undersampled stars are clipped in a pixel each.
     """
-    top = np.sort(values)[::-1][:_TOP]
+    n = min(_TOP, len(values))
+    top = np.sort(np.partition(values, -n)[-n:])[::-1]
     clipped = int((top == top[0]).sum())
     below = top[clipped:]
     distinct = len(below) >= _TOP // 2 and len(np.unique(below)) >= 0.9 * len(below)
