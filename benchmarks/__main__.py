@@ -36,6 +36,10 @@ COMMANDS = {
     "scaling": ("speed.scaling", "many frames: rate and memory by workers"),
     "crowds": ("speed.crowds", "time and memory of crowded frames, by their number of stars"),
     "train_pretrained": ("training.train_pretrained", "makes the model that ships"),
+    "calibrate_pretrained": (
+        "training.calibrate_pretrained",
+        "calibrates the model that ships as it is used",
+    ),
     "ablation": ("training.ablation", "what each part of the model's making bought"),
     "retraining": ("training.retraining", "the shipped model, taught further"),
     "results": ("common.results", "makes RESULTS.md of what the others stored"),

@@ -114,9 +114,9 @@ def select_stars(
         Minimum probability of a chosen star, 0.9 by default. For the residual selector the default
         is 0: it ranks a frame's sources, and its probabilities do not reach 0.9.
     rank_by : {"probability", "snr"}, optional
-        As in `mlpsf.choose`. By default the brightest of the stars that reach the threshold are
-        taken, because TRIPPy weights all stars equally and faint ones add noise. For the residual
-        selector the default is the most probable.
+        As in `mlpsf.choose`. By default the brightest of the surest are taken, because TRIPPy
+        weights all stars equally and faint ones add noise. For the residual selector the default
+        is the most probable.
     n_max, n_min, reserve, relax
         As in `mlpsf.choose`.
 

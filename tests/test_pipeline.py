@@ -27,6 +27,7 @@ from mlpsf.frames.cutouts import extract_cutouts
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.pipeline import select_stars
 from mlpsf.psf import build_psf
+from mlpsf.selection.choice import N_MIN
 from mlpsf.selectors import ResidualSelector
 from mlpsf.simulation import simulate_frame
 from mlpsf.stacks.moments import gaussian_moments
@@ -212,7 +213,7 @@ def test_too_few_above_the_threshold(field):
     assert table.meta["frame"] == field.frame.name
     assert 0 < caught.value.enough_at < 1
     relaxed = select_stars(field.frame, selector=quick(), threshold=1.0, relax=True)
-    assert relaxed["selected"].sum() == 10
+    assert relaxed["selected"].sum() == N_MIN
     under = relaxed["selected"] & (relaxed["probability"] < 1)
     assert ((relaxed["flags"][under] & Flag.RELAXED) > 0).all()
 

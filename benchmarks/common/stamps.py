@@ -24,6 +24,7 @@ from mlpsf.files import whole_file
 from mlpsf.frames.frame import Frame
 from mlpsf.labelling import truth_labels
 from mlpsf.neighbours.subtract import measure_again, subtract_neighbours
+from mlpsf.neighbours.taken import light_taken
 from mlpsf.neighbours.truth import light_left
 from mlpsf.selection.eligibility import flag_other_sizes
 from mlpsf.simulation import TELESCOPES, SimulatedFrame, random_parameters, simulate_frame
@@ -202,6 +203,9 @@ def stamps_of(kind: str, split: str, number: int, standard: bool = True) -> dict
         "label": labels.astype(np.int8),
         "contamination": contamination.astype(np.float32),
         "snr": np.asarray(sources["snr"])[rows].astype(np.float32),
+        "taken": light_taken(frame, x[rows], y[rows], float(sources.meta["fwhm"])).astype(
+            np.float32
+        ),
         "aperture_snr": (aperture / error)[rows].astype(np.float32),
         "flags": np.asarray(sources["flags"])[rows],
         "x": x[rows],

@@ -2,7 +2,8 @@
 
 Frames are drawn (resumable: what is there is kept), the compact network is trained on the truth,
 its probabilities are calibrated on frames apart, and it is tested on frames apart from both. The
-model and its card go to ``mlpsf/selectors/pretrained``. With ``--score`` the model stays as it is,
+model and its card go to ``mlpsf/selectors/pretrained``; ``calibrate_pretrained`` then calibrates it
+as it is used. With ``--score`` the model stays as it is,
 and the card gets the figures that it has with the stamps of today.
 """
 
@@ -33,8 +34,8 @@ from benchmarks.common.stamps import (
 from benchmarks.training.training import (
     REFERENCE_SNR,
     further,
+    in_use,
     judged,
-    probabilities,
     rows_of,
     teach,
 )
@@ -209,10 +210,10 @@ def test(
     """
     data = load_stamps(folder, "test", kind, plan)
     every = judged(data, ambiguous_as_bad=True)
-    figures = score(every["label"], probabilities(selector, every), every["frame"])
+    figures = score(every["label"], in_use(selector, every), every["frame"])
     card["scores with ambiguous sources counted as bad"][kind] = _rounded(figures)
     faint = judged(data, snr=50.0)
-    p_faint = probabilities(selector, faint)
+    p_faint = in_use(selector, faint)
     bright = faint["aperture_snr"] > REFERENCE_SNR
     asked, p = rows_of(faint, bright), p_faint[bright]
     table = score(asked["label"], p, asked["frame"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.frames.cutouts import Cutouts
+from mlpsf.selection.unseen import with_unseen
 from mlpsf.selectors import PSFStarSelector
 
 REFERENCE_SNR = 200.0
@@ -174,3 +175,8 @@ def probabilities(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.
         for i in range(0, len(data["label"]), 8192)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def in_use(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.ndarray:
+    """Probability of good as `mlpsf.select_stars` gives it, of the stamps of its frame."""
+    return with_unseen(probabilities(selector, data), data["snr"], data["taken"])

@@ -29,8 +29,9 @@ def stellar_size(
 ) -> float:
     """Find the common size of the stars among bright sources.
 
-    Each cluster of sources is fitted as stars among others, and the likeliest is taken. Galaxies
-    may be many more and nearly as alike, but their density is smooth, and stars are narrower.
+    Each cluster of sources is fitted as stars among others, and that is taken which makes them the
+    likeliest beside others alone. Galaxies may be many more and nearly as alike, but their density
+    is smooth, and stars are narrower.
 
     Parameters
     ----------
@@ -57,9 +58,19 @@ def stellar_size(
     fits = [locus for locus in fits if locus.share * len(values) >= _LEAST]
     if not fits:
         return float(stellar_sizes(fwhm[None], e1[None], e2[None])[0])
-    likeliest = max(fits, key=lambda locus: locus.log_likelihood)
+    likeliest = max(fits, key=_gain)
     settled = _fitted(values, likeliest, _SETTLED)
     return float(np.exp(values[0, 0] - settled.off[0, 0]))
+
+
+def _gain(stars: Locus) -> float:
+    """Return by how much a cluster of stars among others is likelier than others alone.
+
+    Others are told by how far they are from the centre of the stars: about the round ones they are
+    the likelier, whether there are stars or not.
+    """
+    alone = Locus.begun(stars.off, _WIDTH, _SHARE).others
+    return stars.log_likelihood - float(np.log(alone).sum())
 
 
 def _peaks(values: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -33,6 +33,7 @@ from mlpsf.frames.metadata import metadata_of
 from mlpsf.frames.near import nearest, pairs_within
 from mlpsf.neighbours.crowding import NEVER_SUBTRACTED, is_crowded
 from mlpsf.neighbours.scene import Scene
+from mlpsf.neighbours.taken import light_taken
 from mlpsf.stamps.common_star import FITTED, CommonStar, brightest, common_star
 from mlpsf.stamps.standard import frame_star
 
@@ -45,7 +46,7 @@ ROUNDS = 3
 
 _FEWEST = 10  # stars of a crowd
 _REACH = (5.0, 12, 40)  # half-width of the common star: in FWHM, and its limits in pixels
-_ABOUT, _MOST_HARM = 3.0, 1e6  # FWHM about a star in which its neighbours' light counts
+_ABOUT = 3.0  # FWHM about a star in which its neighbours' light counts
 _UNLIKE = 0.25  # light that the star leaves of a source that is none, in its core
 _CHANCE = 4.0  # standard deviations of the light that noise leaves
 _HIDDEN_SIGMA = 1.5  # as SExtractor's: 2 per cent of a star of S/N 300 is no brighter in a pixel
@@ -237,7 +238,9 @@ def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     rows = brightest(sources["snr"], sources["flags"])
     part = sources[rows]
     fwhm = float(sources.meta["fwhm"])
-    harm = _harm(frame, part, fwhm)
+    # What the common star leaves of neighbours is in the next common star, which leaves more of
+    # them, until a rounding error decides what is found.
+    harm = light_taken(frame, part["x"], part["y"], fwhm, _ABOUT)
     if sources.meta.get("varies", False):  # of stars that are made equally wide
         of_all = np.zeros(len(sources))
         of_all[rows] = harm
@@ -248,26 +251,6 @@ def _star(frame: Frame, sources: Table, half: int) -> CommonStar | None:
     )
     place = frame.place(part["x"], part["y"])
     return common_star(cut.data, part["snr"], part["flags"], *place, fwhm, harm=harm)
-
-
-def _harm(frame: Frame, stars: Table, fwhm: float) -> FloatArray:
-    """Return the light of neighbours that was taken away about stars, relative to their own.
-
-    What the common star leaves of neighbours is in the next common star, which leaves more of
-    them, until a rounding error decides what is found.
-    """
-    scene = frame.scene
-    if not isinstance(scene, Scene):
-        return np.zeros(len(stars))
-    half = int(np.ceil(_ABOUT * fwhm))
-    light = replace(frame, scene=None, data=(frame.data - scene.rest) / np.float32(scene.noise))
-    x, y = (np.asarray(stars[c], dtype=np.float64) for c in "xy")
-    own = scene.own_light(x, y, half) / np.float32(scene.noise)
-    others = np.abs(extract_cutouts(light, x, y, 2 * half + 1).data - own)
-    u = np.arange(-half, half + 1)
-    seen = np.isfinite(others) & (np.hypot(u, u[:, None]) <= _ABOUT * fwhm)
-    alone, about = (np.where(seen, v, 0).sum(axis=(1, 2), dtype=np.float64) for v in (own, others))
-    return np.asarray(np.minimum(about / np.maximum(alone, 1.0), _MOST_HARM))
 
 
 def _sizes(sources: Table) -> Callable[[FloatArray, FloatArray], FloatArray] | None:

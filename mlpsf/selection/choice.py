@@ -37,12 +37,13 @@ THRESHOLD = 0.9
 N_MAX = 25
 """Maximum number of stars in a PSF, as in the ML-PSF study."""
 
-N_MIN = 10
-"""Minimum number of stars for a useful PSF."""
+N_MIN = 7
+"""Minimum number of stars for a useful PSF: five would do where it does not vary."""
 
 FEWEST_RESERVED = 3
 """Minimum number of reserve stars to judge a PSF: a median of fewer depends on one star."""
 
+_SURER = 1.5  # times the number of stars needed: of so many, the surest, the brightest are taken
 _SPREAD = 200  # stars that are spread; all others follow by brightness
 _ROUNDING = 1e-6  # tolerance outside [0, 1] for single-precision probabilities
 
@@ -75,6 +76,11 @@ class Rules:
     relax: bool = False
     rank_by: str = "probability"
 
+    @property
+    def needed(self) -> int:
+        """Number of stars of a full PSF and its reserve."""
+        return int(np.ceil(self.n_max / (1.0 - self.reserve)))
+
     def __post_init__(self) -> None:
         for name in ("threshold", "n_max", "n_min", "reserve"):
             value, kind = getattr(self, name), Integral if name.startswith("n_") else Real
@@ -104,6 +110,7 @@ def _called(name: str) -> str:
 # and processor (see `network_log_odds`), and the list of stars must not. Rounding has edges too,
 # but halfway between the decimals and not where a threshold is.
 _DIGITS = 5
+_PERCENT = 2
 
 
 def choose(
@@ -141,8 +148,9 @@ def choose(
         Whether to take the best available stars instead of raising when fewer than `n_min`
         reach the threshold. These get the flag ``RELAXED``.
     rank_by : {"probability", "snr"}
-        Which stars to take when more than `n_max` reach the threshold: the most probable, or the
-        brightest of each neighbourhood, so that the stars cover the frame.
+        Which stars to take when more than `n_max` reach the threshold: the most probable; or, of
+        the surest half as many again, the brightest of each neighbourhood, so that the stars cover
+        the frame.
 
     Returns
     -------
@@ -199,10 +207,10 @@ def choose_by(rules: Rules, sources: Table, probability: ArrayLike) -> Table:
     relaxed = rules.relax and n_good < rules.n_min
     good = order[: rules.n_min if relaxed else n_good]
     if rules.rank_by == "snr":
-        good = _kept_first(sources, _brightest_first(sources, good))
+        good = _bright_and_sure(sources, good, p, rules.needed)
     # Stars that the user keeps make the PSF, unless there are no others to reserve.
     free = good[~kept_by_user[good]] if not kept_by_user[good].all() else good
-    reserved_rows = _reserve(free, rules.reserve, rules.n_max, rules.n_min)
+    reserved_rows = _reserve(free, rules)
     kept = good[~np.isin(good, reserved_rows)]
     chosen = kept[: rules.n_max]
     flags[~np.isfinite(p) & (flags & NEVER_A_PSF_STAR == 0) & ~kept_by_user] |= Flag.NOT_JUDGED
@@ -262,11 +270,12 @@ def candidates(
     *,
     threshold: float = 0.0,
     rank_by: str = "probability",
+    needed: int | None = None,
 ) -> NDArray[np.intp]:
     """Return the rows that `choose` may choose, in the order of its ranking.
 
-    Parameters are those of `choose`. The order is stable, so the same table always gives the same
-    stars.
+    Parameters are those of `choose`. With `needed`, the number of stars, the brightest are those of
+    the surest, as in `choose`. The order is stable, so the same table always gives the same stars.
     """
     probability = _compared(probability)
     flags = np.asarray(sources["flags"], dtype=np.int32)
@@ -275,7 +284,23 @@ def candidates(
     order = np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(probability)))
     reaches = np.isfinite(probability) & (probability >= _compared(threshold))
     order = order[(_allowed(flags) & (reaches | kept))[order]]
-    order = _brightest_first(sources, order) if rank_by == "snr" else order
+    if rank_by == "snr":
+        order = _bright_and_sure(sources, order, probability, needed or len(order))
+    return _kept_first(sources, order)
+
+
+def _bright_and_sure(
+    sources: Table, rows: NDArray[np.intp], p: NDArray[np.float64], needed: int
+) -> NDArray[np.intp]:
+    """Order rows so that the brightest of the surest come first, those that the user keeps most.
+
+    Where there are many more stars than a PSF needs, there is no use for the less sure. Percents
+    are compared: less is no difference, and would hang on rounding.
+    """
+    snr = np.asarray(sources["snr"])[rows] if "snr" in sources.colnames else np.zeros(len(rows))
+    surest = rows[np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(p[rows]).round(_PERCENT)))]
+    most = int(np.ceil(_SURER * needed))
+    order = np.concatenate([_brightest_first(sources, surest[:most]), surest[most:]])
     return _kept_first(sources, order)
 
 
@@ -337,12 +362,12 @@ def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]
     return rows[taken]
 
 
-def _reserve(good: NDArray[np.intp], reserve: float, n_max: int, n_min: int) -> NDArray[np.intp]:
+def _reserve(good: NDArray[np.intp], rules: Rules) -> NDArray[np.intp]:
     """Return the reserve stars, evenly spaced over the ranking of the stars in use."""
-    if reserve == 0:
+    if rules.reserve == 0:
         return good[:0]
-    used = min(len(good), int(np.ceil(n_max / (1.0 - reserve))))
-    n = min(int(np.rint(used * reserve)), max(used - n_min, 0))
+    used = min(len(good), rules.needed)
+    n = min(int(np.rint(used * rules.reserve)), max(used - rules.n_min, 0))
     reserved: NDArray[np.intp] = good[np.floor((np.arange(n) + 0.5) * used / max(n, 1)).astype(int)]
     return reserved
 

@@ -18,6 +18,8 @@ from mlpsf.flags import OVEREXPOSED, Flag
 from mlpsf.frames.cutouts import PUBLISHED_SIZE, REFERENCE_FWHM, Cutouts, extract_cutouts
 from mlpsf.frames.frame import Frame
 from mlpsf.frames.tiles import SMALLEST, WIDEST
+from mlpsf.neighbours.taken import light_taken
+from mlpsf.selection.unseen import with_unseen
 from mlpsf.selectors.judge import Judge
 from mlpsf.stamps.standard import extract_stamps, frame_star, fwhm_of_stars
 
@@ -56,7 +58,8 @@ def judge_sources(
     sources : Table
         A copy with `Flag.NEAR_EDGE` set where the cutout extends beyond the edge.
     probability : ndarray, shape (n,)
-        NaN where the source could not be judged.
+        NaN where the source could not be judged. Of stamps, corrected for what they do not show:
+        see `mlpsf.selection.unseen`.
     """
     if cutout_size is not None:
         cutout_size = _checked_size(cutout_size)
@@ -119,6 +122,9 @@ def judge_sources(
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
     _warn_if_all_alike(probability)
+    if reference is not None:
+        taken = light_taken(frame, x, y, fwhm)
+        probability = with_unseen(probability, sources["snr"], taken)
     out = sources.copy()
     out["flags"] = flags
     return out, probability

@@ -75,8 +75,8 @@ def rules_for(selector: Any, **choice: Unpack[ChoiceOptions]) -> Rules:
     """Return the rules for choosing the stars of a selector.
 
     For the residual rule: the best sources of a frame, without a threshold, in the order of the
-    rule. For all other selectors: sources of probability 0.9 or more, the brightest first. Given
-    options override these defaults.
+    rule. For all other selectors: sources of probability 0.9 or more, the brightest of the surest
+    first. Given options override these defaults.
 
     Raises
     ------

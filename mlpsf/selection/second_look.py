@@ -159,18 +159,23 @@ def strike_outliers(
 
     def ranking() -> NDArray[np.intp]:
         placed["flags"] = sources["flags"]
-        ranked = candidates(placed, probability, threshold=rules.threshold, rank_by=rules.rank_by)
+        ranked = candidates(
+            placed,
+            probability,
+            threshold=rules.threshold,
+            rank_by=rules.rank_by,
+            needed=rules.needed,
+        )
         if rules.relax and len(ranked) < rules.n_min:
             ranked = candidates(placed, probability)[: rules.n_min]
         return ranked
 
-    needed = int(np.ceil(rules.n_max / (1.0 - rules.reserve)))
     looked = np.zeros(0, dtype=np.intp)
     kept = n_looked_at = n_struck = 0
     for _ in range(_LOOKS):
         ranked = ranking()
-        rows = ranked[: 2 * needed]
-        if np.isin(rows[:needed], looked).all():
+        rows = ranked[: 2 * rules.needed]
+        if np.isin(rows[: rules.needed], looked).all():
             break
         surest = candidates(sources, probability)
         rows = surest[np.isin(surest, rows)]  # the most probable make the PSF

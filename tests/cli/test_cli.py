@@ -24,6 +24,7 @@ from mlpsf.cli.main import app, main
 from mlpsf.frames.io.reading import read_frame
 from mlpsf.psf import PSFModel
 from mlpsf.psf.terms import PSFTerms
+from mlpsf.selection.choice import N_MIN
 
 RESIDUAL = ["--selector", "residual"]
 
@@ -279,10 +280,10 @@ def test_mistyped(run, words):
 
 def test_too_few_stars(run, frame_file):
     answer = run("select", frame_file, *RESIDUAL, "--threshold", 1.0, "-q")
-    check_error(answer, 3, "10 wanted", "--relax")
+    check_error(answer, 3, f"{N_MIN} wanted", "--relax")
     table = Table.read("stars.ecsv")
     assert table.meta["frame"] == "night.fits"
-    assert table["selected"].sum() < 10
+    assert table["selected"].sum() < N_MIN
     # Where the next are good too, the threshold that the message names does give enough.
     words = ["select", frame_file, "--n-min", 2, "-q"]
     answer = run(*words, "--threshold", 1.0)

@@ -134,6 +134,15 @@ def test_stars_that_scatter_are_more_than_a_pair_that_is_alike_by_chance():
     np.testing.assert_allclose(found, 4, rtol=0.12)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_few_elongated_stars_among_rounder_galaxies(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = np.append(rng.normal(5, 0.04, 8), rng.normal(6.5, 0.8, 200).clip(4.5))
+    e1, e2 = rng.normal(0, np.repeat([0.012, 0.15], [8, 200]), (2, 208))
+    e1[:8] += 0.3  # the galaxies are rounder, which makes them no stars
+    assert stellar_size(size, e1, e2) == pytest.approx(5, rel=0.03)
+
+
 def test_one_size_of_all_and_hundreds_of_clusters_are_quick_to_judge():
     rng = np.random.default_rng(1)
     assert stellar_size(np.full(300, 3.0), np.zeros(300), np.zeros(300)) == pytest.approx(3.0)

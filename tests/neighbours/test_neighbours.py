@@ -29,6 +29,7 @@ from mlpsf.neighbours.subtract import (
     subtract_neighbours,
     without_neighbours,
 )
+from mlpsf.neighbours.taken import light_taken
 from mlpsf.neighbours.truth import light_left
 from mlpsf.plots import CutoutSheetDisplay
 from mlpsf.psf.quality.profiles import star_profiles
@@ -368,3 +369,31 @@ class TestWhatIsShown:
             warnings.simplefilter("ignore")
             other = build_psf(crowd.frame.data, stars)
         np.testing.assert_allclose(other.image(), one.image(), atol=2e-3 * one.image().max())
+
+
+def test_light_taken_is_that_of_the_neighbours_in_reach(small):
+    frame, scene = small
+    rows = np.flatnonzero(scene.flux > 100 * scene.error)
+    inner = np.hypot(scene.x[rows] - 100, scene.y[rows] - 100) < 70
+    rows = rows[inner]
+    alone = subtract_neighbours(frame, find_sources(frame))
+    taken = light_taken(alone, scene.x[rows], scene.y[rows], scene.star.fwhm)
+    apart = np.hypot(scene.x[rows, None] - scene.x, scene.y[rows, None] - scene.y)
+    # What is within 3 FWHM is in the circle of 4 whole, of what is beyond 5.5 the wings alone.
+    near, far = ((apart < reach * scene.star.fwhm) * scene.flux for reach in (3, 5.5))
+    low, high = (part.sum(axis=1) / scene.flux[rows] - 1 for part in (near, far))
+    assert len(rows) > 10
+    assert (taken > 0.8 * low - 0.05).all()
+    assert (taken < 1.2 * high + 0.2).all()
+
+
+def test_nothing_is_taken_from_a_frame_that_is_no_crowd(small):
+    frame, _ = small
+    assert light_taken(frame, [50.0, 60.0], [50.0, 60.0], 3.5).tolist() == [0.0, 0.0]
+
+
+def test_stars_that_outshine_their_neighbours_are_surer(crowd, stars):
+    frame = without_neighbours(crowd.frame)
+    taken = light_taken(frame, stars["x"], stars["y"], float(stars.meta["fwhm"]))
+    chosen = np.asarray(stars["selected"])
+    assert np.median(taken[chosen]) < 0.3 * np.median(taken)

@@ -102,6 +102,48 @@ def test_without_places_the_brightest_are_first():
     assert candidates(stars(0, **{"snr": []}), np.zeros(0), rank_by="snr").size == 0
 
 
+def surest_of(p, snr, **more):
+    table = stars(len(p), snr=np.asarray(snr, dtype=float))
+    out = choose(table, p, rank_by="snr", n_min=0, **more)
+    return np.flatnonzero(out["selected"]).tolist()
+
+
+def test_of_many_the_surest_are_the_brightest_taken():
+    # Of 3 surest (one and a half times 2), the 2 brightest, however bright the others are.
+    p, snr = [0.99, 0.98, 0.97, 0.92, 0.91], [10, 20, 30, 40, 50]
+    assert surest_of(p, snr, n_max=2) == [1, 2]
+    assert surest_of(p, snr, n_max=3) == [2, 3, 4]  # all 5 are among the surest
+    assert surest_of(p, snr, n_max=5) == [0, 1, 2, 3, 4]
+    # With a star in reserve (3), one more is needed, which makes five the surest.
+    assert surest_of(p, snr, n_max=2, reserve=0.3) == [2, 4]
+
+
+def test_less_than_a_percent_is_no_difference():
+    # 0.991 and 0.994 are alike, 0.994 and 0.996 are not.
+    assert surest_of([0.994, 0.991, 0.993, 0.992], [10, 20, 30, 40], n_max=1) == [3]
+    assert surest_of([0.996, 0.994, 0.997, 0.992], [10, 20, 30, 40], n_max=1) == [2]
+
+
+@few
+@given(
+    arrays(float, 60, elements=st.floats(0.9, 1)),
+    arrays(float, 60, elements=st.floats(50, 1e4)),
+    st.integers(1, 60),
+)
+def test_none_is_taken_that_is_less_sure_than_half_as_many_again(p, snr, n_max):
+    chosen = surest_of(p, snr, n_max=n_max)
+    assert len(chosen) == n_max
+    surer = (p.round(2)[:, None] > p.round(2)[chosen]).sum(axis=0)
+    assert (surer < np.ceil(1.5 * n_max)).all()
+
+
+def test_stars_that_the_user_keeps_are_taken_before_the_surest():
+    table = stars(5, snr=np.arange(5.0))
+    table["flags"][4] = Flag.KEPT
+    out = choose(table, [0.99, 0.99, 0.99, 0.99, 0.2], rank_by="snr", n_max=1, n_min=0)
+    assert np.flatnonzero(out["selected"]).tolist() == [4]
+
+
 def test_places_are_those_on_the_detector():
     u = np.arange(21) - 10
     cutouts = 1e3 * np.exp(-0.3 * (u**2 + u[:, None] ** 2)) + np.arange(21.0) * np.ones((3, 1, 1))
@@ -163,7 +205,7 @@ def test_the_ends_of_what_rules_allow():
         assert Rules(**words)
     assert Rules(n_max=np.int64(12), n_min=0).n_max == 12
     rules = Rules()
-    assert (rules.threshold, rules.n_max, rules.n_min) == (0.9, 25, 10)
+    assert (rules.threshold, rules.n_max, rules.n_min) == (0.9, 25, 7)
     assert (rules.reserve, rules.relax, rules.rank_by) == (0.0, False, "probability")
     with pytest.raises(AttributeError):
         rules.n_max = 3

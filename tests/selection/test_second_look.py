@@ -310,10 +310,10 @@ def test_the_most_probable_make_the_psf(spoiled, monkeypatch):
     rows = [int(np.flatnonzero(table["x"] == x)[0]) for x in given[0]]
     assert len(rows) == 20
     assert (np.diff(table["probability"][rows]) <= 0).all()
-    # And yet those are looked at that are chosen first: the brightest that cover the frame.
+    # And yet those are looked at that are chosen first: the brightest of the surest.
     before = table.copy()
     before["flags"] &= ~np.int32(Flag.OUTLIER)
-    ranked = candidates(before, np.asarray(table["probability"]), rank_by="snr")
+    ranked = candidates(before, np.asarray(table["probability"]), rank_by="snr", needed=10)
     assert set(rows) == set(ranked[:20])
 
 

@@ -109,8 +109,9 @@ def test_the_best_are_taken(table, words):
 @given(tables(), st.floats(0, 1), st.integers(1, 30), st.sampled_from(["probability", "snr"]))
 def test_the_first_candidates_are_chosen(table, threshold, n_max, rank_by):
     sources, probability = table
-    rows = candidates(sources, probability, threshold=threshold, rank_by=rank_by)
-    out = choose(sources, probability, threshold=threshold, n_max=n_max, n_min=0, rank_by=rank_by)
+    ranking = {"threshold": threshold, "rank_by": rank_by}
+    rows = candidates(sources, probability, **ranking, needed=n_max)
+    out = choose(sources, probability, **ranking, n_max=n_max, n_min=0)
     assert np.flatnonzero(out["selected"]).tolist() == sorted(rows[:n_max].tolist())
     assert out.meta["n_above_threshold"] == len(rows)
 

@@ -1,0 +1,202 @@
+"""Calibrate the model that ships as it is used: ``python -m benchmarks calibrate_pretrained``.
+
+Stars are chosen on validation frames of every kind, and the labels of all sources that could have
+been chosen are compared with their probabilities. Two values go into the model, whose network stays
+as it is; three are printed, for `mlpsf.selection.unseen`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy.table import Table
+from scipy.optimize import minimize
+from tqdm import tqdm
+
+from benchmarks.common.results import CARD, record
+from benchmarks.common.scores import calibration_error
+from benchmarks.common.stamps import OUTPUT, draw_frame, truth_of
+from mlpsf.errors import MlpsfError, TooFewStarsError
+from mlpsf.files import whole_file
+from mlpsf.flags import NEVER_A_PSF_STAR
+from mlpsf.neighbours.subtract import without_neighbours
+from mlpsf.neighbours.taken import light_taken
+from mlpsf.pipeline import select_stars
+from mlpsf.selection.unseen import CORRECTION, with_unseen
+from mlpsf.selectors import PSFStarSelector
+from mlpsf.selectors.judge import as_probabilities
+from mlpsf.selectors.storage import file_hash
+
+KINDS = {
+    "random": 90,
+    "quarter": 70,
+    "comatic": 30,
+    "space": 60,
+    "drizzled": 60,
+    "varying": 60,
+    "moved": 30,
+    "plate": 15,
+    "crowded": 60,
+}
+"""Frames of each kind: were some left out, their probabilities would be too sure."""
+
+_A_FRAME = 50.0  # sources that a frame counts for at most: they share its fate
+_LEAST = 1e-9  # probability of what happened
+
+
+class Asked(NamedTuple):
+    """Sources that could be chosen, arrays of shape (n,): what is known of each, and its label."""
+
+    log_odds: np.ndarray
+    snr: np.ndarray
+    taken: np.ndarray
+    good: np.ndarray
+    weight: np.ndarray
+
+
+class Calibration(NamedTuple):
+    """Slope and intercept of the network's log-odds, and what `with_unseen` takes."""
+
+    slope: float
+    intercept: float
+    correction: dict[str, float]
+
+    @classmethod
+    def of(cls, values: Any) -> Calibration:
+        """Make it of the five values that are fitted."""
+        slope, intercept, *others = map(float, values)
+        others = [CORRECTION["taken"], *map(abs, others)]
+        return cls(slope, intercept, dict(zip(CORRECTION, others, strict=True)))
+
+    def probability(self, asked: Asked) -> np.ndarray:
+        """Return the probabilities of good."""
+        stamp = as_probabilities(self.slope * asked.log_odds + self.intercept)[:, 1]
+        return with_unseen(stamp, asked.snr, asked.taken, correction=self.correction)
+
+    def log_odds(self, p: np.ndarray, snr: np.ndarray, taken: np.ndarray) -> np.ndarray:
+        """Return the network's log-odds that gave such probabilities."""
+        scale, less, harm, hidden = self.correction.values()
+        g = np.log1p(taken / scale)
+        p = np.clip(p / np.exp(-hidden / snr), _LEAST, 1 - _LEAST)
+        stamp = (np.log(p / (1 - p)) + harm * g) * (1 + less * g)
+        return np.asarray((stamp - self.intercept) / self.slope)
+
+
+def main() -> None:
+    """Choose, fit, tabulate, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--share", type=float, default=1.0, help="of the frames")
+    arguments = parser.parse_args()
+    model = CARD.with_suffix(".keras")
+    selector = PSFStarSelector.load(model)
+    now = Calibration(*selector.calibration_, CORRECTION)
+    folder = OUTPUT / f"calibration-{file_hash(model)[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {kind: range(round(n * arguments.share)) for kind, n in KINDS.items()}
+    jobs = [(kind, number, folder) for kind in KINDS for number in numbers[kind]]
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        tables = list(tqdm(pool.map(_asked, jobs), total=len(jobs), disable=None))
+    parts: dict[str, list[Asked]] = {kind: [] for kind in KINDS}
+    for (kind, _, _), rows in zip(jobs, tables, strict=True):
+        p, snr, taken, good = rows
+        weight = np.full(len(p), min(1.0, _A_FRAME / max(len(p), 1)))
+        parts[kind].append(Asked(now.log_odds(p, snr, taken), snr, taken, good, weight))
+    of_kind = {kind: _joined(several) for kind, several in parts.items()}
+    found = fit(_joined(list(of_kind.values())), now)
+    record("Calibration error, before and after", Table(list(_errors(of_kind, now, found))))
+    correction = {key: round(value, 2) for key, value in found.correction.items()}
+    print(f"\nslope {found.slope:.4f}, intercept {found.intercept:.4f}; CORRECTION = {correction}")
+    selector.calibration_ = (found.slope, found.intercept)
+    card = json.loads(CARD.read_text()) | {
+        "calibration": "of what is asked in use, on frames apart of every kind "
+        "(python -m benchmarks calibrate_pretrained)",
+        "calibration frames": {kind: len(n) for kind, n in numbers.items()},
+        "correction": correction,
+        "sha256": file_hash(selector.save(model)),
+    }
+    with whole_file(CARD) as temporary:
+        temporary.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def fit(asked: Asked, start: Calibration) -> Calibration:
+    """Find the likeliest calibration.
+
+    All values are fitted together: a slope that also had to serve faint sources and crowds would be
+    too flat for all others.
+    """
+
+    def surprise(values: Any) -> float:
+        p = Calibration.of(values).probability(asked)
+        right = np.maximum(np.where(asked.good == 1, p, 1 - p), _LEAST)
+        return float(-(asked.weight * np.log(right)).sum() / asked.weight.sum())
+
+    first = [start.slope, start.intercept, *list(start.correction.values())[1:]]
+    found = minimize(
+        surprise, first, method="Nelder-Mead", options={"maxfev": 8000, "adaptive": True}
+    )
+    return Calibration.of(found.x)
+
+
+def _asked(job: tuple[str, int, Path]) -> np.ndarray:
+    """Return probability, S/N, light taken away and label of what could be chosen: (4, n)."""
+    kind, number, folder = job
+    path = folder / f"{kind}-{number:04d}.npy"
+    if path.exists():
+        return np.asarray(np.load(path))
+    stars: Any = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            sim, parameters = draw_frame(kind, "validation", number)
+            stars = select_stars(sim.frame)
+        except TooFewStarsError as error:
+            stars = error.table
+        except MlpsfError:  # no stars, or a frame that cannot be drawn
+            pass
+    rows = np.zeros((4, 0))
+    if stars is not None:
+        frame = without_neighbours(sim.frame)
+        label, _ = truth_of(sim, stars, frame, parameters.get("unit", 1.0))
+        p = np.asarray(stars["probability"])
+        asked = np.isfinite(p) & (np.asarray(stars["flags"]) & NEVER_A_PSF_STAR == 0) & (label >= 0)
+        part = stars[asked]
+        taken = light_taken(frame, part["x"], part["y"], float(stars.meta["fwhm"]))
+        rows = np.array([p[asked], part["snr"], taken, label[asked]], dtype=np.float64)
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, rows)
+    return rows
+
+
+def _joined(parts: list[Asked]) -> Asked:
+    return Asked(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _errors(
+    of_kind: dict[str, Asked], before: Calibration, after: Calibration
+) -> list[dict[str, Any]]:
+    """Return the errors of each kind, of sources of S/N over 100 as `special_frames` asks."""
+    out = []
+    for kind, asked in of_kind.items():
+        row: dict[str, Any] = {"kind": kind, "sources": len(asked.good)}
+        bright = asked.snr > 100
+        for name, calibration in (("before", before), ("after", after)):
+            p = calibration.probability(asked)
+            sure = p >= 0.9
+            row |= {
+                name: round(calibration_error(asked.good[bright], p[bright]), 4),
+                f"{name}: at 0.9": int(sure.sum()),
+                f"{name}: bad": round(float(1 - asked.good[sure].mean()), 4),
+            }
+        out.append(row)
+    return out
+
+
+if __name__ == "__main__":
+    main()
