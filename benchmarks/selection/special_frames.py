@@ -53,21 +53,41 @@ def main() -> None:
                 "with a PSF": int(built.sum()),
                 "chosen": int(rows["chosen"].sum()),
                 # Ambiguous ones are left out, as from all figures of accuracy; then counted as bad.
-                "purity": round(
-                    rows["clean"].sum() / max((rows["clean"] + rows["bad"]).sum(), 1), 4
-                ),
+                "purity": round(purity(rows), 4),
+                "purity, 95 %": interval(rows),
                 "ambiguous bad": round(clean / max(rows["chosen"].sum(), 1), 4),
                 "coverage": round(float(np.nanmedian(rows["coverage"])), 2),
                 "worst coverage": round(float(np.nanmax(rows["coverage"])), 2),
                 "FWHM error": round(float(np.nanmedian(rows["FWHM error"])), 4),
                 "residual": round(float(np.nanmedian(rows["residual"])), 4),
                 "calibration error": round(calibration_error(y, p), 4),
+                "by chance": round(by_chance(p), 4),  # so much has a perfect calibration
             }
         )
         print(summary[-1], flush=True)
     record("Special telescopes, frames never trained on (medians)", Table(summary))
     if arguments.good:
         false_verdicts(arguments.good)
+
+
+def purity(rows: Table) -> float:
+    """Return the share of clean stars among those chosen that are clearly clean or bad."""
+    return float(rows["clean"].sum() / max((rows["clean"] + rows["bad"]).sum(), 1))
+
+
+def interval(rows: Table, n_boot: int = 300) -> str:
+    """Return the central 95 % of the purity, of resamplings of whole frames."""
+    rng = np.random.default_rng(0)
+    drawn = [purity(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(n_boot)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{low:.3f} to {high:.3f}"
+
+
+def by_chance(p: NDArray, n_draws: int = 100) -> float:
+    """Return the mean calibration error that probabilities would have if they were right."""
+    rng = np.random.default_rng(0)
+    draws = [calibration_error((rng.random(len(p)) < p).astype(int), p) for _ in range(n_draws)]
+    return float(np.mean(draws))
 
 
 def row_of(sim: SimulatedFrame, parameters: dict[str, Any]) -> dict[str, object]:
