@@ -50,7 +50,7 @@ def with_unseen(
     Examples
     --------
     >>> with_unseen([0.99, 0.99, 0.99], [1000.0, 50.0, 1000.0], [0.0, 0.0, 1.0]).round(2).tolist()
-    [0.99, 0.94, 0.73]
+    [0.99, 0.96, 0.74]
     """
     given = np.asarray(probability, dtype=np.float64)
     known = np.isfinite(given)

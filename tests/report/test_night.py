@@ -9,6 +9,7 @@ from astropy.table import Table
 from mlpsf import simulate_frame
 from mlpsf.report.first_look import as_text, first_look
 from mlpsf.report.night import outstanding, thumbnails, write_night
+from mlpsf.selection.choice import N_MIN
 
 
 def night(n=8):
@@ -123,8 +124,8 @@ def test_first_look_at_few_stars(tmp_path):
     sim = simulate_frame(shape=(300, 300), n_stars=60, n_galaxies=20, fwhm=4.0, seed=3)
     sim.write(tmp_path / "few.fits")
     look = first_look(tmp_path / "few.fits")
-    assert 0 < look["n_possible"] < 10 < look["n_sources"]
-    assert "mlpsf psf asks for 10 (--n-min, --relax)" in as_text(look)
+    assert 0 < look["n_possible"] < N_MIN < look["n_sources"]
+    assert f"mlpsf psf asks for {N_MIN} (--n-min, --relax)" in as_text(look)
     assert "of the faint ones have a S/N of" in as_text(look)
 
 
