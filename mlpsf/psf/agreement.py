@@ -72,6 +72,12 @@ def disagreements(
                 "these, the PSF is extrapolated. Add stars from there (a lower threshold, "
                 "--threshold)"
             )
+        elif place is None and not psf.varies and most > least * _ELSEWHERE:
+            yield (
+                f"the frame's stars have a FWHM from {least:.2f} to {most:.2f} pixels where those "
+                f"of the PSF are, and the PSF has one everywhere, {psf.fwhm:.2f}: they are too "
+                "few, or too noisy, to follow it. Add stars (a lower threshold, --threshold)"
+            )
     if (growth := _growth(flux, found)) is not None:
         yield (
             f"the stars grow with their brightness: the brightest are {growth / 2:.0%} wider than "

@@ -13,7 +13,7 @@ from mlpsf.flags import NEVER_A_PSF_STAR, Flag
 
 __all__ = ["fainter", "too_few_stars"]
 
-_LEAST_SNR = 5.0  # of sources that a lower limit could ask for
+_LEAST_SNR = 30.0  # of sources that a lower limit asks for: of fainter ones hardly any is sure
 
 
 def too_few_stars(
@@ -55,8 +55,8 @@ def too_few_stars(
             f"{_commonest(asked)})"
         )
         if len(ranked):
-            least = f" {found}" if found else ""
-            hint += f". A lower n_min (--n-min{least}), or relax (--relax), takes what there is"
+            lower = f"A lower n_min (--n-min {found}), or relax" if found else "Relax"
+            hint += f". {lower} (--relax){',' if found else ''} takes what there is"
         hint += fainter(asked, wanted - len(ranked))
     plural = "star" if found == 1 else "stars"
     return TooFewStarsError(

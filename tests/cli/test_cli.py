@@ -552,6 +552,10 @@ def test_program_fails_in_one_line_with_the_shipped_network(frame_file, tmp_path
     assert (tmp_path / "stars.ecsv").is_file()
 
 
+def test_the_help_knows_the_smallest_number(run):
+    assert f"Default: {N_MIN}, or" in " ".join(run("select", "--help")[1].split())
+
+
 def test_options_that_messages_name_are_there():
     group = typer.main.get_command(app)
     known = {o for c in group.commands.values() for p in c.params for o in (*p.opts, "--help")}

@@ -183,6 +183,15 @@ def test_stars_of_other_sizes_elsewhere_are_said():
     build_psf(image, stars, background=0.0, at=tuple(places[4]))  # where there are stars
 
 
+def test_sizes_that_a_constant_psf_does_not_follow_are_said():
+    image, places, psf = field()
+    stars = Table({"x": places[:, 0], "y": places[:, 1]})
+    stars["local_fwhm"] = psf.fwhm * np.linspace(0.8, 1.2, 9)
+    with pytest.warns(AstropyUserWarning, match="they are too few, or too noisy, to follow it"):
+        build_psf(image, stars, background=0.0)
+    build_psf(image, stars, background=0.0, at=tuple(places[4]))  # is of its place
+
+
 def test_a_size_that_jumps_is_said():
     image, places, psf = field()
     local = {"local_fwhm": np.full(9, psf.fwhm)}

@@ -121,7 +121,9 @@ def test_first_look_at_a_mosaic(tmp_path, scene):
 
 
 def test_first_look_at_few_stars(tmp_path):
-    sim = simulate_frame(shape=(300, 300), n_stars=60, n_galaxies=20, fwhm=4.0, seed=3)
+    sim = simulate_frame(
+        shape=(300, 300), n_stars=60, flux_range=(1e3, 3e4), n_galaxies=20, fwhm=4.0, seed=3
+    )
     sim.write(tmp_path / "few.fits")
     look = first_look(tmp_path / "few.fits")
     assert 0 < look["n_possible"] < N_MIN < look["n_sources"]

@@ -282,6 +282,8 @@ def test_too_few_were_judged():
         "others, some for more than one reason: 4 saturated, 3 near the edge, 2 masked pixels). A "
         "lower n_min (--n-min 1), or relax (--relax), takes what there is."
     )
+    told = message([0.2, np.nan], n_min=2)  # none reaches the threshold: a lower number has none
+    assert told.endswith("no probability). Relax (--relax) takes what there is.")
     told = message([np.nan, np.nan], n_min=1)
     assert "none of 2 sources could be judged at all (of the others, some for more" in told
     assert told.endswith("one reason: no probability).")  # and there is nothing to take
@@ -316,11 +318,13 @@ def test_faint_stars_by_a_guessed_gain_are_told():
 
 def test_a_lower_limit_of_the_signal_to_noise_is_advised():
     flags = np.array([int(Flag.FAINT)] * 6 + [int(Flag.FAINT | Flag.NEAR_EDGE), 0])
-    snr = np.array([40.0, 31.5, 22.0, 12.3, 8.0, 3.0, 45.0, 90.0])
-    told = message(np.full(8, 0.95), flags, n_min=4, snr=snr)
-    assert "3 of the faint ones have a S/N of 22 or more: a lower snr_min (--snr-min 22)" in told
+    snr = np.array([40.0, 35.5, 31.0, 22.3, 8.0, 3.0, 45.0, 90.0])
+    told = message(np.full(8, 0.95), flags, n_min=3, snr=snr)
+    assert "2 of the faint ones have a S/N of 35 or more: a lower snr_min (--snr-min 35)" in told
     told = message(np.full(8, 0.95), flags, n_min=9, snr=snr)
-    assert "5 of the faint ones have a S/N of 8 or more" in told
+    assert "3 of the faint ones have a S/N of 31 or more" in told
+    fainter = np.minimum(snr, 29.9)  # of which hardly any is sure
+    assert "faint ones" not in message(np.full(8, 0.95), flags, n_min=9, snr=fainter)
 
 
 def test_the_verdict_is_told():

@@ -114,7 +114,7 @@ NMinOption = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Fewer is an error (exit code 3). Default: 10, or --n-max where that is less.",
+        help="Fewer is an error (exit code 3). Default: 7, or --n-max where that is less.",
         show_default=False,
     ),
 ]
