@@ -151,7 +151,9 @@ def chosen(
     if not setting.judged:  # what a user without a selector leaves out
         flags[(flags & Flag.BLENDED) != 0] |= Flag.VETOED
     table["flags"] = flags
-    rows = candidates(table, p, threshold=setting.threshold, rank_by=setting.rank_by)
+    rows = candidates(
+        table, p, threshold=setting.threshold, rank_by=setting.rank_by, needed=setting.n_max
+    )
     if setting.second_look and len(rows) > N_MIN:
         looked_at = rows[: 2 * setting.n_max]
         look = second_look(

@@ -1,8 +1,9 @@
 """Calibrate the model that ships as it is used: ``python -m benchmarks calibrate_pretrained``.
 
 Stars are chosen on validation frames of every kind, and the labels of all sources that could have
-been chosen are compared with their probabilities. Two values go into the model, whose network stays
-as it is; three are printed, for `mlpsf.selection.unseen`.
+been chosen are compared with their probabilities. Five values go into the model, whose network stays
+as it is: slope and intercept of its log-odds, and the correction for what stamps do not show. Then
+``train_pretrained --score`` makes the figures of the card.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from astropy.table import Table
 from scipy.optimize import minimize
 from tqdm import tqdm
 
+import mlpsf
 from benchmarks.common.results import CARD, record
 from benchmarks.common.scores import calibration_error
 from benchmarks.common.stamps import OUTPUT, draw_frame, truth_of
+from benchmarks.training.train_pretrained import state_of_code
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.files import whole_file
 from mlpsf.flags import NEVER_A_PSF_STAR
 from mlpsf.neighbours.subtract import without_neighbours
 from mlpsf.neighbours.taken import light_taken
 from mlpsf.pipeline import select_stars
-from mlpsf.selection.unseen import CORRECTION, with_unseen
+from mlpsf.selection.unseen import with_unseen
 from mlpsf.selectors import PSFStarSelector
 from mlpsf.selectors.judge import as_probabilities
 from mlpsf.selectors.storage import file_hash
@@ -48,6 +51,7 @@ KINDS = {
 
 _A_FRAME = 50.0  # sources that a frame counts for at most: they share its fate
 _LEAST = 1e-9  # probability of what happened
+_START = (1.0, 0.0, 0.3, 0.5, 1.0)
 
 
 class Asked(NamedTuple):
@@ -61,31 +65,30 @@ class Asked(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Slope and intercept of the network's log-odds, and what `with_unseen` takes."""
+    """Slope and intercept of the network's log-odds, and the correction of `with_unseen`."""
 
     slope: float
     intercept: float
-    correction: dict[str, float]
+    correction: tuple[float, float, float]
 
     @classmethod
-    def of(cls, values: Any) -> Calibration:
-        """Make it of the five values that are fitted."""
-        slope, intercept, *others = map(float, values)
-        others = [CORRECTION["taken"], *map(abs, others)]
-        return cls(slope, intercept, dict(zip(CORRECTION, others, strict=True)))
+    def of(cls, selector: PSFStarSelector) -> Calibration:
+        """Return that of a selector."""
+        return cls(*selector.calibration_, selector.correction_ or (0.0, 0.0, 0.0))
 
     def probability(self, asked: Asked) -> np.ndarray:
         """Return the probabilities of good."""
         stamp = as_probabilities(self.slope * asked.log_odds + self.intercept)[:, 1]
-        return with_unseen(stamp, asked.snr, asked.taken, correction=self.correction)
+        return with_unseen(stamp, asked.snr, asked.taken, self.correction)
 
     def log_odds(self, p: np.ndarray, snr: np.ndarray, taken: np.ndarray) -> np.ndarray:
         """Return the network's log-odds that gave such probabilities."""
-        scale, less, harm, hidden = self.correction.values()
-        g = np.log1p(taken / scale)
-        p = np.clip(p / np.exp(-hidden / snr), _LEAST, 1 - _LEAST)
-        stamp = (np.log(p / (1 - p)) + harm * g) * (1 + less * g)
-        return np.asarray((stamp - self.intercept) / self.slope)
+        low, high = -20.0 * np.ones(len(p)), 20.0 * np.ones(len(p))
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.probability(Asked(middle, snr, taken, p, p)) < p
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return np.asarray((low + high) / 2)
 
 
 def main() -> None:
@@ -93,11 +96,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--share", type=float, default=1.0, help="of the frames")
+    parser.add_argument("--try", dest="trial", action="store_true", help="leave the model")
     arguments = parser.parse_args()
     model = CARD.with_suffix(".keras")
     selector = PSFStarSelector.load(model)
-    now = Calibration(*selector.calibration_, CORRECTION)
-    folder = OUTPUT / f"calibration-{file_hash(model)[:12]}"
+    now, state = Calibration.of(selector), state_of_code()
+    folder = OUTPUT / f"calibration-{file_hash(model)[:12]}-{state}"
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {kind: range(round(n * arguments.share)) for kind, n in KINDS.items()}
     jobs = [(kind, number, folder) for kind in KINDS for number in numbers[kind]]
@@ -109,39 +113,45 @@ def main() -> None:
         weight = np.full(len(p), min(1.0, _A_FRAME / max(len(p), 1)))
         parts[kind].append(Asked(now.log_odds(p, snr, taken), snr, taken, good, weight))
     of_kind = {kind: _joined(several) for kind, several in parts.items()}
-    found = fit(_joined(list(of_kind.values())), now)
+    found = fit(_joined(list(of_kind.values())))
     record("Calibration error, before and after", Table(list(_errors(of_kind, now, found))))
-    correction = {key: round(value, 2) for key, value in found.correction.items()}
-    print(f"\nslope {found.slope:.4f}, intercept {found.intercept:.4f}; CORRECTION = {correction}")
+    print(f"\n{found}")
+    if arguments.trial:
+        return
     selector.calibration_ = (found.slope, found.intercept)
+    selector.correction_ = found.correction
     card = json.loads(CARD.read_text()) | {
-        "calibration": "of what is asked in use, on frames apart of every kind "
-        "(python -m benchmarks calibrate_pretrained)",
-        "calibration frames": {kind: len(n) for kind, n in numbers.items()},
-        "correction": correction,
+        "calibration": "of what is asked in use, on frames apart of every kind (python -m "
+        f"benchmarks calibrate_pretrained; mlpsf {mlpsf.__version__}, code {state})",
+        "calibration frames": {f"validation {kind}": len(n) for kind, n in numbers.items()},
+        **found._asdict(),
         "sha256": file_hash(selector.save(model)),
     }
     with whole_file(CARD) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
 
 
-def fit(asked: Asked, start: Calibration) -> Calibration:
+def fit(asked: Asked) -> Calibration:
     """Find the likeliest calibration.
 
     All values are fitted together: a slope that also had to serve faint sources and crowds would be
     too flat for all others.
     """
 
+    def of(values: Any) -> Calibration:
+        slope, intercept, less, harm, hidden = map(float, values)
+        return Calibration(slope, intercept, (abs(less), abs(harm), abs(hidden)))
+
     def surprise(values: Any) -> float:
-        p = Calibration.of(values).probability(asked)
+        p = of(values).probability(asked)
         right = np.maximum(np.where(asked.good == 1, p, 1 - p), _LEAST)
         return float(-(asked.weight * np.log(right)).sum() / asked.weight.sum())
 
-    first = [start.slope, start.intercept, *list(start.correction.values())[1:]]
-    found = minimize(
-        surprise, first, method="Nelder-Mead", options={"maxfev": 8000, "adaptive": True}
-    )
-    return Calibration.of(found.x)
+    options = {"maxfev": 8000, "adaptive": True, "xatol": 1e-3, "fatol": 1e-7}
+    found = minimize(surprise, _START, method="Nelder-Mead", options=options)
+    if not found.success:
+        raise RuntimeError(f"no calibration was found: {found.message}")
+    return of(np.round(found.x, 3))
 
 
 def _asked(job: tuple[str, int, Path]) -> np.ndarray:

@@ -86,7 +86,7 @@ def main() -> None:
     plan: Plan = {("test", kind): n for kind, n in TESTED.items()}
     plan |= {("test", kind): tested for kind, (_, tested) in SPECIAL.items()}
     if arguments.score:
-        state = _state_of_code()
+        state = state_of_code()
         folder = OUTPUT / f"stamps-{state}"
         make_stamps(plan, folder, arguments.workers)
         card: dict[str, Any] = json.loads(described.read_text())
@@ -151,7 +151,7 @@ def scored(
         temporary.write_text(json.dumps(card, indent=1) + "\n")
 
 
-def _state_of_code() -> str:
+def state_of_code() -> str:
     """Return a hash of the package's code: stamps that another state made are not today's."""
     content = hashlib.sha256()
     for path in sorted(Path(mlpsf.__file__).parent.rglob("*.py")):

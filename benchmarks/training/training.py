@@ -179,4 +179,7 @@ def probabilities(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.
 
 def in_use(selector: PSFStarSelector, data: dict[str, np.ndarray]) -> np.ndarray:
     """Probability of good as `mlpsf.select_stars` gives it, of the stamps of its frame."""
-    return with_unseen(probabilities(selector, data), data["snr"], data["taken"])
+    p = probabilities(selector, data)
+    if selector.correction_ is None:
+        return p
+    return with_unseen(p, data["snr"], data["taken"], selector.correction_)

@@ -17,6 +17,7 @@ from typing import Any
 
 from mlpsf.errors import FrameError, InputError
 from mlpsf.frames.io.packing import ENDINGS
+from mlpsf.selection.choice import N_MIN
 from mlpsf.version import __version__
 
 __all__ = [
@@ -66,7 +67,7 @@ class Settings:
     catalogue: str | None = None
     threshold: float | None = None
     n_max: int = 25
-    n_min: int = 10
+    n_min: int = N_MIN
     reserve: float = 0.0
     relax: bool = False
     snr_min: float = 50.0

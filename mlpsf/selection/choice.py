@@ -43,7 +43,6 @@ N_MIN = 7
 FEWEST_RESERVED = 3
 """Minimum number of reserve stars to judge a PSF: a median of fewer depends on one star."""
 
-_SURER = 1.5  # times the number of stars needed: of so many, the surest, the brightest are taken
 _SPREAD = 200  # stars that are spread; all others follow by brightness
 _ROUNDING = 1e-6  # tolerance outside [0, 1] for single-precision probabilities
 
@@ -79,7 +78,7 @@ class Rules:
     @property
     def needed(self) -> int:
         """Number of stars of a full PSF and its reserve."""
-        return int(np.ceil(self.n_max / (1.0 - self.reserve)))
+        return int(np.ceil(self.n_max / (1.0 - self.reserve))) if self.reserve else self.n_max
 
     def __post_init__(self) -> None:
         for name in ("threshold", "n_max", "n_min", "reserve"):
@@ -294,12 +293,12 @@ def _bright_and_sure(
 ) -> NDArray[np.intp]:
     """Order rows so that the brightest of the surest come first, those that the user keeps most.
 
-    Where there are many more stars than a PSF needs, there is no use for the less sure. Percents
+    Where there are more than half as many again as a PSF needs, there is no use for the less sure. Percents
     are compared: less is no difference, and would hang on rounding.
     """
     snr = np.asarray(sources["snr"])[rows] if "snr" in sources.colnames else np.zeros(len(rows))
     surest = rows[np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(p[rows]).round(_PERCENT)))]
-    most = int(np.ceil(_SURER * needed))
+    most = needed + (needed + 1) // 2
     order = np.concatenate([_brightest_first(sources, surest[:most]), surest[most:]])
     return _kept_first(sources, order)
 

@@ -58,8 +58,8 @@ def judge_sources(
     sources : Table
         A copy with `Flag.NEAR_EDGE` set where the cutout extends beyond the edge.
     probability : ndarray, shape (n,)
-        NaN where the source could not be judged. Of stamps, corrected for what they do not show:
-        see `mlpsf.selection.unseen`.
+        NaN where the source could not be judged. Of an estimator with a ``correction_``, the
+        network that ships, with what stamps do not show: see `mlpsf.selection.unseen`.
     """
     if cutout_size is not None:
         cutout_size = _checked_size(cutout_size)
@@ -122,9 +122,9 @@ def judge_sources(
                 flags[block[near_edge]] |= Flag.NEAR_EDGE
                 probability[block] = good
     _warn_if_all_alike(probability)
-    if reference is not None:
+    if (correction := getattr(estimator, "correction_", None)) is not None:
         taken = light_taken(frame, x, y, fwhm)
-        probability = with_unseen(probability, sources["snr"], taken)
+        probability = with_unseen(probability, sources["snr"], taken, correction)
     out = sources.copy()
     out["flags"] = flags
     return out, probability

@@ -88,6 +88,9 @@ class PSFStarSelector(CutoutClassifier):
         Loss and accuracy of each epoch.
     calibration_ : (float, float)
         Slope and intercept applied to the log-odds of the network.
+    correction_ : (float, float, float) or None
+        For what stamps do not show, of the model that ships: `mlpsf.select_stars` applies it, in
+        addition to what `predict_proba` says.
     held_out_ : ndarray of int
         Rows held out from training for the validation loss and the calibration; absent on a
         loaded selector.
@@ -233,7 +236,7 @@ class PSFStarSelector(CutoutClassifier):
         self.history_ = {k: list(map(float, v)) for k, v in self.estimator_.history_.items()}
         self.held_out_, self.cutout_size_ = held, size
         self.reference_fwhm_ = None if self.architecture == "published" else REFERENCE_FWHM
-        self.calibration_ = (1.0, 0.0)
+        self.calibration_, self.correction_ = (1.0, 0.0), None
         if len(np.unique(encoded[held])) == 2:
             self._calibrate(cutouts[held], encoded[held], weight[held])
         return self
@@ -283,6 +286,7 @@ class PSFStarSelector(CutoutClassifier):
         score = self._network_log_odds(cutouts)[:, None]
         model = LogisticRegression(C=10.0).fit(score, good, sample_weight=weight)
         self.calibration_ = (max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
+        self.correction_ = None  # it goes with another calibration
 
     def embed(self, X: ArrayLike, groups: ArrayLike | None = None) -> NDArray[np.float32]:
         """Return the activations of the last hidden layer, shape (n, width)."""
@@ -341,6 +345,8 @@ class PSFStarSelector(CutoutClassifier):
     @classmethod
     def from_pretrained(cls, name: str = "compact") -> Self:
         """Return a pretrained selector shipped with mlpsf.
+
+        Its `predict_proba` is right for bright stars that were never crowded.
 
         Parameters
         ----------

@@ -30,6 +30,8 @@ class Judge:
         Side of the cutouts in pixels.
     reference_fwhm_ : float or None
         FWHM in pixels to which cutouts are resampled; None for the frame's own scale.
+    correction_ : (float, float, float) or None
+        For what stamps do not show: `mlpsf.select_stars` applies it, `predict_proba` does not.
     model_name_, model_sha256_ : str
         Name and SHA-256 of the model file.
 
@@ -52,10 +54,12 @@ class Judge:
         reference_fwhm: float | None,
         name: str,
         sha256: str,
+        correction: tuple[float, float, float] | None = None,
     ) -> None:
         self.network_ = network
         self.scaler_ = scaler
         self.calibration_ = calibration
+        self.correction_ = correction
         self.cutout_size_ = cutout_size
         self.reference_fwhm_ = reference_fwhm
         self.model_name_ = name

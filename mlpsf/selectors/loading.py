@@ -10,7 +10,7 @@ from mlpsf.files import file_hash
 from mlpsf.selectors.inference import OnnxNetwork
 from mlpsf.selectors.judge import Judge
 from mlpsf.selectors.model_format import check_network, read_state
-from mlpsf.selectors.storage import damage_reported
+from mlpsf.selectors.storage import correction_in, damage_reported
 
 __all__ = ["load_judge"]
 
@@ -51,6 +51,7 @@ def load_judge(path: str | os.PathLike[str]) -> Any:
             network,
             scaler=scaler,
             calibration=(float(slope), float(intercept)),
+            correction=correction_in(state),
             cutout_size=state["cutout_size"],
             reference_fwhm=state["reference_fwhm"],
             name=path.stem,

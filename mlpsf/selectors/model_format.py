@@ -51,6 +51,12 @@ def _is_calibration(value: Any) -> bool:
     return _number(1e-4, 100.0)(value[0]) and _number(-30.0, 30.0)(value[1])
 
 
+def _is_correction(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and len(value) == 3 and all(map(_number(0.0, 100.0), value))
+
+
 def _is_scaler(value: Any) -> bool:
     if value is None:
         return True
@@ -80,6 +86,7 @@ _SCHEMA: dict[str, tuple[Callable[[Any], bool], str]] = {
         "the type of labels",
     ),
     "calibration": (_is_calibration, "a slope from 0.0001 to 100 and an intercept from -30 to 30"),
+    "correction": (_is_correction, "None, or three numbers from 0 to 100"),
     "cutout_size": (_is_side, f"an odd number from {_SIDES[0]} to {_SIDES[-1]}"),
     "reference_fwhm": (lambda v: v is None or _number(0.5, 100.0)(v), "None, or 0.5 to 100 pixels"),
     "n_features_in": (lambda v: isinstance(v, int) and v > 0, "a number of pixels"),
@@ -134,6 +141,7 @@ def read_state(path: Path, kind: str) -> dict[str, Any]:
             f"{path.name} was trained on stamps of another kind than this mlpsf cuts "
             f"({STAMPS}). Label and train again."
         )
+    state.setdefault("correction", None)  # files from before this entry, and most others
     for key, (valid, expected) in _SCHEMA.items():
         if key not in state or not valid(state[key]):
             raise ModelFileError(

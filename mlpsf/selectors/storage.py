@@ -25,7 +25,14 @@ from mlpsf.selectors.model_format import (
 )
 from mlpsf.version import __version__
 
-__all__ = ["damage_reported", "file_hash", "load_selector", "pretrained_path", "save_selector"]
+__all__ = [
+    "correction_in",
+    "damage_reported",
+    "file_hash",
+    "load_selector",
+    "pretrained_path",
+    "save_selector",
+]
 
 Selector = TypeVar("Selector")
 
@@ -70,6 +77,7 @@ def save_selector(selector: Any, path: str | os.PathLike[str]) -> Path:
         "classes": selector.classes_.tolist(),
         "classes_dtype": selector.classes_.dtype.str,
         "calibration": list(selector.calibration_),
+        "correction": None if selector.correction_ is None else list(selector.correction_),
         "cutout_size": selector.cutout_size_,
         "reference_fwhm": selector.reference_fwhm_,
         "homogenizes": selector.homogenizer_ is not None,
@@ -126,6 +134,12 @@ def damage_reported(path: Path) -> Iterator[None]:
         ) from error
 
 
+def correction_in(state: dict[str, Any]) -> tuple[float, float, float] | None:
+    """Return the correction for what stamps do not show, from the description of a model."""
+    given = state["correction"]
+    return None if given is None else (float(given[0]), float(given[1]), float(given[2]))
+
+
 def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> Any:
     from mlpsf.stamps.scaling import CutoutScaler
 
@@ -138,6 +152,7 @@ def _restore(cls: type[Any], state: dict[str, Any], path: Path, engine: str) -> 
     selector.classes_ = np.array(state["classes"], dtype=state["classes_dtype"])
     slope, intercept = state["calibration"]
     selector.calibration_ = (float(slope), float(intercept))
+    selector.correction_ = correction_in(state)
     selector.cutout_size_ = state["cutout_size"]
     selector.reference_fwhm_ = state["reference_fwhm"]
     selector.n_features_in_ = state["n_features_in"]

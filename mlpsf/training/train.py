@@ -173,7 +173,7 @@ def train_on_set(
         if 0 < good.sum() < len(good):
             made.calibration_ = _platt(_log_odds(made, data, judged), good)
         elif start is not None:
-            made.calibration_ = start.calibration_
+            made.calibration_, made.correction_ = start.calibration_, start.correction_
         if judged.size:
             log_odds = _log_odds(made, data, judged)
             made.scores_["after"] = HeldOutScores.of(good, expit(log_odds))
@@ -232,7 +232,7 @@ def _prepare(
     """Set all attributes of a fitted selector except the network."""
     made._validate_cutouts(data[:1], reset=True)
     made.cutout_size_, made.reference_fwhm_ = data.size, data.reference_fwhm
-    made.calibration_ = (1.0, 0.0)
+    made.calibration_, made.correction_ = (1.0, 0.0), None
     made.homogenize = data.reference_fwhm is not None  # cutouts to come are raw
     made.homogenizer_ = PSFHomogenizer(size=data.size) if made.homogenize else None
     if start is not None:
