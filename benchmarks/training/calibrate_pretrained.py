@@ -1,9 +1,9 @@
 """Calibrate the model that ships as it is used: ``python -m benchmarks calibrate_pretrained``.
 
 Stars are chosen on validation frames of every kind, and the labels of all sources that could have
-been chosen are compared with their probabilities. Five values go into the model, whose network stays
-as it is: slope and intercept of its log-odds, and the correction for what stamps do not show. Then
-``train_pretrained --score`` makes the figures of the card.
+been chosen are compared with their probabilities. Five values go into the model, whose network
+stays as it is: slope and intercept of its log-odds, and the correction for what stamps do not show.
+Then ``train_pretrained --score`` makes the figures of the card.
 """
 
 from __future__ import annotations

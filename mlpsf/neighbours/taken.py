@@ -37,8 +37,8 @@ def light_taken(
     Returns
     -------
     ndarray, shape (n,)
-        0 where nothing was taken away from the frame, at most 1e6. Of a source that is no star, with
-        no light of its own, it is relative to the noise of a pixel.
+        0 where nothing was taken away from the frame, at most 1e6. Of a source that is no star and
+        has no light of its own, it is relative to the noise of a pixel.
 
     Examples
     --------

@@ -293,8 +293,8 @@ def _bright_and_sure(
 ) -> NDArray[np.intp]:
     """Order rows so that the brightest of the surest come first, those that the user keeps most.
 
-    Where there are more than half as many again as a PSF needs, there is no use for the less sure. Percents
-    are compared: less is no difference, and would hang on rounding.
+    Where there are more than half as many again as a PSF needs, there is no use for the less sure.
+    Percents are compared: less is no difference, and would hang on rounding.
     """
     snr = np.asarray(sources["snr"])[rows] if "snr" in sources.colnames else np.zeros(len(rows))
     surest = rows[np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(p[rows]).round(_PERCENT)))]
