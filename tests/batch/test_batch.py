@@ -32,6 +32,7 @@ from mlpsf.batch.run import Settings, run_frames, summarise
 from mlpsf.errors import InputError, MissingPackageError, MlpsfError, OutputError
 from mlpsf.files import temporary_prefix
 from mlpsf.psf import PSFModel
+from mlpsf.selection.named import rules_for
 
 SETTINGS = Settings(n_max=4, n_min=4, relax=True)  # whatever the network says of these
 N_FRAMES = 5
@@ -675,3 +676,9 @@ def test_a_row_does_not_say_what_libraries_tell_their_users(night, tmp_path, mon
     row = run_job(jobs_of(night, tmp_path)[0])["row"]
     assert "the sky is blue" in row["warnings"]
     assert "another name" not in row["warnings"]
+
+
+def test_a_night_chooses_as_a_frame_does():
+    night, alone = Settings(), rules_for("cnn")
+    for name in ("n_max", "n_min", "reserve", "relax"):
+        assert getattr(night, name) == getattr(alone, name)

@@ -390,10 +390,3 @@ def test_light_taken_is_that_of_the_neighbours_in_reach(small):
 def test_nothing_is_taken_from_a_frame_that_is_no_crowd(small):
     frame, _ = small
     assert light_taken(frame, [50.0, 60.0], [50.0, 60.0], 3.5).tolist() == [0.0, 0.0]
-
-
-def test_stars_that_outshine_their_neighbours_are_surer(crowd, stars):
-    frame = without_neighbours(crowd.frame)
-    taken = light_taken(frame, stars["x"], stars["y"], float(stars.meta["fwhm"]))
-    chosen = np.asarray(stars["selected"])
-    assert np.median(taken[chosen]) < 0.3 * np.median(taken)

@@ -46,10 +46,9 @@ def test_the_order_of_alike_sources_stays(first, second, snr, taken):
 def test_the_fainter_and_the_more_taken_the_less_sure(p, first, second, light1, light2):
     faint, bright = sorted((first, second))
     little, much = sorted((light1, light2))
-    assert with_unseen([p], [faint], [little], OF) <= with_unseen([p], [bright], [little], OF)
-    assert (
-        with_unseen([p], [bright], [much], OF) <= with_unseen([p], [bright], [little], OF) + 1e-12
-    )
+    surest = with_unseen([p], [bright], [little], OF)
+    assert with_unseen([p], [faint], [little], OF) <= surest
+    assert with_unseen([p], [bright], [much], OF) <= surest + 1e-12
 
 
 @few
@@ -80,11 +79,9 @@ def test_the_model_that_ships_is_that_of_its_card():
 
 
 def same(correction):
-    """Return a selector that says 0.95 of almost any stamp."""
+    """Return a selector that says 0.95 of any stamp."""
     return Judge(
-        lambda images: np.stack(
-            [0.05 + 1e-6 * images[:, 0, 0] ** 0, 0.95 + 0 * images[:, 0, 0]], 1
-        ),
+        lambda images: np.tile([0.05, 0.95], (len(images), 1)),
         scaler=None,
         calibration=(1.0, 0.0),
         cutout_size=41,
