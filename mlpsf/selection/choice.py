@@ -43,6 +43,7 @@ N_MIN = 7
 FEWEST_RESERVED = 3
 """Minimum number of reserve stars to judge a PSF: a median of fewer depends on one star."""
 
+_LARGE = 0.7  # of the first distance: no part of the frame as large is left empty for the surer
 _SPREAD = 200  # stars that are spread; all others follow by brightness
 _ROUNDING = 1e-6  # tolerance outside [0, 1] for single-precision probabilities
 
@@ -291,16 +292,20 @@ def candidates(
 def _bright_and_sure(
     sources: Table, rows: NDArray[np.intp], p: NDArray[np.float64], needed: int
 ) -> NDArray[np.intp]:
-    """Order rows so that the brightest of the surest come first, those that the user keeps most.
+    """Order rows so that the first of them are bright, sure, and cover the frame.
 
-    Where there are more than half as many again as a PSF needs, there is no use for the less sure.
-    Percents are compared: less is no difference, and would hang on rounding.
+    Where there are more than half as many again as a PSF needs, the less sure come last, unless the
+    surer leave a large part of the frame to them. Percents are compared: less is no difference, and
+    would hang on rounding. Those that the user keeps are the first of all.
     """
-    snr = np.asarray(sources["snr"])[rows] if "snr" in sources.colnames else np.zeros(len(rows))
-    surest = rows[np.lexsort((-np.nan_to_num(snr), -np.nan_to_num(p[rows]).round(_PERCENT)))]
-    most = needed + (needed + 1) // 2
-    order = np.concatenate([_brightest_first(sources, surest[:most]), surest[most:]])
-    return _kept_first(sources, order)
+    if "snr" not in sources.colnames:
+        return _kept_first(sources, rows)
+    fainter = -np.nan_to_num(np.asarray(sources["snr"])[rows])
+    order = np.lexsort((fainter, -np.nan_to_num(p[rows]).round(_PERCENT)))
+    n_sure = min(needed + (needed + 1) // 2, len(rows))
+    order = np.concatenate([np.sort(order[:n_sure]), np.sort(order[n_sure:])])
+    by_light = order[np.lexsort((fainter[order], np.arange(len(rows)) >= n_sure))]
+    return _kept_first(sources, _spread(sources, rows[by_light], n_sure))
 
 
 def _allowed(flags: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -330,29 +335,30 @@ def with_places(frame: Frame, sources: Table) -> Table:
     return placed
 
 
-def _brightest_first(sources: Table, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Order rows so that the first of them are bright and cover the frame.
+def _spread(sources: Table, rows: NDArray[np.intp], n_sure: int) -> NDArray[np.intp]:
+    """Order rows, the best first, so that the first of them cover the frame.
 
-    The brightest star is the first. Then, by decreasing S/N, those that are farther from all that
-    were taken than a certain distance. When none is left, that distance is halved in area. So the
-    first 10, 25 or 100 of a long list have no large gap between them. Without positions the order
-    is that of the S/N; without S/N it stays.
+    The best star is the first. Then, in the order given, those that are farther from all that were
+    taken than a certain distance. When none is left, that distance is halved in area. So the first
+    10, 25 or 100 of a long list have no large gap between them. Rows beyond the sure ones take part
+    at the first distances, and then when those are used up. Without positions the order stays.
     """
-    if "snr" not in sources.colnames:
-        return rows
-    rows = rows[np.argsort(-np.nan_to_num(np.asarray(sources["snr"])[rows]), kind="stable")]
     if len(rows) < 3 or not {"x", "y"} <= set(sources.colnames):
         return rows
     place = np.column_stack([np.asarray(sources[k], dtype=np.float64)[rows] for k in "xy"])
     gap = np.full(len(rows), np.inf)
-    distance = float(np.hypot(*np.ptp(place, axis=0))) / 4
+    across = distance = float(np.hypot(*np.ptp(place, axis=0))) / 4
     taken: list[int] = []
     left = np.ones(len(rows), dtype=bool)
     while left.any():
+        asked = np.flatnonzero(left)
+        if distance < _LARGE * across and left[:n_sure].any():
+            asked = asked[asked < n_sure]
         if distance == 0:
-            taken += np.flatnonzero(left).tolist()
-            break
-        for k in np.flatnonzero(left):
+            taken += asked.tolist()
+            left[asked] = False
+            continue
+        for k in asked:
             if gap[k] > distance:
                 taken.append(int(k))
                 left[k] = False

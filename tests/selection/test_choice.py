@@ -137,6 +137,18 @@ def test_none_is_taken_that_is_less_sure_than_half_as_many_again(p, snr, n_max):
     assert (surer < np.ceil(1.5 * n_max)).all()
 
 
+def test_where_the_surest_leave_half_a_frame_empty_others_fill_it():
+    rng = np.random.default_rng(2)
+    x, y = rng.uniform(0, 500, 120) + np.repeat([0, 500], 60), rng.uniform(0, 1000, 120)
+    table = stars(120, x=x, y=y, snr=rng.uniform(100, 1000, 120))
+    out = choose(table, np.repeat([0.93, 0.99], 60), rank_by="snr", n_max=25, n_min=0)
+    chosen = np.flatnonzero(out["selected"])
+    assert 3 <= (chosen < 60).sum() <= 10
+    u, v = np.mgrid[50:1000:50, 50:1000:50]
+    hole = np.hypot(u.ravel()[:, None] - x[chosen], v.ravel()[:, None] - y[chosen]).min(axis=1)
+    assert hole.max() < 360  # a quarter of the diagonal
+
+
 def test_stars_that_the_user_keeps_are_taken_before_the_surest():
     table = stars(5, snr=np.arange(5.0))
     table["flags"][4] = Flag.KEPT
