@@ -50,7 +50,7 @@ def with_unseen(
     --------
     >>> p, snr, taken = [0.99, 0.99, 0.99], [1000.0, 50.0, 1000.0], [0.0, 0.0, 1.0]
     >>> with_unseen(p, snr, taken, (0.3, 0.7, 1.5)).round(2).tolist()
-    [0.99, 0.96, 0.74]
+    [0.99, 0.96, 0.73]
     """
     given = np.asarray(probability, dtype=np.float64)
     known = np.isfinite(given)
