@@ -24,7 +24,7 @@ import mlpsf
 from benchmarks.common.results import CARD, record
 from benchmarks.common.scores import calibration_error
 from benchmarks.common.stamps import OUTPUT, draw_frame, truth_of
-from benchmarks.training.train_pretrained import state_of_code
+from benchmarks.training.train_pretrained import state_of_code, write_card
 from mlpsf.errors import MlpsfError, TooFewStarsError
 from mlpsf.files import whole_file
 from mlpsf.flags import NEVER_A_PSF_STAR
@@ -76,17 +76,17 @@ class Calibration(NamedTuple):
         """Return that of a selector."""
         return cls(*selector.calibration_, selector.correction_ or (0.0, 0.0, 0.0))
 
-    def probability(self, asked: Asked) -> np.ndarray:
+    def probability(self, log_odds: np.ndarray, snr: np.ndarray, taken: np.ndarray) -> np.ndarray:
         """Return the probabilities of good."""
-        stamp = as_probabilities(self.slope * asked.log_odds + self.intercept)[:, 1]
-        return with_unseen(stamp, asked.snr, asked.taken, self.correction)
+        stamp = as_probabilities(self.slope * log_odds + self.intercept)[:, 1]
+        return with_unseen(stamp, snr, taken, self.correction)
 
     def log_odds(self, p: np.ndarray, snr: np.ndarray, taken: np.ndarray) -> np.ndarray:
         """Return the network's log-odds that gave such probabilities."""
         low, high = -20.0 * np.ones(len(p)), 20.0 * np.ones(len(p))
         for _ in range(60):
             middle = (low + high) / 2
-            below = self.probability(Asked(middle, snr, taken, p, p)) < p
+            below = self.probability(middle, snr, taken) < p
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return np.asarray((low + high) / 2)
 
@@ -127,8 +127,7 @@ def main() -> None:
         **found._asdict(),
         "sha256": file_hash(selector.save(model)),
     }
-    with whole_file(CARD) as temporary:
-        temporary.write_text(json.dumps(card, indent=1) + "\n")
+    write_card(card, CARD)
 
 
 def fit(asked: Asked) -> Calibration:
@@ -143,7 +142,7 @@ def fit(asked: Asked) -> Calibration:
         return Calibration(slope, intercept, (abs(less), abs(harm), abs(hidden)))
 
     def surprise(values: Any) -> float:
-        p = of(values).probability(asked)
+        p = of(values).probability(*asked[:3])
         right = np.maximum(np.where(asked.good == 1, p, 1 - p), _LEAST)
         return float(-(asked.weight * np.log(right)).sum() / asked.weight.sum())
 
@@ -197,7 +196,7 @@ def _errors(
         row: dict[str, Any] = {"kind": kind, "sources": len(asked.good)}
         bright = asked.snr > 100
         for name, calibration in (("before", before), ("after", after)):
-            p = calibration.probability(asked)
+            p = calibration.probability(*asked[:3])
             sure = p >= 0.9
             row |= {
                 name: round(calibration_error(asked.good[bright], p[bright]), 4),

@@ -3,8 +3,8 @@
 Frames are drawn (resumable: what is there is kept), the compact network is trained on the truth,
 its probabilities are calibrated on frames apart, and it is tested on frames apart from both. The
 model and its card go to ``mlpsf/selectors/pretrained``; ``calibrate_pretrained`` then calibrates it
-as it is used. With ``--score`` the model stays as it is,
-and the card gets the figures that it has with the stamps of today.
+as it is used. With ``--score`` the model stays as it is, and the card gets the figures that it has
+with the stamps of today.
 """
 
 from __future__ import annotations
@@ -147,6 +147,11 @@ def scored(
     card |= {name: {} for name in FIGURES}
     for kind in ("survey", "random", "comatic", *SPECIAL):
         test(selector, folder, kind, plan, card)
+    write_card(card, path)
+
+
+def write_card(card: dict[str, Any], path: Path) -> None:
+    """Write a card, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(card, indent=1) + "\n")
 

@@ -285,7 +285,7 @@ def candidates(
     reaches = np.isfinite(probability) & (probability >= _compared(threshold))
     order = order[(_allowed(flags) & (reaches | kept))[order]]
     if rank_by == "snr":
-        order = _bright_and_sure(sources, order, probability, needed or len(order))
+        return _bright_and_sure(sources, order, probability, needed or len(order))
     return _kept_first(sources, order)
 
 
@@ -303,8 +303,8 @@ def _bright_and_sure(
     fainter = -np.nan_to_num(np.asarray(sources["snr"])[rows])
     order = np.lexsort((fainter, -np.nan_to_num(p[rows]).round(_PERCENT)))
     n_sure = min(needed + (needed + 1) // 2, len(rows))
-    order = np.concatenate([np.sort(order[:n_sure]), np.sort(order[n_sure:])])
-    by_light = order[np.lexsort((fainter[order], np.arange(len(rows)) >= n_sure))]
+    parts = order[:n_sure], order[n_sure:]
+    by_light = np.concatenate([part[np.argsort(fainter[part], kind="stable")] for part in parts])
     return _kept_first(sources, _spread(sources, rows[by_light], n_sure))
 
 
