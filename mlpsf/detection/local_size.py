@@ -20,14 +20,13 @@ from mlpsf.stacks.values import row_median
 
 __all__ = ["SizeMap", "size_map", "zones"]
 
-_FEWEST = 24  # sources; with fewer, one size is taken for the frame
+_FEWEST = 8  # sources; with fewer, one size is taken for the frame
 _MEMBER = 0.12  # largest difference of a star from the local size, in the logarithm
 _SOME = 3  # stars that tell their size from that of galaxies of nearly their size
 _MEDIAN_OF = 7  # nearest stars that give the size at a place
 _ROUNDS = 8  # steps by which the stars of one size reach the others
 _VARIES = 0.2  # smallest range of the local size, in the logarithm, that is followed
 _LEAST = 0.2  # share of the sources that are stars, at least
-_STARS = 20  # on a surface, at least: fewer of many sources may lie on one by chance
 _NEIGHBOURS = 12  # sources among which a local size is found
 _NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
 _SURE_OF_STAR = 0.75  # of the log-likelihood that each further star gains, where the size jumps
@@ -162,10 +161,12 @@ def _smoothly(
     n = len(place)
     # A first order that gains half of what the fewest stars must is worth others.
     worth = steady.log_likelihood + 0.5 * _SURE * _LEAST * n
-    terms, locus = surface(place, values, starts, worth)
+    if (fit := surface(place, values, starts, worth)) is None:
+        return -np.inf, None
+    terms, locus = fit
     found = evidence(locus, len(terms))
     # Galaxies gain nothing, however many they are.
-    if found < steady.log_likelihood + _SURE * locus.share * n or _too_few(locus):
+    if found < steady.log_likelihood + _SURE * locus.share * n or locus.share < _LEAST:
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5
@@ -178,11 +179,6 @@ def _smoothly(
 
     stars = np.column_stack([place, np.exp(values[:, 0])])[members]
     return found, SizeMap(stars, at, varies=_ranges(followed))
-
-
-def _too_few(locus: Locus) -> bool:
-    """Return whether a locus has too few members to be that of the stars."""
-    return locus.share < max(_LEAST, _STARS / len(locus.off))
 
 
 def _by_neighbours(
@@ -210,7 +206,7 @@ def _by_neighbours(
         locus = locus.updated(off, WIDTHS[-1])
     more = int((locus.is_star > 0.5).sum()) - int((steady.is_star > 0.5).sum())
     gain = locus.log_likelihood - steady.log_likelihood
-    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or _too_few(locus):
+    if more < _MEDIAN_OF or gain < _SURE_OF_STAR * more or locus.share < _LEAST:
         return -np.inf, None
     stars = np.column_stack([place, np.exp(log_size)])[members]
     return locus.log_likelihood, _of_neighbours(stars, varies=_ranges(expected[members]))

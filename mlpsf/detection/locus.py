@@ -33,6 +33,7 @@ _NARROWER = 0.1  # than stars, in log size
 _FEW_NARROWER = 2.0  # their number n is as likely as (1 + n) to this negative power
 _SHARE = 0.6  # of stars among the sources, with which a fit begins
 _SHARES = 0.02, 0.97  # least and most
+_A_TERM = 2.0  # stars for each term, at least: any three lie on a plane
 _RIDGE = 1e-3  # sources' worth of zero in each term, where there are too few for it
 
 
@@ -182,13 +183,13 @@ def surface(
     values: NDArray[np.float64],
     starts: list[NDArray[np.float64]],
     least: float,
-) -> tuple[NDArray[np.float64], Locus]:
+) -> tuple[NDArray[np.float64], Locus] | None:
     """Fit the stars' log size as a polynomial of the place, of the order that is most likely.
 
     Parameters
     ----------
     place : ndarray, shape (n, 2)
-        Positions of the sources in pixels; 15 at least.
+        Positions of the sources in pixels.
     values : ndarray, shape (n, 3)
         Their log size, e1 and e2.
     starts : list of ndarray, shape (n,)
@@ -205,15 +206,16 @@ def surface(
     shape = powers_of(place, place, TERMS[1])
     fits: list[tuple[NDArray[np.float64], Locus]] = []
     for count in (TERMS[2], TERMS[1], TERMS[3]):  # the second order is the most usual
-        if len(place) < 5 * count:
-            continue
         powers = powers_of(place, place, count)
         begin = [*starts, *(powers_of(place, place, len(t)) @ t for t, _ in fits[-1:])]
         tries = [fitted(powers, shape, values, start, WIDTHS) for start in begin]
-        fits.append(max(tries, key=lambda fit: fit[1].log_likelihood))
+        fit = max(tries, key=lambda fit: fit[1].log_likelihood)
+        if fit[1].share * len(place) < _A_TERM * count:
+            continue
+        fits.append(fit)
         if evidence(fits[0][1], len(fits[0][0])) < least:
             break
-    return max(fits, key=lambda fit: evidence(fit[1], len(fit[0])))
+    return max(fits, key=lambda fit: evidence(fit[1], len(fit[0])), default=None)
 
 
 def fitted(

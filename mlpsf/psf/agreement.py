@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.special import chdtrc
 
 from mlpsf.psf.model import PSFModel
+from mlpsf.psf.solver.polynomial import order_for
 from mlpsf.psf.solver.stars import Stars
 from mlpsf.psf.solver.variation import PSFVariation
 
@@ -22,6 +24,8 @@ _ELSEWHERE = 1.25  # times the range of the FWHM where stars are taken: what is 
 _GROWTH = 0.1  # of dT/T from the faintest to the brightest star: more than brighter-fatter makes
 _SURE = 5.0  # standard deviations
 _FEWEST = 8  # stars that show whether their size grows
+_ALIKE = 0.01  # scatter of dT/T, and of the FWHM, of few good stars of one PSF
+_CHANCE = 1e-3  # probability that such stars scatter as much
 _FAR = 0.1  # of the frame's diagonal: a place farther from all stars is beyond them
 
 
@@ -78,6 +82,13 @@ def disagreements(
                 f"of the PSF are, and the PSF has one everywhere, {psf.fwhm:.2f}: they are too "
                 "few, or too noisy, to follow it. Add stars (a lower threshold, --threshold)"
             )
+    if place is None and not psf.varies and (spread := _spread(found)) is not None:
+        yield (
+            f"the {found.used.sum()} stars differ by {spread:.1%} in FWHM (rms), which their noise "
+            "does not explain: some are no single stars, or the PSF varies and they are too few to "
+            "follow it. This is their mean; away from them it may be off by several times as much. "
+            "Look at the stars (plot), or add some (a lower threshold, --threshold)"
+        )
     if (growth := _growth(flux, found)) is not None:
         yield (
             f"the stars grow with their brightness: the brightest are {growth / 2:.0%} wider than "
@@ -103,6 +114,20 @@ def _local_fwhm(hand: Stars, stars: Any) -> FloatArray | None:
     nearest = np.argmin(np.hypot(*(mine[:, None] - at[finite][None]).transpose(2, 0, 1)), axis=1)
     local = np.asarray(stars["local_fwhm"], dtype=np.float64)[finite][nearest]
     return local if np.isfinite(local).all() else None
+
+
+def _spread(found: PSFVariation) -> float | None:
+    """Return the rms by which few stars differ in FWHM, if it surely is more than their noise."""
+    used = found.used & np.isfinite(found.errors[:, 0])
+    size, error = found.values[used, 0], found.errors[used, 0]
+    if found.significant or len(size) < 3 or order_for(len(size)) > 1:
+        return None
+    weight = 1 / (error**2 + _ALIKE**2)
+    off = size - (weight * size).sum() / weight.sum()
+    if chdtrc(len(size) - 1, (weight * off**2).sum()) > _CHANCE:
+        return None
+    spread = 0.5 * float(np.sqrt(max(float((off**2 - error**2).mean()), 0.0)))
+    return spread if spread > _ALIKE else None
 
 
 def _growth(flux: FloatArray, found: PSFVariation) -> float | None:

@@ -62,6 +62,23 @@ def test_one_size_stays_one(seed, n_stars, galaxies):
     assert np.quantile(np.abs(np.log(sizes(x, y) / 4)), 0.9) < (0.04 if galaxies < 1.5 else 0.1)
 
 
+@pytest.mark.parametrize(("n_stars", "n_galaxies"), [(9, 0), (10, 5), (15, 10)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_size_is_followed_by_few_stars(n_stars, n_galaxies, seed):
+    rng = np.random.default_rng(seed)
+    x, y, *measured = sources(rng, n_stars, n_galaxies, lambda x, _: 3 * np.exp(0.6 * x / 1000))
+    sizes = found(x, y, *measured)
+    assert sizes.varies
+    assert np.abs(np.log(sizes(x, y) / (3 * np.exp(0.6 * x / 1000))))[:n_stars].max() < 0.08
+
+
+@given(st.integers(0, 10**6), st.integers(5, 20), st.integers(0, 100))
+@settings(max_examples=60, deadline=None)
+def test_one_size_of_few_stays_one(seed, n_stars, n_galaxies):
+    rng = np.random.default_rng(seed)
+    assert not found(*sources(rng, n_stars, n_galaxies, lambda x, _: 0 * x + 4.0)).varies
+
+
 @pytest.mark.parametrize("to", [6.0, 4.0])
 @pytest.mark.parametrize("cut", [500, 800])
 def test_a_size_that_jumps_is_followed(cut, to):

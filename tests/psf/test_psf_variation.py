@@ -77,6 +77,21 @@ def test_few_stars_are_said_to_be_few():
         build_psf(image, places, size=SIZE, background=0.0, at=(60.0, 60.0))
 
 
+@pytest.mark.parametrize("change", [0.1, 0.2])
+def test_few_stars_that_differ_are_said(change):
+    image, places = field(change, n=2)
+    with pytest.warns(AstropyUserWarning, match=r"4 stars differ by \d\.\d% in FWHM") as said:
+        psf = build_psf(image, places, size=SIZE, background=0.0)
+    assert not psf.varies
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_stars_of_one_psf_do_not_differ(seed):
+    image, places = field(0.0, n=2 + seed % 2, seed=seed, noise=300.0 * (1 + seed))
+    build_psf(image, places, size=SIZE, background=0.0)  # a warning would be an error
+
+
 def test_wrong_parameters_are_named():
     image, places = field(0.0, n=2)
     with pytest.raises(InputError, match="at must be a place"):
