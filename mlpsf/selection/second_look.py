@@ -40,6 +40,7 @@ _SEARCHED = (0.3, 1.75)  # FWHM, radii between which point sources are searched 
 _STACKED = 25  # candidates in the stack; more take time and change nothing
 _TREND = 15  # minimum number of candidates to fit a trend over the frame, not a constant
 _MODEL_ERROR = 0.01  # error of a stack on tenths of pixels, relative to the light in a pixel
+_NEAREST = 3  # candidates about each, whose median is the PSF of the place
 _LOOKS = 4  # at most: stars that take the places of struck ones are looked at, too
 _NOISE_ALONE = 2.4  # median over stars of the highest significance, for noise only
 
@@ -78,9 +79,9 @@ class _Cutouts(NamedTuple):
 def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> SecondLook:
     """Find the candidates of a frame that do not match their common PSF.
 
-    Size and shape of the PSF may change linearly over the frame. Any further scatter that the
-    candidates share is measured and added to the noise. Up to about a third of the candidates
-    may be contaminated.
+    Size and shape of the PSF may change linearly over the frame, and what a candidate shares with
+    those nearest to it is the PSF of the place. Any further scatter of the candidates is measured
+    and added to the noise. Up to about a third of them may be contaminated.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ def second_look(frame: Frame, x: ArrayLike, y: ArrayLike, fwhm: float) -> Second
             break
         psf = stack_stars(cut.data[rows], dx[rows], dy[rows], flux[rows], cut.half, n_iter=2)
         fit = fit_psf(cut.data, psf, dx=dx, dy=dy, half_width=round(1.5 * cut.fwhm))
-        look = _verdict(*_search(cut, psf, fit, place), fit.ok)
+        look = _verdict(*_search(cut, psf, fit, place), fit.ok, place)
         if not look.outlier[rows].any():
             break
         dx, dy, flux = fit.dx, fit.dy, np.where(fit.ok, fit.flux, 0.0)
@@ -366,7 +367,10 @@ def _trend(
 
 
 def _verdict(
-    share: NDArray[np.float64], noise: NDArray[np.float64], ok: NDArray[np.bool_]
+    share: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    ok: NDArray[np.bool_],
+    place: NDArray[np.float64],
 ) -> SecondLook:
     """Find the candidates whose residual exceeds the noise and the scatter of the frame."""
     n, rows = len(share), np.flatnonzero(ok)
@@ -376,12 +380,30 @@ def _verdict(
     bright = order[: max(FEWEST, (len(order) + 1) // 2)]
     # Errors of the PSF scale with the light, so they show in bright candidates.
     scatter = max(_scatter(share[part], noise[part]) for part in (bright, rows))
+    share = _unlike_nearest(share, place, rows)
     significance = np.abs(share) / np.hypot(noise, scatter)
     highest = np.argmax(significance, axis=1)
     contamination = np.where(ok, share[np.arange(n), highest], np.nan)
     significance = np.where(ok, significance[np.arange(n), highest], np.nan)
     outlier = (significance > SIGNIFICANCE) & (np.abs(contamination) > CONTAMINATION)
     return SecondLook(outlier | ~ok, contamination, significance)
+
+
+def _unlike_nearest(
+    share: NDArray[np.float64], place: NDArray[np.float64], rows: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return of each residual no more than its difference from that of the nearest candidates.
+
+    What a star shares with those is the PSF of the place, which the common PSF does not follow.
+    """
+    if len(rows) <= _NEAREST:
+        return share
+    apart = np.hypot(*(place[:, None] - place[rows]).transpose(2, 0, 1))
+    apart[rows, np.arange(len(rows))] = np.inf
+    near = rows[np.argsort(apart, axis=1, kind="stable")[:, :_NEAREST]]
+    off = share - np.median(share[near], axis=1)
+    least = np.sign(share) * np.minimum(np.abs(share), np.abs(off))
+    return np.where(share * off > 0, least, 0.0)
 
 
 def _scatter(share: NDArray[np.float64], noise: NDArray[np.float64]) -> float:

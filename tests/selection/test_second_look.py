@@ -114,6 +114,13 @@ def test_a_psf_that_varies_strikes_hardly_anyone(fwhm, psf):
     assert look(simulated.frame, sources, fwhm).outlier.sum() <= 2
 
 
+@pytest.mark.parametrize("seed", [2, 5])
+@pytest.mark.parametrize("fwhm", [2.0, 4.0])
+def test_what_the_nearest_share_is_the_psf_of_the_place(fwhm, seed):
+    simulated, _, sources = draw(fwhm, psf_variation=0.3, seed=seed)
+    assert look(simulated.frame, sources, fwhm).outlier.sum() <= 3  # else up to 12
+
+
 def test_correlated_noise_strikes_no_one():
     simulated, _, sources = draw(resampling=0.5, snr=(60, 1000), seed=3)
     assert not look(simulated.frame, sources).outlier.any()
