@@ -310,10 +310,11 @@ def draw_errors(rows: Table, path: Path) -> None:
     """Draw median (mark) and worst (end of the line) of every pair, a panel a figure."""
     figure = new_figure(13, 8)
     axes = figure.subplots(2, 2)
+    lists = [name for name in LISTS if name in set(rows["list"])]
     for ax, key in zip(axes.flat, FIGURES, strict=True):
         for i, builder in enumerate(OWN):
             at, middle, worst = [], [], []
-            for j, name in enumerate(LISTS):
+            for j, name in enumerate(lists):
                 part = rows[(rows["builder"] == builder) & (rows["list"] == name)]
                 values = np.abs(np.asarray(part[key][part["error"] == ""], dtype=float))
                 if len(values):
@@ -322,8 +323,8 @@ def draw_errors(rows: Table, path: Path) -> None:
                     worst.append(values.max())
             ax.vlines(at, middle, worst, color=f"C{i}", lw=1)
             ax.plot(at, middle, "o", color=f"C{i}", ms=5, label=builder)
-        ax.set(yscale="log", ylabel=f"|{key}|", xticks=range(len(LISTS)))
-        ax.set_xticklabels(LISTS, rotation=30, fontsize="small")
+        ax.set(yscale="log", ylabel=f"|{key}|", xticks=range(len(lists)))
+        ax.set_xticklabels(lists, rotation=30, fontsize="small")
         ax.grid(axis="y", alpha=0.3)
     marks = axes[0, 0].get_legend_handles_labels()
     figure.legend(*marks, loc="outside lower center", ncols=len(OWN), fontsize="small")
