@@ -259,6 +259,8 @@ class CutoutSheetDisplay(Display):
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for ax in axes:
             ax.set_axis_off()
+        if not len(self.cutouts):
+            figure.text(0.5, 0.5, "no star is chosen", ha="center", va="center")
         full = np.zeros_like(self.cutouts, bool) if self.saturated is None else self.saturated
         for ax, cutout, over, title in zip(axes, self.cutouts, full, self.titles, strict=False):
             if stretch == "arcsinh":

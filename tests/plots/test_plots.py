@@ -437,6 +437,11 @@ def test_sheet_refused(stars):
         CutoutSheetDisplay(cutouts=stars).plot(softening=0)
 
 
+def test_a_sheet_of_no_star_says_so():
+    sheet = CutoutSheetDisplay(cutouts=np.zeros((0, 9, 9))).plot()
+    assert "no star is chosen" in [text.get_text() for text in sheet.figure_.texts]
+
+
 def test_sheet_of_lists_and_of_no_light():
     sheet = CutoutSheetDisplay(cutouts=[np.zeros((5, 5)).tolist(), np.eye(5).tolist()]).plot()
     draw(sheet)
