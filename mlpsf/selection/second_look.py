@@ -20,6 +20,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM, extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
+from mlpsf.frames.near import nearest
 from mlpsf.selection.choice import Rules, candidates, with_places
 from mlpsf.stacks.effective import EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import PSFFit, fit_psf
@@ -41,6 +42,7 @@ _STACKED = 25  # candidates in the stack; more take time and change nothing
 _TREND = 15  # minimum number of candidates to fit a trend over the frame, not a constant
 _MODEL_ERROR = 0.01  # error of a stack on tenths of pixels, relative to the light in a pixel
 _NEAREST = 3  # candidates about each, whose median is the PSF of the place
+_MOST = 2.4  # standard deviations that count of how far candidates are alike
 _LOOKS = 4  # at most: stars that take the places of struck ones are looked at, too
 _NOISE_ALONE = 2.4  # median over stars of the highest significance, for noise only
 
@@ -50,9 +52,9 @@ class SecondLook(NamedTuple):
 
     `outlier`: whether to reject the candidate; also true where the PSF could not be fitted.
     `contamination`: flux of the most significant point source in the residual, relative to the
-    candidate's flux. It counts only light that a shift or a change of flux cannot account for. It
-    is negative where light is missing and NaN where the fit failed. `significance`: significance
-    of the contamination, in standard deviations of the noise and the frame's scatter.
+    candidate's flux. It counts only light that neither a shift nor a change of flux accounts for,
+    nor the nearest candidates share. It is negative where light is missing and NaN where the fit
+    failed. `significance`: its own, in standard deviations of the noise and the frame's scatter.
     """
 
     outlier: NDArray[np.bool_]
@@ -61,10 +63,7 @@ class SecondLook(NamedTuple):
 
 
 class _Cutouts(NamedTuple):
-    """Cutouts of the candidates in units of the noise, with a FWHM of at most 4 pixels.
-
-    And initial values of the fit.
-    """
+    """Cutouts in units of the noise, of a FWHM of 4 pixels at most, and initial values of a fit."""
 
     data: NDArray[np.float32]
     variance: NDArray[np.float64]  # of the sky; whole cutouts or one value each
@@ -380,8 +379,9 @@ def _verdict(
     bright = order[: max(FEWEST, (len(order) + 1) // 2)]
     # Errors of the PSF scale with the light, so they show in bright candidates.
     scatter = max(_scatter(share[part], noise[part]) for part in (bright, rows))
-    share = _unlike_nearest(share, place, rows)
-    significance = np.abs(share) / np.hypot(noise, scatter)
+    error = np.hypot(noise, scatter)
+    share = _unlike_nearest(share, error, place, rows)
+    significance = np.abs(share) / error
     highest = np.argmax(significance, axis=1)
     contamination = np.where(ok, share[np.arange(n), highest], np.nan)
     significance = np.where(ok, significance[np.arange(n), highest], np.nan)
@@ -390,20 +390,31 @@ def _verdict(
 
 
 def _unlike_nearest(
-    share: NDArray[np.float64], place: NDArray[np.float64], rows: NDArray[np.intp]
+    share: NDArray[np.float64],
+    error: NDArray[np.float64],
+    place: NDArray[np.float64],
+    rows: NDArray[np.intp],
 ) -> NDArray[np.float64]:
     """Return of each residual no more than its difference from that of the nearest candidates.
 
-    What a star shares with those is the PSF of the place, which the common PSF does not follow.
+    What they share is the PSF of the place, as far as the frame's candidates foretell each other:
+    contaminants side by side, as the galaxies of a cluster, do not hide each other.
     """
-    if len(rows) <= _NEAREST:
+    if not np.ptp(place, axis=0).any():  # places are not known
         return share
-    apart = np.hypot(*(place[:, None] - place[rows]).transpose(2, 0, 1))
-    apart[rows, np.arange(len(rows))] = np.inf
-    near = rows[np.argsort(apart, axis=1, kind="stable")[:, :_NEAREST]]
-    off = share - np.median(share[near], axis=1)
-    least = np.sign(share) * np.minimum(np.abs(share), np.abs(off))
-    return np.where(share * off > 0, least, 0.0)
+    near = rows[nearest(place[rows], place, _NEAREST + 1)[1]]
+    itself = near == np.arange(len(share))[:, None]
+    near = np.take_along_axis(near, np.argsort(itself, axis=1, kind="stable"), 1)[:, :_NEAREST]
+    there = np.median(share[near], axis=1)
+    # How far they do is told by those on the other side of the frame, no one of them by much.
+    mine, theirs = (np.clip(v[rows] / error[rows], -_MOST, _MOST) for v in (share, there))
+    from_centre = place - np.median(place[rows], axis=0)
+    opposite = (from_centre @ from_centre[rows].T < 0).astype(np.float32)
+    sums = opposite @ np.column_stack([(mine * theirs).sum(axis=1), (theirs**2).sum(axis=1)])
+    alike = np.clip(sums[:, 0] / np.maximum(sums[:, 1], 1e-30), 0.0, 1.0)
+    off = share - alike[:, None] * there
+    least = np.minimum(np.abs(share), np.abs(off))
+    return np.where(share * off > 0, np.sign(share) * least, 0.0)
 
 
 def _scatter(share: NDArray[np.float64], noise: NDArray[np.float64]) -> float:

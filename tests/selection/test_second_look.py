@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 from conftest import simulate
+from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator, ClassifierMixin
 from typer.testing import CliRunner
 
@@ -119,6 +120,18 @@ def test_a_psf_that_varies_strikes_hardly_anyone(fwhm, psf):
 def test_what_the_nearest_share_is_the_psf_of_the_place(fwhm, seed):
     simulated, _, sources = draw(fwhm, psf_variation=0.3, seed=seed)
     assert look(simulated.frame, sources, fwhm).outlier.sum() <= 3  # else up to 12
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_contaminants_side_by_side_do_not_hide_each_other(seed):
+    simulated, _, sources = draw(seed=seed)
+    wider = gaussian_filter(simulated.frame.data, 0.6)
+    data, block = simulated.frame.data.copy(), [14, 15, 16, 20, 21, 22]
+    for x, y in np.asarray(sources[block]["x", "y"].as_array().tolist()).round().astype(int):
+        data[y - 20 : y + 21, x - 20 : x + 21] = wider[y - 20 : y + 21, x - 20 : x + 21]
+    outlier = look(dataclasses.replace(simulated.frame, data=data), sources).outlier
+    assert outlier[block].sum() >= 5
+    assert outlier.sum() == outlier[block].sum()
 
 
 def test_correlated_noise_strikes_no_one():
