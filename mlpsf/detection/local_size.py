@@ -31,6 +31,7 @@ _NEIGHBOURS = 12  # sources among which a local size is found
 _NEAR, _AT_ONCE = 0.02, 0.85  # share of the stars that are near; of the change, that is a jump
 _SURE_OF_STAR = 0.75  # of the log-likelihood that each further star gains, where the size jumps
 _SURE = 0.4  # of the log-likelihood a star, at least, that a size that varies gains
+_GAIN = 8.0  # and of all: the sizes of a few faint or blended stars rise to one side by chance
 _STEPS = 10  # of the fit of a locus of known place
 _STEP = np.log(1.25)  # range of sizes in one zone
 _ZONE = 12  # fewest stars of a zone
@@ -166,7 +167,8 @@ def _smoothly(
     terms, locus = fit
     found = evidence(locus, len(terms))
     # Galaxies gain nothing, however many they are.
-    if found < steady.log_likelihood + _SURE * locus.share * n or locus.share < _LEAST:
+    gain = found - steady.log_likelihood
+    if gain < max(_SURE * locus.share * n, _GAIN) or locus.share < _LEAST:
         return -np.inf, None
     # Between its stars a polynomial may go anywhere.
     members = locus.is_star > 0.5

@@ -164,7 +164,7 @@ def powers_of(
     place : ndarray, shape (n, 2)
         Positions in pixels.
     among : ndarray, shape (m, 2)
-        Positions whose range is scaled to -1 to 1.
+        Positions whose wider range is scaled to -1 to 1.
     count : int
         One of `TERMS`.
 
@@ -172,8 +172,10 @@ def powers_of(
     -------
     ndarray, shape (n, count)
     """
-    low, span = among.min(axis=0), np.maximum(np.ptp(among, axis=0), 1.0)
-    x, y = np.clip(2 * (place - low) / span - 1, -1, 1).T
+    low, high = among.min(axis=0), among.max(axis=0)
+    # One scale for both axes: of sources in a row, what is across it is not told.
+    scale = max(float((high - low).max()), 1.0) / 2
+    x, y = ((np.clip(place, low, high) - (low + high) / 2) / scale).T
     powers = [np.ones_like(x), x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
     return np.column_stack(powers[:count])
 
@@ -202,15 +204,18 @@ def surface(
     terms : ndarray
         Of `powers_of` the places among themselves.
     locus : Locus
+        None instead of both, if there are too few stars for a plane.
     """
     shape = powers_of(place, place, TERMS[1])
     fits: list[tuple[NDArray[np.float64], Locus]] = []
     for count in (TERMS[2], TERMS[1], TERMS[3]):  # the second order is the most usual
+        if len(place) < _A_TERM * count:
+            continue
         powers = powers_of(place, place, count)
         begin = [*starts, *(powers_of(place, place, len(t)) @ t for t, _ in fits[-1:])]
         tries = [fitted(powers, shape, values, start, WIDTHS) for start in begin]
         fit = max(tries, key=lambda fit: fit[1].log_likelihood)
-        if fit[1].share * len(place) < _A_TERM * count:
+        if round(fit[1].share * len(place)) < _A_TERM * count:
             continue
         fits.append(fit)
         if evidence(fits[0][1], len(fits[0][0])) < least:

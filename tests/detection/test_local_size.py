@@ -62,7 +62,7 @@ def test_one_size_stays_one(seed, n_stars, galaxies):
     assert np.quantile(np.abs(np.log(sizes(x, y) / 4)), 0.9) < (0.04 if galaxies < 1.5 else 0.1)
 
 
-@pytest.mark.parametrize(("n_stars", "n_galaxies"), [(9, 0), (10, 5), (15, 10)])
+@pytest.mark.parametrize(("n_stars", "n_galaxies"), [(9, 0), (12, 3), (15, 10)])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_size_is_followed_by_few_stars(n_stars, n_galaxies, seed):
     rng = np.random.default_rng(seed)
