@@ -11,21 +11,24 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc
 
 from mlpsf.psf.model import PSFModel
+from mlpsf.psf.over_frame import fwhm_over
 from mlpsf.psf.solver.polynomial import order_for
 from mlpsf.psf.solver.stars import Stars
-from mlpsf.psf.solver.variation import PSFVariation
+from mlpsf.psf.solver.variation import CHANCE, PSFVariation
 
 __all__ = ["disagreements"]
 
 FloatArray = NDArray[np.float64]
 
 _OFF = 0.08  # relative; a PSF of a few stars has an error of 0.01, one of narrow stars of 0.03
-_ELSEWHERE = 1.25  # times the range of the FWHM where stars are taken: what is not followed
+_NOISE = 0.04  # of the local FWHM of the stars, that is followed over the frame
+_BRIGHT, _STAR = 30.0, 0.1  # S/N, and difference from the local FWHM, of sources that are stars
+_FEW, _PLACES = 3, 60  # stars, at least; places, at most, at which the PSF is compared with them
 _GROWTH = 0.1  # of dT/T from the faintest to the brightest star: more than brighter-fatter makes
 _SURE = 5.0  # standard deviations
 _FEWEST = 8  # stars that show whether their size grows
-_ALIKE = 0.01  # scatter of dT/T, and of the FWHM, of few good stars of one PSF
-_CHANCE = 1e-3  # probability that such stars scatter as much
+_ALIKE = 0.01  # scatter of dT/T of good stars of one PSF, besides their noise
+_MATTERS = 0.01  # of the FWHM
 _FAR = 0.1  # of the frame's diagonal: a place farther from all stars is beyond them
 
 
@@ -53,41 +56,19 @@ def disagreements(
     place : (float, float) or None
         Place that the PSF was asked for.
     """
-    if (local := _local_fwhm(hand, stars)) is not None:
-        expected = float(np.median(local))
-        off = psf.fwhm / expected - 1
-        if abs(off) > _OFF * max(1.0, 2 / expected):
-            yield (
-                f"the PSF has a FWHM of {psf.fwhm:.2f} pixels, the stars of the frame near them "
-                f"{expected:.2f}: {off:+.0%}. Look at the stars (plot), or choose others"
-            )
-        low, high = np.nanquantile(np.asarray(stars["local_fwhm"], dtype=np.float64), [0.05, 0.95])
-        if stars.meta.get("jumps", False):
-            yield (
-                f"the FWHM of the frame's stars jumps between {low:.2f} and {high:.2f} pixels, "
-                "which no smooth PSF follows: make one of each part (stars)"
-            )
-        least, most = np.quantile(local, [0.1, 0.9])  # one star of its size is none to go by
-        elsewhere = low < least / _ELSEWHERE or high > most * _ELSEWHERE
-        if place is None and elsewhere:
-            yield (
-                f"the stars of the frame have a FWHM from {low:.2f} to {high:.2f} pixels, those of "
-                f"the PSF from {least:.2f} to {most:.2f}: where it is beyond "
-                "these, the PSF is extrapolated. Add stars from there (a lower threshold, "
-                "--threshold)"
-            )
-        elif place is None and not psf.varies and most > least * _ELSEWHERE:
-            yield (
-                f"the frame's stars have a FWHM from {least:.2f} to {most:.2f} pixels where those "
-                f"of the PSF are, and the PSF has one everywhere, {psf.fwhm:.2f}: they are too "
-                "few, or too noisy, to follow it. Add stars (a lower threshold, --threshold)"
-            )
-    if place is None and not psf.varies and (spread := _spread(found)) is not None:
+    if (off := _off(psf, hand, stars, place)) is not None:
+        yield off
+    elif place is None and not psf.varies and (spread := _spread(found)) is not None:
         yield (
             f"the {found.used.sum()} stars differ by {spread:.1%} in FWHM (rms), which their noise "
-            "does not explain: some are no single stars, or the PSF varies and they are too few to "
-            "follow it. This is their mean; away from them it may be off by several times as much. "
-            "Look at the stars (plot), or add some (a lower threshold, --threshold)"
+            "does not explain: some are no single stars, or the PSF varies. This is their mean; "
+            "away from them it may be off by several times as much. Look at the stars (plot), or "
+            "add some (a lower threshold, --threshold)"
+        )
+    if isinstance(stars, Table) and stars.meta.get("jumps", False):
+        yield (
+            "the FWHM of the frame's stars jumps, as between chips, which no smooth PSF follows: "
+            "make one of each part (stars)"
         )
     if (growth := _growth(flux, found)) is not None:
         yield (
@@ -102,32 +83,54 @@ def disagreements(
         )
 
 
-def _local_fwhm(hand: Stars, stars: Any) -> FloatArray | None:
-    """Return the FWHM that the frame's stars have where each of the PSF's is, shape (n,)."""
+def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | None) -> str | None:
+    """Say how far the PSF's FWHM is from that of the frame's stars, where these are, if it is."""
     if not isinstance(stars, Table) or "local_fwhm" not in stars.colnames:
         return None
-    at = np.column_stack([np.asarray(stars[k], dtype=np.float64) for k in "xy"])  # of a QTable, too
-    mine = np.column_stack([hand.x, hand.y])
-    finite = np.isfinite(at).all(axis=1)
-    if not finite.any() or not len(mine):
+
+    def column(name: str) -> FloatArray:
+        return np.asarray(stars[name], dtype=np.float64)  # of a QTable, too
+
+    x, y, local = column("x"), column("y"), column("local_fwhm")
+    (ny, nx), (x0, y0) = hand.frame_shape, hand.first
+    star = (np.abs(x - x0 - (nx - 1) / 2) < nx / 2) & (np.abs(y - y0 - (ny - 1) / 2) < ny / 2)
+    star &= local > 0
+    if {"snr", "fwhm"} <= set(stars.colnames):
+        star &= (column("snr") > _BRIGHT) & (np.abs(np.log(column("fwhm") / local)) < _STAR)
+    rows = np.flatnonzero(star)
+    if len(rows) < _FEW:
         return None
-    nearest = np.argmin(np.hypot(*(mine[:, None] - at[finite][None]).transpose(2, 0, 1)), axis=1)
-    local = np.asarray(stars["local_fwhm"], dtype=np.float64)[finite][nearest]
-    return local if np.isfinite(local).all() else None
+    if place is not None:
+        rows = rows[[np.hypot(x[rows] - place[0], y[rows] - place[1]).argmin()]]
+    rows = rows[:: -(-len(rows) // _PLACES)]
+    here = fwhm_over(psf, x[rows], y[rows])
+    off = np.log(here / local[rows])
+    low, middle, high = np.expm1(np.quantile(off, [0.05, 0.5, 0.95]))
+    allowed = _OFF * max(1.0, 2 / float(np.median(local[rows])))
+    if max(abs(middle), -low - _NOISE, high - _NOISE) <= allowed:
+        return None
+    worst = int(np.argmax(np.abs(off)))
+    at = rows[worst]
+    return (
+        f"the PSF's FWHM is off that of the frame's stars by {low:+.0%} to {high:+.0%} "
+        f"({middle:+.0%} in the median): at ({x[at]:.0f}, {y[at]:.0f}) it is {here[worst]:.2f} "
+        f"pixels, and {local[at]:.2f} of the stars. Look at the stars (plot), choose more or "
+        "others (--n-max, --threshold), or make the PSF of a part of the frame (stars)"
+    )
 
 
 def _spread(found: PSFVariation) -> float | None:
     """Return the rms by which few stars differ in FWHM, if it surely is more than their noise."""
-    used = found.used & np.isfinite(found.errors[:, 0])
-    size, error = found.values[used, 0], found.errors[used, 0]
+    size, error = found.values[found.used, 0], found.errors[found.used, 0]
     if found.significant or len(size) < 3 or order_for(len(size)) > 1:
         return None
     weight = 1 / (error**2 + _ALIKE**2)
-    off = size - (weight * size).sum() / weight.sum()
-    if chdtrc(len(size) - 1, (weight * off**2).sum()) > _CHANCE:
+    off = size - np.average(size, weights=weight)
+    if chdtrc(len(size) - 1, (weight * off**2).sum()) > CHANCE:
         return None
-    spread = 0.5 * float(np.sqrt(max(float((off**2 - error**2).mean()), 0.0)))
-    return spread if spread > _ALIKE else None
+    excess = max(float(np.average(off**2 - error**2, weights=weight)), 0.0)
+    spread = 0.5 * np.sqrt(excess)  # dT/T is twice the change of the FWHM
+    return float(spread) if spread > _MATTERS else None
 
 
 def _growth(flux: FloatArray, found: PSFVariation) -> float | None:

@@ -16,7 +16,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import corrected_psf, trippy_table
 from mlpsf.psf.model import PSFModel
-from mlpsf.psf.over_frame import variation_over_frame
+from mlpsf.psf.over_frame import held_over_frame
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
 from mlpsf.psf.quality.star_shapes import drawn_at
 from mlpsf.psf.solver.field import solve_field
@@ -105,8 +105,8 @@ def build_psf(
         If stars are left out because they are too near the edge, masked at the core or over half
         of the box, or without light above the background. The message gives the number of each.
         If the PSF varies over the frame significantly and `at` is not given. If `at` is given with
-        fewer than 5 stars, or beyond all of them. If the FWHM is not that of the frame, or
-        stars elsewhere on it are wider or narrower than those used, or the stars' size grows with
+        fewer than 5 stars, or beyond all of them. If the FWHM is not that of the frame's stars
+        where these are, or few stars differ by more than their noise, or their size grows with
         their brightness (`mlpsf.psf.agreement`). If no smooth PSF describes the stars. If they were
         chosen on another frame.
 
@@ -165,10 +165,7 @@ def build_psf(
         return _unsmooth(hand, rep_fact, meta, place)
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
     misfit = solution.misfit
-    solution, order, reason = _vary(solution, hand, found, order)
-    meta |= {"order": order, "order_reason": reason}
-    psf = _model(solution, order, hand, rep_fact, meta)
-    psf = replace(psf, meta={**meta, **variation_over_frame(psf)})
+    solution, psf = _held(solution, hand, found, order, rep_fact, meta)
     if rounds >= 2 and misfit > NO_PSF and not _is_better(psf, hand, rep_fact, misfit):
         return _unsmooth(hand, rep_fact, meta, place)
     psf.check()
@@ -184,6 +181,26 @@ def build_psf(
             stacklevel=2,
         )
     return psf.at(*place)
+
+
+def _held(
+    solution: Solution,
+    hand: Stars,
+    found: PSFVariation,
+    most: int,
+    rep_fact: int,
+    meta: dict[str, Any],
+) -> tuple[Solution, PSFModel]:
+    """Return the solution and the PSF that varies as far as it is a star everywhere."""
+    note = ""
+    while True:
+        varied, order, reason = _vary(solution, hand, found, most)
+        told = meta | {"order": order, "order_reason": reason + note}
+        psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
+        if psf is not None:
+            return varied, psf
+        note = f"; of order {order} it would be no star away from its stars"
+        most = order - 1
 
 
 def _vary(
@@ -219,7 +236,6 @@ def _model(
             for table in solution.changes(size, rep_fact, span)
         ]
         terms = PSFTerms(np.array(tables), weights, hand.frame_shape, hand.first)
-        terms = terms.held(*hand.places.T)
     return PSFModel(
         _lookup_table(light * scale - moffat, rep_fact),
         alpha,

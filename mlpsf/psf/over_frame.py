@@ -6,12 +6,66 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlpsf.errors import PSFError
 from mlpsf.psf.model import PSFModel
 
-__all__ = ["variation_over_frame"]
+__all__ = ["fwhm_over", "held_over_frame", "variation_over_frame"]
 
+_BEYOND = (1 / 3, 0.2, 0.1, 0.0)  # of the range at the stars, by which amounts may go beyond it
+_WIDER = 0.5  # of the range of the FWHM at the stars: no more is believed beyond them
+_ERROR = 0.05  # of the FWHM, in the logarithm
+_STARS = 32  # whose FWHM is looked at
 _STEPS = np.array([-1.0, 0.0, 1.0])  # places along each axis, from one edge to the other
+
+
+def held_over_frame(psf: PSFModel) -> PSFModel | None:
+    """Hold a PSF that varies near what its stars show, where it is beyond them.
+
+    Its images are sums: where stars of twice the width are foretold, they may be wider by any
+    amount, or no stars at all.
+
+    Parameters
+    ----------
+    psf : PSFModel
+        With the stars that it was made of.
+
+    Returns
+    -------
+    PSFModel or None
+        With the figures of `variation_over_frame` in ``meta``; as it is, if it does not vary. None
+        if somewhere it is no star, however it is held.
+    """
+    if psf.terms is None:
+        return psf
+    x, y = psf.stars[:, :2].T
+    some = slice(None, None, -(-len(x) // _STARS))
+    for beyond in _BEYOND:
+        held = replace(psf, terms=psf.terms.held(x, y, beyond))
+        try:
+            figures = variation_over_frame(held)
+            at_stars = np.log(fwhm_over(held, x[some], y[some]))
+        except PSFError:
+            continue
+        low, high = at_stars.min(), at_stars.max()
+        more = _WIDER * (high - low) + _ERROR
+        least, most = np.log([figures["fwhm_least"], figures["fwhm_most"]])
+        if beyond == 0 or (least >= low - more and most <= high + more):
+            return replace(held, meta={**psf.meta, **figures})
+    return None
+
+
+def fwhm_over(psf: PSFModel, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the FWHM of a PSF at places on its frame, as it is held there, shape (n,)."""
+    if psf.terms is None:
+        return np.full(len(x), psf.fwhm)
+    return np.array([_shape(psf, *place).fwhm for place in zip(x, y, strict=True)])
+
+
+def _shape(psf: PSFModel, x: float, y: float) -> Any:
+    assert psf.terms is not None
+    return replace(psf, lookup_table=psf.lookup_table + psf.terms.change(x, y), terms=None).shape
 
 
 def variation_over_frame(psf: PSFModel) -> dict[str, Any]:
@@ -43,8 +97,7 @@ def variation_over_frame(psf: PSFModel) -> dict[str, Any]:
     for v in _STEPS:
         for u in _STEPS:
             x, y = x0 + (1 + u) * (nx - 1) / 2, y0 + (1 + v) * (ny - 1) / 2
-            table = psf.lookup_table + psf.terms.change(x, y)
-            here = replace(psf, lookup_table=table, terms=None).shape
+            here = _shape(psf, x, y)
             shapes.append((here.fwhm, here.e1, here.e2))
     seen = np.array(shapes).reshape(3, 3, 3)
     fwhm = seen[..., 0]

@@ -17,8 +17,6 @@ __all__ = ["PSFTerms", "warn_of_extrapolation"]
 
 FloatArray = NDArray[np.float64]
 
-_BEYOND = 1 / 3  # of the range at the stars, that the PSF may change beyond it
-
 
 @dataclass(frozen=True, eq=False)
 class PSFTerms:
@@ -111,15 +109,21 @@ class PSFTerms:
         """The same terms, not held anywhere."""
         return replace(self, limits=None)
 
-    def held(self, x: ArrayLike, y: ArrayLike) -> PSFTerms:
+    def held(self, x: ArrayLike, y: ArrayLike, beyond: float = 1 / 3) -> PSFTerms:
         """Return terms whose amounts stay near what stars at these positions show.
 
         Far from all stars a polynomial may be no star at all.
+
+        Parameters
+        ----------
+        x, y : array_like, shape (n,)
+        beyond : float
+            How far an amount may go beyond those at the stars, in units of their range.
         """
         shown = self.free.amounts(x, y)
         low, high = shown.min(axis=0), shown.max(axis=0)
-        beyond = _BEYOND * (high - low)
-        return replace(self, limits=np.stack([low - beyond, high + beyond]))
+        more = beyond * (high - low)
+        return replace(self, limits=np.stack([low - more, high + more]))
 
     def amounts(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
         """Return how much of each table there is at positions (0-based pixels), (n, n_terms).

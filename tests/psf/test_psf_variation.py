@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mlpsf.errors import InputError
 from mlpsf.psf import PSFModel, build_psf, measure_variation
+from mlpsf.psf.agreement import _spread
 from mlpsf.psf.solver.polynomial import polynomial
 from mlpsf.psf.solver.variation import fit_variation
 
@@ -84,6 +85,42 @@ def test_few_stars_that_differ_are_said(change):
         psf = build_psf(image, places, size=SIZE, background=0.0)
     assert not psf.varies
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "spread"),
+    [
+        ([0.0, 0.1, -0.1], 0.005, 0.5 * np.sqrt(0.02 / 3 - 0.005**2)),
+        ([0.0, 0.1, -0.1, 0.1], [0.005, 0.005, 0.005, 0.5], 0.5 * np.sqrt(0.02 / 3 - 0.005**2)),
+        ([0.0, 0.01, -0.01], 0.005, None),  # as much as good stars do
+        ([0.0, 0.1, -0.1], 0.1, None),  # noise
+        ([0.0, 0.1], 0.005, None),
+    ],
+)
+def test_the_spread_of_few_stars(size, error, spread):
+    n = len(size)
+    values = np.column_stack([size, np.zeros(n), np.zeros(n)])
+    errors = np.full((n, 3), 0.005)
+    errors[:, 0] = error
+    found = fit_variation(np.arange(n) * 50.0, np.full(n, 9.0), values, errors, (200, 200), 0)
+    assert _spread(found) == (None if spread is None else pytest.approx(spread, rel=0.01))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_strong_variation_is_held_beyond_the_stars(seed):
+    """The FWHM grows from 4 in the middle to 10 in the corners, and no star is in them."""
+    rng = np.random.default_rng(seed)
+    side = 900
+    x, y = rng.uniform(40, side - 40, (2, 20))
+    image = rng.normal(0, 3, (side, side))
+    for a, b in zip(x, y, strict=True):
+        u, v = 2 * a / side - 1, 2 * b / side - 1
+        star = PSFModel(np.zeros((610, 610)), 3.6 * (1 + 0.75 * (u * u + v * v)), 3.0)
+        image += star.render([a], [b], [10 ** rng.uniform(4.5, 5.5)], image.shape)
+    with pytest.warns(AstropyUserWarning, match="varies over the frame"):
+        psf = build_psf(image, np.column_stack([x, y]), size=61, background=0.0)
+    assert 3.5 < psf.meta["fwhm_least"] < 4.5
+    assert 7 < psf.meta["fwhm_most"] < 11.5  # not held, 26 and 20
 
 
 @pytest.mark.parametrize("seed", range(4))

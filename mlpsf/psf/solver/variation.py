@@ -20,7 +20,7 @@ __all__ = ["PSFVariation", "fit_variation", "measure_variation"]
 FloatArray = NDArray[np.float64]
 
 STEP = 0.02  # stretch whose effect on the pixels is computed
-_CHANCE = 1e-3  # probability that a constant PSF is called varying
+CHANCE = 1e-3  # probability that a constant PSF is called varying
 _MATTERS = (0.01, 0.005, 0.005)  # rms of dT/T, e1, e2: three times the error of a good PSF
 _SEEN = 0.75  # of the rms from noise alone; less may be noise of few stars
 _CLIP = 5.0  # robust standard deviations from the map; stars further off are not used
@@ -72,7 +72,7 @@ class PSFVariation:
     @property
     def real(self) -> bool:
         """Whether the PSF varies, by however little: below 1 in 1000 that it is chance."""
-        return bool(self.chance < _CHANCE)
+        return bool(self.chance < CHANCE)
 
     @property
     def significant(self) -> bool:
