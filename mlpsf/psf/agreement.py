@@ -24,6 +24,10 @@ _OFF = 0.08  # relative; a PSF of a few stars has an error of 0.01, one of narro
 _NOISE = 0.04  # of the local FWHM of the stars, that is followed over the frame
 _BRIGHT, _STAR = 30.0, 0.1  # S/N, and difference from the local FWHM, of sources that are stars
 _FEW, _PLACES = 3, 60  # stars, at least; places, at most, at which the PSF is compared with them
+_TODO = (
+    "Look at the stars (plot), choose more or others (--n-max, --threshold), or make the PSF of a "
+    "part of the frame (stars)"
+)
 _GROWTH = 0.1  # of dT/T from the faintest to the brightest star: more than brighter-fatter makes
 _SURE = 5.0  # standard deviations
 _FEWEST = 8  # stars that show whether their size grows
@@ -96,7 +100,8 @@ def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | No
     star = (np.abs(x - x0 - (nx - 1) / 2) < nx / 2) & (np.abs(y - y0 - (ny - 1) / 2) < ny / 2)
     star &= local > 0
     if {"snr", "fwhm"} <= set(stars.colnames):
-        star &= (column("snr") > _BRIGHT) & (np.abs(np.log(column("fwhm") / local)) < _STAR)
+        with np.errstate(all="ignore"):  # of sources that could not be measured
+            star &= (column("snr") > _BRIGHT) & (np.abs(np.log(column("fwhm") / local)) < _STAR)
     rows = np.flatnonzero(star)
     if len(rows) < _FEW:
         return None
@@ -104,6 +109,11 @@ def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | No
         rows = rows[[np.hypot(x[rows] - place[0], y[rows] - place[1]).argmin()]]
     rows = rows[:: -(-len(rows) // _PLACES)]
     here = fwhm_over(psf, x[rows], y[rows])
+    if (lost := np.isnan(here)).any():
+        at = rows[np.argmax(lost)]
+        return (
+            f"the PSF is no star at ({x[at]:.0f}, {y[at]:.0f}), where the frame has stars. {_TODO}"
+        )
     off = np.log(here / local[rows])
     low, middle, high = np.expm1(np.quantile(off, [0.05, 0.5, 0.95]))
     allowed = _OFF * max(1.0, 2 / float(np.median(local[rows])))
@@ -114,8 +124,7 @@ def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | No
     return (
         f"the PSF's FWHM is off that of the frame's stars by {low:+.0%} to {high:+.0%} "
         f"({middle:+.0%} in the median): at ({x[at]:.0f}, {y[at]:.0f}) it is {here[worst]:.2f} "
-        f"pixels, and {local[at]:.2f} of the stars. Look at the stars (plot), choose more or "
-        "others (--n-max, --threshold), or make the PSF of a part of the frame (stars)"
+        f"pixels, and {local[at]:.2f} of the stars. {_TODO}"
     )
 
 

@@ -195,11 +195,11 @@ def _held(
     note = ""
     while True:
         varied, order, reason = _vary(solution, hand, found, most)
-        told = meta | {"order": order, "order_reason": reason + note}
+        told = meta | {"order": order, "order_reason": note or reason}
         psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
         if psf is not None:
             return varied, psf
-        note = f"; of order {order} it would be no star away from its stars"
+        note = f"of order {order} the PSF would be no star away from its stars"
         most = order - 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +46,10 @@ def held_over_frame(psf: PSFModel) -> PSFModel | None:
         held = replace(psf, terms=psf.terms.held(x, y, beyond))
         try:
             figures = variation_over_frame(held)
-            at_stars = np.log(fwhm_over(held, x[some], y[some]))
         except PSFError:
+            continue
+        at_stars = np.log(fwhm_over(held, x[some], y[some]))
+        if np.isnan(at_stars).any():
             continue
         low, high = at_stars.min(), at_stars.max()
         more = _WIDER * (high - low) + _ERROR
@@ -57,10 +60,14 @@ def held_over_frame(psf: PSFModel) -> PSFModel | None:
 
 
 def fwhm_over(psf: PSFModel, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the FWHM of a PSF at places on its frame, as it is held there, shape (n,)."""
+    """Return the FWHM of a PSF at places on its frame, shape (n,); NaN where it is no star."""
     if psf.terms is None:
         return np.full(len(x), psf.fwhm)
-    return np.array([_shape(psf, *place).fwhm for place in zip(x, y, strict=True)])
+    fwhm = np.full(len(x), np.nan)
+    for k, place in enumerate(zip(x, y, strict=True)):
+        with suppress(PSFError):
+            fwhm[k] = _shape(psf, *place).fwhm
+    return fwhm
 
 
 def _shape(psf: PSFModel, x: float, y: float) -> Any:

@@ -1,5 +1,7 @@
 """A PSF that varies: mapped, judged, and built for a place."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from astropy.utils.exceptions import AstropyUserWarning
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from mlpsf.errors import InputError
 from mlpsf.psf import PSFModel, build_psf, measure_variation
 from mlpsf.psf.agreement import _spread
+from mlpsf.psf.over_frame import fwhm_over, held_over_frame
 from mlpsf.psf.solver.polynomial import polynomial
 from mlpsf.psf.solver.variation import fit_variation
+from mlpsf.psf.terms import PSFTerms
 
 SIZE = 31
 
@@ -104,6 +108,16 @@ def test_the_spread_of_few_stars(size, error, spread):
     errors[:, 0] = error
     found = fit_variation(np.arange(n) * 50.0, np.full(n, 9.0), values, errors, (200, 200), 0)
     assert _spread(found) == (None if spread is None else pytest.approx(spread, rel=0.01))
+
+
+def test_where_a_psf_is_no_star_it_has_no_fwhm():
+    psf = PSFModel(np.zeros((210, 210)), 3.0, 3.0)
+    hole = np.full((1, 210, 210), -1.0)  # more than the star has
+    psf = replace(psf, terms=PSFTerms(hole, [[1.0], [0.0]], (100, 100)))
+    fwhm = fwhm_over(psf, np.array([49.5, 99.0]), np.array([49.5, 49.5]))
+    assert fwhm[0] == pytest.approx(psf.fwhm, rel=1e-6)
+    assert np.isnan(fwhm[1])
+    assert held_over_frame(replace(psf, stars=np.array([[1.0, 1, 9], [99, 99, 9]]))) is None
 
 
 @pytest.mark.parametrize("seed", [0, 3])
