@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def stored(name: str, what: str, words: list[str], folder: Path = FOLDER) -> Ite
     content: dict[str, Any] = {
         "name": name,
         "what": what,
-        "command": " ".join(["python -m benchmarks", name, *words]),
+        "command": shlex.join(["python", "-m", "benchmarks", name, *words]),
         "mlpsf": __version__,
         "model": model_hash(),
         "tables": list(_recorded),
