@@ -161,11 +161,12 @@ def select_stars(
         sources = alike = find_sources(frame)
     else:
         sources, alike = _listed_sources(frame, listed)
+    verdict = judge_frame(frame, alike)  # a disc with a hole is taken apart as if it were several
     frame = subtract_neighbours(frame, alike)
     remember(whole, frame)
     sources = measure_again(frame, sources)
     alike = sources if listed is None else measure_again(frame, alike)
-    flag_verdict(sources, judge_frame(frame, alike))
+    flag_verdict(sources, verdict)
     wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
     chosen = _select_found(frame, sources, alike, wishes)
     warn_of_few_reserved(chosen)

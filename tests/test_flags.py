@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mlpsf.flags import NEVER_A_PSF_STAR, Flag, describe
 
 
@@ -26,3 +28,9 @@ def test_the_fate_of_a_chosen_star_is_no_veto():
         assert not flag & NEVER_A_PSF_STAR
     for flag in (Flag.SATURATED, Flag.NEAR_EDGE, Flag.MASKED, Flag.FAINT, Flag.VETOED):
         assert flag & NEVER_A_PSF_STAR
+
+
+def test_the_manual_explains_every_reason():
+    manual = (Path(__file__).parents[1] / "mlpsf" / "GUIDE.md").read_text()
+    table = manual.split("| reason | meaning |\n|---|---|\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [f"| {flag.short} | {flag.meaning} |" for flag in Flag]

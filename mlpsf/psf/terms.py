@@ -109,7 +109,7 @@ class PSFTerms:
         """The same terms, not held anywhere."""
         return replace(self, limits=None)
 
-    def held(self, x: ArrayLike, y: ArrayLike, beyond: float = 1 / 3) -> PSFTerms:
+    def held(self, x: ArrayLike, y: ArrayLike, beyond: float) -> PSFTerms:
         """Return terms whose amounts stay near what stars at these positions show.
 
         Far from all stars a polynomial may be no star at all.

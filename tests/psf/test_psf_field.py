@@ -259,13 +259,13 @@ def test_far_from_the_stars_it_is_held_near_what_they_show(seed, order, x, y):
     stars = rng.uniform(100, 150, 9), rng.uniform(60, 90, 9)
     shown = terms.amounts(*stars)
     low, high = shown.min(axis=0), shown.max(axis=0)
-    held, free = terms.held(*stars).amounts(x, y)[0], terms.amounts(x, y)[0]
+    held, free = terms.held(*stars, 1 / 3).amounts(x, y)[0], terms.amounts(x, y)[0]
     assert (held <= high + 0.34 * (high - low) + 1e-6).all()
     assert (held >= low - 0.34 * (high - low) - 1e-6).all()
     inside = (free >= low) & (free <= high)
     np.testing.assert_allclose(held[inside], free[inside], atol=1e-6)
     # Drawn as the model of that place is.
-    psf = dataclasses.replace(toy(seed, order), terms=terms.held(*stars))
+    psf = dataclasses.replace(toy(seed, order), terms=terms.held(*stars, 1 / 3))
     np.testing.assert_allclose(psf.render(x, y), psf.at(x, y).render(x, y), atol=1e-7)
 
 
@@ -312,7 +312,7 @@ def test_the_file_gives_all_back(tmp_path_factory, seed, order, n_terms, rep):
         psf = dataclasses.replace(
             psf,
             stars=np.column_stack([*rng.uniform(50, 90, (2, 1500)), np.ones(1500)]),
-            terms=psf.terms.held(*rng.uniform(50, 90, (2, 1500))),
+            terms=psf.terms.held(*rng.uniform(50, 90, (2, 1500)), 1 / 3),
         )
     path = tmp_path_factory.mktemp("psf") / "psf.fits"
     psf.save(path)

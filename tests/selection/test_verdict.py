@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.table import Table
-from scipy.ndimage import shift
+from scipy.ndimage import gaussian_filter, shift
+from scipy.signal import fftconvolve
 
 from mlpsf import find_sources, select_cutouts, select_stars, simulate_frame
 from mlpsf.detection.bad_pixels import fill_lone_pixels
@@ -45,6 +46,24 @@ def test_a_common_frame_is_good():
 def test_shapes_and_sampling():
     assert verdict_of(frame_of(e1=0.18)) == "elongated"
     assert verdict_of(frame_of(fwhm=1.4)) == "undersampled"
+
+
+@pytest.mark.parametrize("across", [21, 43])
+def test_discs_with_a_hole_are_out_of_focus(across):
+    rng = np.random.default_rng(1)
+    image = np.zeros((600, 600))
+    x, y = rng.integers(40, 560, (2, 25))
+    image[y, x] = 10 ** rng.uniform(4.5, 6, 25)
+    radius = np.hypot(*np.mgrid[-30:31, -30:31])
+    disc = gaussian_filter(((radius < across / 2) & (radius > 0.22 * across)).astype(float), 1.2)
+    image = fftconvolve(image, disc / disc.sum(), "same") + rng.normal(0, 5, image.shape)
+    frame = read_frame(image.astype(np.float32))
+    assert verdict_of(frame) == "out of focus"
+    try:
+        stars = select_stars(frame)
+    except TooFewStarsError as error:
+        stars = error.table
+    assert stars.meta["verdict"] == "out of focus"
 
 
 @pytest.mark.parametrize("distance", [9, 16])
