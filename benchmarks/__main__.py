@@ -52,16 +52,19 @@ def main() -> int:
     name = sys.argv[1] if sys.argv[1:] else ""
     if name not in COMMANDS:
         width = max(map(len, COMMANDS))
-        print("python -m benchmarks NAME [OPTIONS] [--keep]\n")
+        print("python -m benchmarks NAME [OPTIONS] [--keep[=PART]]\n")
         for command, (_, text) in COMMANDS.items():
             print(f"  {command:{width}}  {text}")
-        print("\n--keep stores what is printed in benchmarks/results, of which RESULTS.md is made.")
+        print(
+            "\n--keep stores what is printed in benchmarks/results, of which RESULTS.md is made; "
+            "--keep=PART\nbeside what is kept of NAME with other options."
+        )
         return 0 if name in ("", "-h", "--help") else 2
-    words = [word for word in sys.argv[2:] if word != "--keep"]
-    keep = len(words) < len(sys.argv[2:])
+    words = [word for word in sys.argv[2:] if word.partition("=")[0] != "--keep"]
+    part = [word.partition("=")[2] for word in sys.argv[2:] if word not in words]
     sys.argv = [f"python -m benchmarks {name}", *words]
     module, what = COMMANDS[name]
-    with stored(name, what, words) if keep else nullcontext():
+    with stored(name, what, words, part=part[-1]) if part else nullcontext():
         import_module(f"benchmarks.{module}").main()
     return 0
 

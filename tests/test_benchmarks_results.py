@@ -20,8 +20,10 @@ results = import_module("benchmarks.common.results")
 
 def test_the_page_is_that_of_the_stored_results():
     assert results.PAGE.read_text(encoding="utf-8") == results.render()
-    names = {path.stem for path in results.FOLDER.glob("*.json")}
-    assert names <= set(COMMANDS)
+    for path in results.FOLDER.glob("*.json"):
+        command = json.loads(path.read_text())["command"].split()[3]
+        assert command in COMMANDS
+        assert path.stem == command or path.stem.startswith(f"{command}_")
 
 
 def test_tables_are_stored_and_rendered(tmp_path, capsys):
@@ -35,6 +37,15 @@ def test_tables_are_stored_and_rendered(tmp_path, capsys):
     assert "`python -m benchmarks fitters --n 3`" in text
     assert "to be measured again" not in text
     assert "to be measured again" in results.render(tmp_path, model="another model")
+
+
+def test_a_part_stands_beside_the_whole(tmp_path):
+    for part in ("", "few_stars"):
+        with results.stored("fitters", "what it is", ["--n", "3"], tmp_path, part):
+            results.record("A caption", Table({"n": [3]}))
+    text = results.render(tmp_path)
+    assert "[what it is: few stars](#fitters-few-stars)" in text
+    assert text.count("`python -m benchmarks fitters --n 3`") == 2
 
 
 def test_lines_are_stored_where_there_is_no_table(tmp_path, monkeypatch, capsys):

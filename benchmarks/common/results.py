@@ -61,8 +61,13 @@ class _Both(io.TextIOBase):
 
 
 @contextmanager
-def stored(name: str, what: str, words: list[str], folder: Path = FOLDER) -> Iterator[None]:
-    """Store the tables that a benchmark records or, if there are none, the lines that it prints."""
+def stored(
+    name: str, what: str, words: list[str], folder: Path = FOLDER, part: str = ""
+) -> Iterator[None]:
+    """Store the tables that a benchmark records or, if there are none, the lines that it prints.
+
+    With the name of a part they stand beside those of the same benchmark with other options.
+    """
     _recorded.clear()
     both = _Both(sys.stdout)
     sys.stdout = both  # type: ignore[assignment]
@@ -70,9 +75,10 @@ def stored(name: str, what: str, words: list[str], folder: Path = FOLDER) -> Ite
         yield
     finally:
         sys.stdout = both.stream
+    own = f"{name}_{part}" if part else name
     content: dict[str, Any] = {
-        "name": name,
-        "what": what,
+        "name": own,
+        "what": f"{what}: {part.replace('_', ' ')}" if part else what,
         "command": shlex.join(["python", "-m", "benchmarks", name, *words]),
         "mlpsf": __version__,
         "model": model_hash(),
@@ -81,7 +87,7 @@ def stored(name: str, what: str, words: list[str], folder: Path = FOLDER) -> Ite
     if not _recorded:
         content["lines"] = both.kept.getvalue().strip("\n").splitlines()
     folder.mkdir(exist_ok=True)
-    with whole_file(folder / f"{name}.json") as temporary:
+    with whole_file(folder / f"{own}.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
