@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import nullcontext
 from importlib import import_module
@@ -62,6 +63,9 @@ def main() -> int:
         return 0 if name in ("", "-h", "--help") else 2
     words = [word for word in sys.argv[2:] if word.partition("=")[0] != "--keep"]
     part = [word.partition("=")[2] for word in sys.argv[2:] if word not in words]
+    if part and not re.fullmatch("[a-z0-9_]*", part[-1]):
+        print(f"--keep=PART is made of a to z, 0 to 9 and _. Got {part[-1]!r}.", file=sys.stderr)
+        return 2
     sys.argv = [f"python -m benchmarks {name}", *words]
     module, what = COMMANDS[name]
     with stored(name, what, words, part=part[-1]) if part else nullcontext():

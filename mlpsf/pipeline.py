@@ -45,7 +45,7 @@ from mlpsf.selection.lists import (
 )
 from mlpsf.selection.named import count_of, frame_selector, provenance, rules_for
 from mlpsf.selection.second_look import strike_outliers
-from mlpsf.selection.verdict import flag_verdict, judge_frame
+from mlpsf.selection.verdict import LEFT_WHOLE, flag_verdict, judge_frame
 from mlpsf.stacks.values import check_frames
 from mlpsf.stamps.from_cutouts import (
     copies_of,
@@ -161,11 +161,13 @@ def select_stars(
         sources = alike = find_sources(frame)
     else:
         sources, alike = _listed_sources(frame, listed)
-    verdict = judge_frame(frame, alike)  # a disc with a hole is taken apart as if it were several
-    frame = subtract_neighbours(frame, alike)
+    if (verdict := judge_frame(frame, alike))["verdict"] not in LEFT_WHOLE:
+        frame = subtract_neighbours(frame, alike)
     remember(whole, frame)
-    sources = measure_again(frame, sources)
-    alike = sources if listed is None else measure_again(frame, alike)
+    if frame.scene is not None:
+        sources = measure_again(frame, sources)
+        alike = sources if listed is None else measure_again(frame, alike)
+        verdict = judge_frame(frame, alike)
     flag_verdict(sources, verdict)
     wishes = _Wishes(selector, rules, snr_min, stars, keep, veto, second_look, cutout_size, say)
     chosen = _select_found(frame, sources, alike, wishes)

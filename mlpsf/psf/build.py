@@ -22,7 +22,7 @@ from mlpsf.psf.quality.star_shapes import drawn_at
 from mlpsf.psf.solver.field import solve_field
 from mlpsf.psf.solver.fit import Fit
 from mlpsf.psf.solver.polynomial import order_for, polynomial
-from mlpsf.psf.solver.solve import MISFIT, NO_PSF, ROUNDS, Solution, solution_of, solve
+from mlpsf.psf.solver.solve import MISFIT, NO_PSF, ROUNDS, SHARED, Solution, solution_of, solve
 from mlpsf.psf.solver.stars import Stars, cut_stars, say_left_out
 from mlpsf.psf.solver.variation import PSFVariation, variation_of
 from mlpsf.psf.terms import PSFTerms
@@ -164,9 +164,10 @@ def build_psf(
     if rounds >= 2 and np.isinf(solution.misfit):
         return _unsmooth(hand, rep_fact, meta, place)
     found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
-    misfit = solution.misfit
+    first = solution
     solution, psf = _held(solution, hand, found, order, rep_fact, meta)
-    if rounds >= 2 and misfit > NO_PSF and not _is_better(psf, hand, rep_fact, misfit):
+    amiss = first.misfit > NO_PSF or first.shared > SHARED
+    if rounds >= 2 and amiss and not _is_better(psf, hand, rep_fact, first):
         return _unsmooth(hand, rep_fact, meta, place)
     psf.check()
     for text in disagreements(psf, hand, solution.flux, found, stars, place):
@@ -199,7 +200,7 @@ def _held(
         psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
         if psf is not None:
             return varied, psf
-        note = f"of order {order} the PSF would be no star away from its stars"
+        note = f"of order {order} the PSF would be no star somewhere on the frame"
         most = order - 1
 
 
@@ -254,7 +255,7 @@ def _components(fit: Fit) -> tuple[FloatArray, FloatArray]:
     return fit.span, np.asarray(weights, dtype=np.float64)
 
 
-def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, misfit: float) -> bool:
+def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, first: Solution) -> bool:
     """Return whether a PSF that stars do not fit to their noise fits them better than a table."""
     try:
         psf.check()
@@ -265,13 +266,14 @@ def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, misfit: float) -> bool
         table = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
         if not _left(psf, hand) < _left(table, hand):
             return False
-    warnings.warn(
-        f"the stars differ from the PSF by {misfit:.1f} times their noise: their images change "
-        "over the frame in a way that it does not follow. More stars (n_max, --n-max) may show it; "
-        "or make the PSF of a part of the frame",
-        AstropyUserWarning,
-        stacklevel=3,
+    text = (
+        f"the stars differ from the PSF by {first.misfit:.1f} times their noise: their images "
+        "change over the frame in a way that it does not follow. More stars (n_max, --n-max) may "
+        "show it; or make the PSF of a part of the frame"
     )
+    if first.misfit <= NO_PSF:
+        text = f"the mean PSF leaves up to {first.shared:.0%} of the peak of all stars alike"
+    warnings.warn(text, AstropyUserWarning, stacklevel=3)
     return True
 
 

@@ -19,7 +19,7 @@ from mlpsf.neighbours.crowding import is_crowded
 from mlpsf.selection.choice import N_MIN
 from mlpsf.selection.eligibility import SNR_MIN, flag_ineligible, flag_other_sizes
 from mlpsf.selection.too_few import fainter
-from mlpsf.selection.verdict import WITHOUT_PSF_STARS, flag_verdict, judge_frame
+from mlpsf.selection.verdict import LEFT_WHOLE, flag_verdict, judge_frame
 
 __all__ = ["as_text", "first_look"]
 
@@ -99,7 +99,7 @@ def first_look(
     look |= {"n_sources": len(sources)}
     look |= {name: float(sources.meta[name]) for name in ("fwhm", "ellipticity")}
     verdict = judge_frame(frame, sources)
-    if verdict["verdict"] not in WITHOUT_PSF_STARS and is_crowded(sources):
+    if verdict["verdict"] not in LEFT_WHOLE and is_crowded(sources):
         return look | verdict | {"n_possible": None}
     flag_verdict(sources, verdict)
     flag_ineligible(frame, sources)
@@ -115,7 +115,7 @@ def _possible(look: dict[str, Any]) -> str:
     if n is None:
         return "not counted: the light of neighbours is taken away first"
     text = f"{n} at most: S/N over {SNR_MIN:g}, whole, not saturated, of the stars' size"
-    if n >= N_MIN or look["verdict"] in WITHOUT_PSF_STARS:
+    if n >= N_MIN or look["verdict"] in LEFT_WHOLE:
         return text
     return f"{text}. mlpsf psf asks for {N_MIN} (--n-min, --relax){look['fainter']}"
 

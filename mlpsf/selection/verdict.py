@@ -20,7 +20,7 @@ from mlpsf.frames.frame import Frame
 from mlpsf.frames.tiles import TiledFrame
 from mlpsf.stacks.values import row_quantiles
 
-__all__ = ["VERDICTS", "WITHOUT_PSF_STARS", "flag_verdict", "judge_frame"]
+__all__ = ["LEFT_WHOLE", "VERDICTS", "WITHOUT_PSF_STARS", "flag_verdict", "judge_frame"]
 
 VERDICTS = (
     "no stars",
@@ -38,6 +38,9 @@ VERDICTS = (
 
 WITHOUT_PSF_STARS = ("no stars", "doubled")
 """Verdicts on frames of which no star is chosen, unless a list names it."""
+
+LEFT_WHOLE = (*WITHOUT_PSF_STARS, "out of focus")
+"""Verdicts on frames whose neighbours stay: of such images a fit would make several stars each."""
 
 ELONGATED, TRAILED = 0.15, 0.45
 """Ellipticity 1 - b/a of the stars from which a frame is elongated, or trailed."""
@@ -314,5 +317,5 @@ def _defocused(frame: Frame, sources: Table, bright: NDArray[np.intp], fwhm: flo
     return (
         f"a ring of {2 * (top + 0.5) * max(fwhm / 8, 1.0):.0f} pixels across is "
         f"{profile[top] / max(profile[0], 1e-30):.1f} times as bright as the centre of the stars; "
-        "leave the frame out, or build a PSF of it with a box that holds the whole disc (size)"
+        "focus, or leave the frame out"
     )

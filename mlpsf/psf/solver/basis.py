@@ -2,10 +2,11 @@
 
 Coordinates are scaled so that an elliptical Moffat profile is round. The light at (x, y) from the
 star is that profile M(r) times a sum over
-``c[m, k] B_k(t) (r / sqrt(r^2 + alpha^2))^m cos(m theta)``, and the same with sines. The B_k are
-cubic B-splines in a coordinate t. It grows as r^2 in the core and more slowly beyond, so that knots
-are dense in the core and sparse in the wings. Every coefficient is a *relative* correction of the
-profile, so that the same prior applies to a core of 30,000 ADU and a wing of 3.
+``c[m, k] B_k(t) (r / sqrt(r^2 + s^2))^m cos(m theta)``, and the same with sines. s is the profile's
+alpha or, if less, its FWHM. The B_k are cubic B-splines in a coordinate t. It grows as r^2 in the
+core and more slowly beyond, so that knots are dense in the core and sparse in the wings. Every
+coefficient is a *relative* correction of the profile, so that the same prior applies to a core of
+30,000 ADU and a wing of 3.
 
 Pixels are integrated by Gauss-Legendre quadrature of the light, without interpolation.
 """
@@ -25,8 +26,8 @@ __all__ = ["Moffat", "PolarBasis", "Quadrature", "centroid", "gradient"]
 
 FloatArray = NDArray[np.float64]
 
-_BEND = 3.0  # of the radial coordinate: it grows as ln(1 + r^2 / alpha^2) up to here, then slower
-_KNOT = 0.25  # distance of knots in that coordinate: 0.5 alpha at the centre, r / 5 in the wings
+_BEND = 3.0  # of the radial coordinate: it grows as ln(1 + r^2 / s^2) up to here, then slower
+_KNOT = 0.25  # distance of knots in that coordinate: 0.5 s at the centre, r / 5 in the wings
 _SHEARED = 1.05  # long axis over that of a round profile, from which pixels see more splines
 _FLOOR = 0.02  # lower limit of a new radial profile over the last one, for the logarithm
 
@@ -47,6 +48,11 @@ class Moffat:
     beta: float
     g1: float = 0.0
     g2: float = 0.0
+
+    @property
+    def fwhm(self) -> float:
+        """FWHM in pixels, before pixels average it."""
+        return float(2 * self.alpha * np.sqrt(2 ** (1 / self.beta) - 1))
 
     @property
     def unshear(self) -> FloatArray:
@@ -164,10 +170,13 @@ class PolarBasis:
     """
 
     def __init__(self, start: Moffat, reach: float, waves: int = 4) -> None:
-        self._alpha, self._unshear = start.alpha, start.unshear
+        # Of a star without wings alpha is wider than its FWHM: knots of that scale would be too far
+        # apart for the rings of a diffraction pattern.
+        self._scale, self._unshear = min(start.alpha, start.fwhm), start.unshear
+        self._finer = (self._scale / start.alpha) ** 2
         self.waves = waves
         corner = np.sqrt(2) * reach * np.linalg.norm(self._unshear, 2)
-        last = _BEND * np.log1p(np.log1p((corner / start.alpha) ** 2) / _BEND)
+        last = _BEND * np.log1p(np.log1p((corner / self._scale) ** 2) / _BEND)
         intervals = max(3, int(np.ceil(last / _KNOT)))
         self._step = last / intervals
         self.n_radial = intervals + 3
@@ -175,7 +184,8 @@ class PolarBasis:
         self._t = np.linspace(0.0, last, 800)
         norm = (start.beta - 1) / np.pi / start.alpha**2
         # Logarithm of the radial profile that is corrected. `adopt` changes it.
-        self._log = np.log(norm) - start.beta * _BEND * np.expm1(self._t / _BEND)
+        square = self._finer * np.expm1(_BEND * np.expm1(self._t / _BEND))
+        self._log = np.log(norm) - start.beta * np.log1p(square)
 
     def unit(self) -> FloatArray:
         """Return the coefficients of the uncorrected profile."""
@@ -187,12 +197,12 @@ class PolarBasis:
         """Return the radial coordinate, the light of the profile, and the complex m = 1 wave."""
         m = self._unshear
         u, v = m[0, 0] * x + m[0, 1] * y, m[1, 0] * x + m[1, 1] * y
-        q = 1 + (u * u + v * v) / self._alpha**2
+        q = 1 + (u * u + v * v) / self._scale**2
         t = _BEND * np.log1p(np.log(q) / _BEND)
         return (
             t,
             np.exp(np.interp(t, self._t, self._log)),
-            (u + 1j * v) / (self._alpha * np.sqrt(q)),
+            (u + 1j * v) / (self._scale * np.sqrt(q)),
         )
 
     def _splines(self, t: FloatArray) -> tuple[NDArray[np.intp], tuple[FloatArray, ...]]:
@@ -304,6 +314,14 @@ class PolarBasis:
         out *= light
         return np.asarray(out)
 
+    def gain(self, coefficients: FloatArray) -> FloatArray:
+        """Return the round part of a PSF over the profile at the middle of each spline.
+
+        A coefficient between brighter ones may be negative where the light is not.
+        """
+        row = np.pad(coefficients.reshape(self.shape)[0], 1, mode="edge")
+        return np.asarray(np.maximum((row[:-2] + 4 * row[1:-1] + row[2:]) / 6, _FLOOR))
+
     def adopt(self, coefficients: FloatArray) -> FloatArray:
         """Use the round part of a PSF as the new profile to correct.
 
@@ -316,7 +334,7 @@ class PolarBasis:
         first, values = self._splines(self._t)
         gain = sum(b * rows[0][first + k] for k, b in enumerate(values))
         self._log = self._log + np.log(np.maximum(gain, _FLOOR))
-        out = rows / np.maximum(rows[0], _FLOOR)
+        out = rows / self.gain(coefficients)
         out[0] = 1.0
         return np.asarray(out)
 
@@ -326,7 +344,8 @@ class PolarBasis:
         Parameters
         ----------
         bend : float
-            Standard deviation of a second difference along the radius; ``bend / m`` for wave m.
+            Standard deviation of a second difference along the radius, of knots of the scale alpha;
+            ``bend / m`` for wave m.
         size : float
             Standard deviation of the waves' coefficients; ``size / m`` for wave m. The level of
             the round part is free.
@@ -341,7 +360,7 @@ class PolarBasis:
         out = np.zeros((self.shape[0] * n,) * 2)
         for row in range(self.shape[0]):
             m = (row + 1) // 2
-            part = second.T @ second * (max(m, 1) / bend) ** 2
+            part = second.T @ second * (max(m, 1) / (bend * self._finer)) ** 2
             part += np.eye(n) * ((m / size) ** 2 if m else 1e-6)
             out[row * n : (row + 1) * n, row * n : (row + 1) * n] = part
         return out

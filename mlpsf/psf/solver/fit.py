@@ -69,7 +69,7 @@ class Fit:
         rim = sky_and_noise(np.where(stars.bad, np.nan, stars.data))[0]
         self.sky = rim.astype(np.float64)
         self.sky_width = _SKY * stars.noise
-        self.use, self.misfit = ~stars.bad.reshape(n, -1), 1.0
+        self.use, self.misfit, self.shared = ~stars.bad.reshape(n, -1), 1.0, 0.0
         self._last: FloatArray = np.zeros(0)
         self.data, self.bad = stars.data.reshape(n, -1), stars.bad.reshape(n, -1)
         self.parts = blocks(n, self.data.shape[1])
@@ -168,7 +168,11 @@ class Fit:
         left = np.where(self.bad, np.nan, self.data - self.sky[:, None] - light)
         if len(stars) >= 4:
             with np.errstate(all="ignore"):
-                left = left - flux * median_of(left / flux)
+                shared = np.nan_to_num(median_of(left / flux))
+            left = left - flux * shared
+            core = np.median(square, axis=0) < (1.5 * stars.fwhm) ** 2
+            peak = float(np.median(models.max(axis=1)))
+            self.shared = float(np.abs(shared[core]).max()) / max(peak, 1e-30)
         photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None] ** 2
         # Where stars differ much from the PSF, none is struck for it: little would be left of them.
         near = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
@@ -353,8 +357,7 @@ class Fit:
 
     def rebase(self) -> None:
         """Use the round part of the current PSF as the new profile to correct."""
-        gain = np.maximum(self.c[0][: self.basis.n_radial], 0.02)
-        gain = np.tile(gain, self.basis.shape[0])
+        gain = np.tile(self.basis.gain(self.c[0]), self.basis.shape[0])
         self.c[1:] /= gain
         self.c[0] = self.basis.adopt(self.c[0]).ravel()
         if self.span is not None:

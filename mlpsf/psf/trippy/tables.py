@@ -339,7 +339,10 @@ def measure_shape(table: FloatArray, oversampling: int) -> Shape:
         with np.errstate(all="ignore"):
             shape = _measured(table, oversampling)
     except (ValueError, TypeError, np.linalg.LinAlgError) as error:
-        raise PSFError(f"the PSF has no shape: {error}") from error
+        raise PSFError(
+            "the PSF has no half maximum about its centre: its stars are out of focus, not of one "
+            "kind, or no stars; look at them, and give others"
+        ) from error
     side = table.shape[0] / oversampling
     if not (0 < shape.fwhm < side and 0 <= shape.ellipticity < 1):
         raise PSFError(
