@@ -31,6 +31,6 @@ def test_the_fate_of_a_chosen_star_is_no_veto():
 
 
 def test_the_manual_explains_every_reason():
-    manual = (Path(__file__).parents[1] / "mlpsf" / "GUIDE.md").read_text()
+    manual = (Path(__file__).parents[1] / "mlpsf" / "GUIDE.md").read_text(encoding="utf-8")
     table = manual.split("| reason | meaning |\n|---|---|\n")[1].split("\n\n")[0]
     assert table.splitlines() == [f"| {flag.short} | {flag.meaning} |" for flag in Flag]

@@ -166,14 +166,16 @@ class Fit:
         flux = np.maximum(self.flux, 1e-30)[:, None]
         light = flux * models
         left = np.where(self.bad, np.nan, self.data - self.sky[:, None] - light)
+        photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None] ** 2
         if len(stars) >= 4:
             with np.errstate(all="ignore"):
                 shared = np.nan_to_num(median_of(left / flux))
             left = left - flux * shared
             core = np.median(square, axis=0) < (1.5 * stars.fwhm) ** 2
-            peak = float(np.median(models.max(axis=1)))
-            self.shared = float(np.abs(shared[core]).max()) / max(peak, 1e-30)
-        photon = np.maximum(light, 0.0) / stars.gain + stars.noise[:, None] ** 2
+            noise = 1.25 * np.median(np.sqrt(photon[:, core]) / flux, axis=0) / np.sqrt(len(stars))
+            sure = np.abs(shared[core]) - 4 * noise  # more than the noise of so many pixels
+            peak = max(float(np.median(models.max(axis=1))), 1e-30)
+            self.shared = max(float(sure.max()) / peak, 0.0)
         # Where stars differ much from the PSF, none is struck for it: little would be left of them.
         near = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
         off = np.where(near, np.nan_to_num(left) ** 2 - photon, 0.0).sum(axis=1)

@@ -77,8 +77,8 @@ class Solution:
         Median over stars of the rms residual of the core over its error, at least 1, without what
         the residuals of all stars have in common.
     shared : float
-        Largest residual that the cores have in common, over the peak: the PSF may be wrong for all
-        stars alike. 0 of fewer than 4 stars.
+        Largest residual that the cores have in common, beyond its noise, over the peak: the PSF may
+        be wrong for all stars alike. 0 of fewer than 4 stars.
     fit : Fit
         State of the fit, to go on from.
     """

@@ -31,6 +31,8 @@ FloatArray = NDArray[np.float64]
 #: Floats in one block of stamps: limits memory to about 100 MB.
 _BLOCK = 2_000_000
 
+_RING = 1.2  # brightest light over that of the middle, from which a star is a disc with a hole
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -39,7 +41,8 @@ class Shape:
     Attributes
     ----------
     fwhm : float
-        Geometric mean of the full widths at half maximum of the long and short axes, in pixels.
+        Geometric mean of the full widths at half maximum of the long and short axes, in pixels; of
+        a disc with a hole the diameter of a circle of the area above half of the maximum.
     ellipticity : float
         1 - b/a.
     position_angle : float
@@ -377,14 +380,18 @@ def _measured(table: FloatArray, oversampling: int) -> Shape:
     square = inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2
     core = square < (0.35 * sigma) ** 2
     # Fit a parabola to the top of the PSF for the central value; a single cell is noisy.
-    peak = float(np.polynomial.Polynomial.fit(square[core], image[core], 1)(0.0))
+    highest, peak = peak, float(np.polynomial.Polynomial.fit(square[core], image[core], 1)(0.0))
     ring = (image > 0.3 * peak) & (image < 0.72 * peak) & (square < (4 * sigma) ** 2)
-    level = np.polynomial.Polynomial.fit(np.log(image[ring] / peak), np.sqrt(square[ring]), 3)
+    if highest > _RING * max(peak, 0.0):  # a disc with a hole
+        fwhm = 2 * np.sqrt((image > highest / 2).sum() / np.pi) / oversampling
+    else:
+        level = np.polynomial.Polynomial.fit(np.log(image[ring] / peak), np.sqrt(square[ring]), 3)
+        fwhm = 2 * level(np.log(0.5))
     trace = float(values.sum())
     angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
     angle = (angle + 90.0) % 180.0 - 90.0
     return Shape(
-        fwhm=float(2 * level(np.log(0.5))),
+        fwhm=float(fwhm),
         ellipticity=float(1 - np.sqrt(values[0] / values[1])),
         position_angle=90.0 if angle == -90.0 else angle,
         e1=float((moments[0, 0] - moments[1, 1]) / trace),

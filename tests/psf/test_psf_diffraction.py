@@ -1,0 +1,87 @@
+"""PSFs that no Moffat profile resembles: rings of diffraction, and discs with a hole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.special import j1
+
+from mlpsf.psf import build_psf
+from mlpsf.psf.solver.basis import Moffat, PolarBasis
+
+FINE = 5  # points a pixel
+
+
+def airy(fwhm, half=30):
+    """Return a diffraction pattern on a fine grid: its FWHM is 1.03 of the unit of its radius."""
+    at = (np.arange((2 * half + 1) * FINE) - (2 * half + 1) * FINE // 2) / FINE
+    v = np.pi * np.hypot(at, at[:, None]) * 1.0290 / fwhm
+    light = (2 * j1(np.maximum(v, 1e-9)) / np.maximum(v, 1e-9)) ** 2
+    return light / light.sum()
+
+
+def disc(across, hole, half=30):
+    at = (np.arange((2 * half + 1) * FINE) - (2 * half + 1) * FINE // 2) / FINE
+    radius = np.hypot(at, at[:, None])
+    light = gaussian_filter(
+        ((radius < across / 2) & (radius > hole * across / 2)).astype(float), 1.2 * FINE
+    )
+    return light / light.sum()
+
+
+def stamp(light, dx=0, dy=0):
+    """Return the pixels of a star that is off the centre by whole points of the fine grid."""
+    moved = np.roll(light, (dy, dx), (0, 1))
+    n = len(light) // FINE
+    return moved.reshape(n, FINE, n, FINE).sum(axis=(1, 3))
+
+
+def frame_of(light, n=4, pitch=116, seed=1):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(0, 3, (n * pitch, n * pitch))
+    stars = []
+    for row in range(n):
+        for column in range(n):
+            dx, dy = rng.integers(-2, 3, 2)
+            x, y = column * pitch + pitch // 2, row * pitch + pitch // 2
+            half = len(light) // FINE // 2
+            cut = slice(y - half, y + half + 1), slice(x - half, x + half + 1)
+            image[cut] += 10 ** rng.uniform(5, 6) * stamp(light, dx, dy)
+            stars.append((x + dx / FINE, y + dy / FINE))
+    return image, np.array(stars)
+
+
+def error_of(psf, light):
+    """Return the largest difference from the truth over the peak, for the flux that fits best."""
+    made, true = psf.stamps([0.0], [0.0], len(light) // FINE)[0], stamp(light)
+    return np.abs(made * (made * true).sum() / (made**2).sum() - true).max() / true.max()
+
+
+@pytest.mark.parametrize("fwhm", [2.3, 3.5])
+def test_rings_of_diffraction_are_followed(fwhm):
+    image, stars = frame_of(airy(fwhm))
+    psf = build_psf(image, stars, background=0.0)
+    assert psf.meta["method"] == "refined"
+    assert error_of(psf, airy(fwhm)) < 0.03
+
+
+@pytest.mark.parametrize(("across", "hole"), [(8, 0.4), (10, 0.6)])
+@pytest.mark.filterwarnings("ignore:no smooth PSF describes the stars")
+def test_discs_with_a_hole_are_what_they_are(across, hole):
+    image, stars = frame_of(disc(across, hole))
+    psf = build_psf(image, stars, background=0.0)
+    assert error_of(psf, disc(across, hole)) < 0.04
+    bright = stamp(disc(across, hole)) > stamp(disc(across, hole)).max() / 2
+    assert psf.fwhm == pytest.approx(2 * np.sqrt(bright.sum() / np.pi), rel=0.05)
+
+
+def test_a_dark_ring_leaves_waves_as_they_are():
+    basis = PolarBasis(Moffat(3.0, 3.0), 15.0, waves=2)
+    c = basis.unit()
+    c[0, 5], c[0, 6] = -0.5, 3.0  # between them the light is positive
+    c[1:] = 0.05 * np.random.default_rng(1).normal(size=c[1:].shape)
+    x, y = np.random.default_rng(2).uniform(-10, 10, (2, 500))
+    before = basis.light(c, x, y)
+    after = basis.light(basis.adopt(c), x, y)
+    assert np.abs(after - before).max() < 0.05 * before.max()
