@@ -256,7 +256,7 @@ def _components(fit: Fit) -> tuple[FloatArray, FloatArray]:
 
 
 def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, first: Solution) -> bool:
-    """Return whether a PSF that stars do not fit to their noise fits them better than a table."""
+    """Return whether a PSF that leaves too much of its stars fits them better than a table."""
     try:
         psf.check()
     except PSFError:
@@ -266,12 +266,13 @@ def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, first: Solution) -> bo
         table = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
         if not _left(psf, hand) < _left(table, hand):
             return False
-    text = (
-        f"the stars differ from the PSF by {first.misfit:.1f} times their noise: their images "
-        "change over the frame in a way that it does not follow. More stars (n_max, --n-max) may "
-        "show it; or make the PSF of a part of the frame"
-    )
-    if first.misfit <= NO_PSF:
+    if first.misfit > NO_PSF:
+        text = (
+            f"the stars differ from the PSF by {first.misfit:.1f} times their noise: their images "
+            "change over the frame in a way that it does not follow. More stars (n_max, --n-max) "
+            "may show it; or make the PSF of a part of the frame"
+        )
+    else:
         text = f"the mean PSF leaves up to {first.shared:.0%} of the peak of all stars alike"
     warnings.warn(text, AstropyUserWarning, stacklevel=3)
     return True

@@ -13,20 +13,22 @@ from mlpsf.psf.solver.basis import Moffat, PolarBasis
 FINE = 5  # points a pixel
 
 
-def airy(fwhm, half=30):
-    """Return a diffraction pattern on a fine grid: its FWHM is 1.03 of the unit of its radius."""
+def radius(half=30):
+    """Return the distance from the centre, in pixels, on a fine grid."""
     at = (np.arange((2 * half + 1) * FINE) - (2 * half + 1) * FINE // 2) / FINE
-    v = np.pi * np.hypot(at, at[:, None]) * 1.0290 / fwhm
+    return np.hypot(at, at[:, None])
+
+
+def airy(fwhm):
+    """Return a diffraction pattern on a fine grid: its FWHM is 1.03 of the unit of its radius."""
+    v = np.pi * radius() * 1.0290 / fwhm
     light = (2 * j1(np.maximum(v, 1e-9)) / np.maximum(v, 1e-9)) ** 2
     return light / light.sum()
 
 
-def disc(across, hole, half=30):
-    at = (np.arange((2 * half + 1) * FINE) - (2 * half + 1) * FINE // 2) / FINE
-    radius = np.hypot(at, at[:, None])
-    light = gaussian_filter(
-        ((radius < across / 2) & (radius > hole * across / 2)).astype(float), 1.2 * FINE
-    )
+def disc(across, hole):
+    lit = (radius() < across / 2) & (radius() > hole * across / 2)
+    light = gaussian_filter(lit.astype(float), 1.2 * FINE)
     return light / light.sum()
 
 
@@ -69,10 +71,11 @@ def test_rings_of_diffraction_are_followed(fwhm):
 @pytest.mark.parametrize(("across", "hole"), [(8, 0.4), (10, 0.6)])
 @pytest.mark.filterwarnings("ignore:no smooth PSF describes the stars")
 def test_discs_with_a_hole_are_what_they_are(across, hole):
-    image, stars = frame_of(disc(across, hole))
+    light = disc(across, hole)
+    image, stars = frame_of(light)
     psf = build_psf(image, stars, background=0.0)
-    assert error_of(psf, disc(across, hole)) < 0.04
-    bright = stamp(disc(across, hole)) > stamp(disc(across, hole)).max() / 2
+    assert error_of(psf, light) < 0.04
+    bright = stamp(light) > stamp(light).max() / 2
     assert psf.fwhm == pytest.approx(2 * np.sqrt(bright.sum() / np.pi), rel=0.05)
 
 

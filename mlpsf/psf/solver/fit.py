@@ -171,11 +171,7 @@ class Fit:
             with np.errstate(all="ignore"):
                 shared = np.nan_to_num(median_of(left / flux))
             left = left - flux * shared
-            core = np.median(square, axis=0) < (1.5 * stars.fwhm) ** 2
-            noise = 1.25 * np.median(np.sqrt(photon[:, core]) / flux, axis=0) / np.sqrt(len(stars))
-            sure = np.abs(shared[core]) - 4 * noise  # more than the noise of so many pixels
-            peak = max(float(np.median(models.max(axis=1))), 1e-30)
-            self.shared = max(float(sure.max()) / peak, 0.0)
+            self.shared = self._over_peak(shared, models, np.sqrt(photon) / flux, square)
         # Where stars differ much from the PSF, none is struck for it: little would be left of them.
         near = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
         off = np.where(near, np.nan_to_num(left) ** 2 - photon, 0.0).sum(axis=1)
@@ -198,6 +194,16 @@ class Fit:
         )
         usual = self.misfit = max(1.0, float(np.median(misfit)))
         self.weight = np.minimum(1.0, _EXCESS * usual / np.maximum(misfit, 1e-30)) ** 2
+
+    def _over_peak(
+        self, shared: FloatArray, models: FloatArray, noise: FloatArray, square: FloatArray
+    ) -> float:
+        """Return the largest residual that the cores share, beyond its noise, over the peak."""
+        core = np.median(square, axis=0) < (1.5 * self.stars.fwhm) ** 2
+        of_median = 1.25 * np.median(noise[:, core], axis=0) / np.sqrt(len(noise))
+        sure = np.abs(shared[core]) - 4 * of_median  # more than the noise of so many pixels
+        peak = max(float(np.median(models.max(axis=1))), 1e-30)
+        return max(float(sure.max()) / peak, 0.0)
 
     def _solve(
         self, models: FloatArray, bend: float

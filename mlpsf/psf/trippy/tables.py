@@ -381,10 +381,10 @@ def _measured(table: FloatArray, oversampling: int) -> Shape:
     core = square < (0.35 * sigma) ** 2
     # Fit a parabola to the top of the PSF for the central value; a single cell is noisy.
     highest, peak = peak, float(np.polynomial.Polynomial.fit(square[core], image[core], 1)(0.0))
-    ring = (image > 0.3 * peak) & (image < 0.72 * peak) & (square < (4 * sigma) ** 2)
     if highest > _RING * max(peak, 0.0):  # a disc with a hole
         fwhm = 2 * np.sqrt((image > highest / 2).sum() / np.pi) / oversampling
     else:
+        ring = (image > 0.3 * peak) & (image < 0.72 * peak) & (square < (4 * sigma) ** 2)
         level = np.polynomial.Polynomial.fit(np.log(image[ring] / peak), np.sqrt(square[ring]), 3)
         fwhm = 2 * level(np.log(0.5))
     trace = float(values.sum())
