@@ -13,6 +13,7 @@ from scipy.special import chdtrc
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.over_frame import fwhm_over
 from mlpsf.psf.solver.polynomial import order_for
+from mlpsf.psf.solver.solve import NO_PSF
 from mlpsf.psf.solver.stars import Stars
 from mlpsf.psf.solver.variation import CHANCE, PSFVariation
 
@@ -39,8 +40,8 @@ _FAR = 0.1  # of the frame's diagonal: a place farther from all stars is beyond 
 def disagreements(
     psf: PSFModel,
     hand: Stars,
-    flux: FloatArray,
     found: PSFVariation,
+    misfit: float,
     stars: Any,
     place: tuple[float, float] | None,
 ) -> Iterator[str]:
@@ -51,10 +52,10 @@ def disagreements(
     psf : PSFModel
     hand : Stars
         The stars that it was made of.
-    flux : ndarray, shape (n,)
-        Their fluxes.
     found : PSFVariation
-        Their sizes.
+        Sizes of these stars.
+    misfit : float
+        What the PSF leaves of them, over their noise.
     stars : Table or array_like
         As given to `mlpsf.build_psf`; the table of `mlpsf.select_stars` knows the frame's FWHM.
     place : (float, float) or None
@@ -69,12 +70,19 @@ def disagreements(
             "away from them it may be off by several times as much. Look at the stars (plot), or "
             "add some (a lower threshold, --threshold)"
         )
+    elif misfit > NO_PSF:
+        yield (
+            f"the stars differ from the PSF by {misfit:.1f} times their noise: they are not alike, "
+            "or not single, or their images change over the frame in a way that it does not "
+            "follow. Look at them (plot); more stars (n_max, --n-max) may show it; or make the PSF "
+            "of a part of the frame (stars)"
+        )
     if isinstance(stars, Table) and stars.meta.get("jumps", False):
         yield (
             "the FWHM of the frame's stars jumps, as between chips, which no smooth PSF follows: "
             "make one of each part (stars)"
         )
-    if (growth := _growth(flux, found)) is not None:
+    if (growth := _growth(psf.stars[:, 2], found)) is not None:
         yield (
             f"the stars grow with their brightness: the brightest are {growth / 2:.0%} wider than "
             "the faintest. They are saturated, or the detector is not linear: leave the brightest "

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.agreement import disagreements
-from mlpsf.psf.classic import corrected_psf, trippy_table
+from mlpsf.psf.classic import trippy_table
+from mlpsf.psf.empirical import nearest
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.over_frame import held_over_frame
-from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
-from mlpsf.psf.quality.star_shapes import drawn_at
+from mlpsf.psf.shared_light import with_shared_light
 from mlpsf.psf.solver.field import solve_field
 from mlpsf.psf.solver.fit import Fit
 from mlpsf.psf.solver.polynomial import order_for, polynomial
-from mlpsf.psf.solver.solve import MISFIT, NO_PSF, ROUNDS, SHARED, Solution, solution_of, solve
+from mlpsf.psf.solver.solve import MISFIT, NO_PSF, ROUNDS, Solution, solution_of, solve
 from mlpsf.psf.solver.stars import Stars, cut_stars, say_left_out
-from mlpsf.psf.solver.variation import PSFVariation, variation_of
+from mlpsf.psf.solver.variation import PSFVariation, fit_variation, variation_of
 from mlpsf.psf.terms import PSFTerms
 from mlpsf.psf.trippy import border as border
 from mlpsf.psf.trippy.inputs import check_place
-from mlpsf.psf.trippy.tables import centre_on_pixel, profile
+from mlpsf.psf.trippy.tables import as_lookup_table, centre_on_pixel, profile
 from mlpsf.version import __version__
 
 __all__ = ["METHODS", "build_psf"]
@@ -37,6 +37,8 @@ FloatArray = NDArray[np.float64]
 
 METHODS = ("refined", "trippy")
 """Methods to build a PSF."""
+
+_NOT_SMOOTH = "a PSF of what the stars have in common foretells them better than a smooth one"
 
 
 def build_psf(
@@ -57,9 +59,11 @@ def build_psf(
     each star. Struck pixels and light of other sources are left out, but no light of the star (see
     `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of a TRIPPy object. Where it varies
     over the frame, it knows how: by a polynomial whose order, from 0 to 3, is that which predicts
-    best the stars that are left out of the fit (see `mlpsf.psf.solver.field`). If no smooth PSF
-    describes the stars, as for a badly misaligned telescope, TRIPPy's table corrected for its blur
-    is used instead where it leaves less of them (``meta["method"]`` is then 'corrected').
+    best the stars that are left out of the fit (see `mlpsf.psf.solver.field`). Light that all stars
+    have and no smooth PSF describes, as a second image or spikes, is added as it is seen (see
+    `mlpsf.psf.shared_light`). If no smooth PSF describes the stars, as for a badly misaligned
+    telescope, a Moffat profile with such light is used instead where it leaves less of them
+    (``meta["method"]`` is then 'empirical').
 
     Parameters
     ----------
@@ -107,8 +111,8 @@ def build_psf(
         If the PSF varies over the frame significantly and `at` is not given. If `at` is given with
         fewer than 5 stars, or beyond all of them. If the FWHM is not that of the frame's stars
         where these are, or few stars differ by more than their noise, or their size grows with
-        their brightness (`mlpsf.psf.agreement`). If no smooth PSF describes the stars. If they were
-        chosen on another frame.
+        their brightness (`mlpsf.psf.agreement`). If what the PSF leaves of the stars is several
+        times their noise. If they were chosen on another frame.
 
     Raises
     ------
@@ -161,16 +165,14 @@ def build_psf(
         varied = solve(hand.pixels, hand.size, terms, rounds)
         if varied.misfit <= MISFIT or NO_PSF < solution.misfit > varied.misfit:
             solution = varied
-    if rounds >= 2 and np.isinf(solution.misfit):
-        return _unsmooth(hand, rep_fact, meta, place)
-    found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
-    first = solution
-    solution, psf = _held(solution, hand, found, order, rep_fact, meta)
-    amiss = first.misfit > NO_PSF or first.shared > SHARED
-    if rounds >= 2 and amiss and not _is_better(psf, hand, rep_fact, first):
-        return _unsmooth(hand, rep_fact, meta, place)
+    smooth, found = _smooth(solution, hand, order, rep_fact, meta)
+    if smooth is not None and (rounds < 2 or solution.misfit <= MISFIT):
+        psf, misfit = smooth, 1.0
+    else:
+        told = {**meta, "method": "empirical", "order": 0, "order_reason": _NOT_SMOOTH}
+        psf, misfit = nearest(smooth, solution.moffat, hand, rep_fact, told)
     psf.check()
-    for text in disagreements(psf, hand, solution.flux, found, stars, place):
+    for text in disagreements(psf, hand, found, misfit, stars, place):
         warnings.warn(text, AstropyUserWarning, stacklevel=2)
     if place is None:
         _warn_of_variation(found, psf)
@@ -184,24 +186,30 @@ def build_psf(
     return psf.at(*place)
 
 
-def _held(
-    solution: Solution,
-    hand: Stars,
-    found: PSFVariation,
-    most: int,
-    rep_fact: int,
-    meta: dict[str, Any],
-) -> tuple[Solution, PSFModel]:
-    """Return the solution and the PSF that varies as far as it is a star everywhere."""
-    note = ""
-    while True:
-        varied, order, reason = _vary(solution, hand, found, most)
-        told = meta | {"order": order, "order_reason": note or reason}
-        psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
-        if psf is not None:
-            return varied, psf
-        note = f"of order {order} the PSF would be no star somewhere on the frame"
-        most = order - 1
+def _smooth(
+    solution: Solution, hand: Stars, order: int, rep_fact: int, meta: dict[str, Any]
+) -> tuple[PSFModel | None, PSFVariation]:
+    """Return the smooth PSF that varies as far as it is a star everywhere, or none; how it does."""
+    found = _not_seen(hand)
+    if np.isfinite(solution.misfit):
+        with suppress(PSFError):  # of a fit that ran away
+            found = variation_of(solution, hand.pixels, hand.x, hand.y, hand.frame_shape)
+            note, most = "", order
+            while True:
+                varied, order, reason = _vary(solution, hand, found, most)
+                told = meta | {"order": order, "order_reason": note or reason}
+                psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
+                if psf is not None:
+                    return with_shared_light(psf, hand, varied.use), found
+                note = f"of order {order} the PSF would be no star somewhere on the frame"
+                most = order - 1
+    return None, found
+
+
+def _not_seen(hand: Stars) -> PSFVariation:
+    """Return the variation of stars that could not be measured."""
+    nothing = np.zeros((len(hand.x), 3))
+    return fit_variation(hand.x, hand.y, nothing, nothing + np.inf, hand.frame_shape)
 
 
 def _vary(
@@ -233,12 +241,12 @@ def _model(
     if order > 0:
         span, weights = _components(solution.fit)
         tables = [
-            _lookup_table(table * scale, rep_fact)
+            as_lookup_table(table * scale, rep_fact)
             for table in solution.changes(size, rep_fact, span)
         ]
         terms = PSFTerms(np.array(tables), weights, hand.frame_shape, hand.first)
     return PSFModel(
-        _lookup_table(light * scale - moffat, rep_fact),
+        as_lookup_table(light * scale - moffat, rep_fact),
         alpha,
         beta,
         rep_fact,
@@ -255,61 +263,6 @@ def _components(fit: Fit) -> tuple[FloatArray, FloatArray]:
     return fit.span, np.asarray(weights, dtype=np.float64)
 
 
-def _is_better(psf: PSFModel, hand: Stars, rep_fact: int, first: Solution) -> bool:
-    """Return whether a PSF that leaves too much of its stars fits them better than a table."""
-    try:
-        psf.check()
-    except PSFError:
-        return False
-    x, y = hand.places.T
-    with suppress(PSFError):  # of which there is no table
-        table = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
-        if not _left(psf, hand) < _left(table, hand):
-            return False
-    if first.misfit > NO_PSF:
-        text = (
-            f"the stars differ from the PSF by {first.misfit:.1f} times their noise: their images "
-            "change over the frame in a way that it does not follow. More stars (n_max, --n-max) "
-            "may show it; or make the PSF of a part of the frame"
-        )
-    else:
-        text = f"the mean PSF leaves up to {first.shared:.0%} of the peak of all stars alike"
-    warnings.warn(text, AstropyUserWarning, stacklevel=3)
-    return True
-
-
-def _left(psf: PSFModel, hand: Stars) -> float:
-    """Return the light that a PSF leaves of the stars it is made of, per light, in the median."""
-    stars = hand.pixels
-    scale = FitScale(1.5 * stars.fwhm, stars.gain)
-    data = np.where(stars.bad, 0.0, stars.data)
-    noise = stars.noise[:, None, None]
-    drawn = drawn_at(psf, *hand.places.T)
-    _, star, model, _ = fit_stars(drawn, data, ~stars.bad, noise, scale)
-    nothing = np.zeros(len(stars))
-    core = inside(data.shape[-1], nothing, nothing, scale.fitted) & ~stars.bad
-    square = [np.where(core, part**2, 0.0).sum(axis=(1, 2)) for part in (star - model, model)]
-    lit = square[1] > 0
-    return float(np.median(square[0][lit] / square[1][lit])) if lit.any() else np.inf
-
-
-def _unsmooth(
-    hand: Stars, rep_fact: int, meta: dict[str, Any], place: tuple[float, float] | None
-) -> PSFModel:
-    """Build the PSF of stars that no smooth PSF describes; it does not vary with position."""
-    mean = "" if place is None else ", and the frame's mean"
-    warnings.warn(
-        "no smooth PSF describes the stars: this is the table that TRIPPy makes, corrected for its "
-        f"blur, with the stars' noise in it{mean}. Are they alike, and single?",
-        AstropyUserWarning,
-        stacklevel=3,
-    )
-    x, y = hand.places.T
-    psf = corrected_psf(hand.pixels, x, y, hand.size, rep_fact)
-    psf.check()
-    return replace(psf, meta={**meta, "method": "corrected"})
-
-
 def _warn_of_variation(found: PSFVariation, psf: PSFModel) -> None:
     if not found.significant:
         return
@@ -324,16 +277,3 @@ def _warn_of_variation(found: PSFVariation, psf: PSFModel) -> None:
             "place"
         )
     warnings.warn(text, AstropyUserWarning, stacklevel=3)
-
-
-def _lookup_table(lack: FloatArray, rep_fact: int) -> FloatArray:
-    """Lay light, beyond that of the Moffat profile, into a lookup table, as `profile` reads it."""
-    lack = lack / rep_fact**2
-    # The table starts one pixel inside. The light before it is in the wrapped end of the table.
-    # Half of that is in the box, in place of the light after the box.
-    table, half = lack[rep_fact:, rep_fact:].copy(), rep_fact // 2
-    before = slice(rep_fact - half, rep_fact)
-    table[-half:] = lack[before, rep_fact:]
-    table[:, -half:] = lack[rep_fact:, before]
-    table[-half:, -half:] = lack[before, before]
-    return np.asarray(table)

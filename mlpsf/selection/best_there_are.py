@@ -44,8 +44,6 @@ def say_what_the_best_give(frame: Frame, table: Table) -> str:
     with warnings.catch_warnings(), suppress(MlpsfError):
         warnings.simplefilter("ignore")
         psf = build_psf(frame, stars, order=0)
-        if psf.meta.get("method") == "corrected":  # TRIPPy's table, a minute for wide stars
-            return f" No smooth PSF describes the best {len(best)}: are they alike, and single?"
         for k in range(min(len(stars), _MOST)):
             with suppress(MlpsfError):
                 others = build_psf(frame, np.delete(stars, k, axis=0), order=0)

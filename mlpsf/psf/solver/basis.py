@@ -27,7 +27,7 @@ __all__ = ["Moffat", "PolarBasis", "Quadrature", "centroid", "gradient"]
 FloatArray = NDArray[np.float64]
 
 _BEND = 3.0  # of the radial coordinate: it grows as ln(1 + r^2 / s^2) up to here, then slower
-_KNOT = 0.25  # distance of knots in that coordinate: 0.5 s at the centre, r / 5 in the wings
+_KNOT = 0.18  # distance of knots in that coordinate: 0.4 s at the centre, r / 8 in the wings
 _SHEARED = 1.05  # long axis over that of a round profile, from which pixels see more splines
 _FLOOR = 0.02  # lower limit of a new radial profile over the last one, for the logarithm
 

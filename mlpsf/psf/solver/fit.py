@@ -28,7 +28,7 @@ MODEL_ERROR = 0.005
 """Error of a PSF relative to the light: limit on how well it describes the brightest star."""
 
 _WAVES = 4  # for trefoil and four struts of a secondary mirror; six waves make no difference
-_BEND, _FIRST_BEND, _SIZE = 0.5, 1.0, 0.3  # widths of the prior, relative to the local light
+_BEND, _FIRST_BEND, _SIZE = 0.15, 0.3, 0.3  # widths of the prior, relative to the local light
 _VARIES = 0.1  # the same for the variation from the centre of the frame to its edge, by default
 _FLUX, _PLACE = 0.1, 0.3  # prior widths of a step in flux (relative) and position (pixels)
 _LEVEL = 1e7  # weight that fixes the light of the PSF, so that the fluxes adjust
@@ -69,7 +69,7 @@ class Fit:
         rim = sky_and_noise(np.where(stars.bad, np.nan, stars.data))[0]
         self.sky = rim.astype(np.float64)
         self.sky_width = _SKY * stars.noise
-        self.use, self.misfit, self.shared = ~stars.bad.reshape(n, -1), 1.0, 0.0
+        self.use, self.misfit = ~stars.bad.reshape(n, -1), 1.0
         self._last: FloatArray = np.zeros(0)
         self.data, self.bad = stars.data.reshape(n, -1), stars.bad.reshape(n, -1)
         self.parts = blocks(n, self.data.shape[1])
@@ -171,7 +171,6 @@ class Fit:
             with np.errstate(all="ignore"):
                 shared = np.nan_to_num(median_of(left / flux))
             left = left - flux * shared
-            self.shared = self._over_peak(shared, models, np.sqrt(photon) / flux, square)
         # Where stars differ much from the PSF, none is struck for it: little would be left of them.
         near = (square < (1.5 * stars.fwhm) ** 2) & ~self.bad
         off = np.where(near, np.nan_to_num(left) ** 2 - photon, 0.0).sum(axis=1)
@@ -194,16 +193,6 @@ class Fit:
         )
         usual = self.misfit = max(1.0, float(np.median(misfit)))
         self.weight = np.minimum(1.0, _EXCESS * usual / np.maximum(misfit, 1e-30)) ** 2
-
-    def _over_peak(
-        self, shared: FloatArray, models: FloatArray, noise: FloatArray, square: FloatArray
-    ) -> float:
-        """Return the largest residual that the cores share, beyond its noise, over the peak."""
-        core = np.median(square, axis=0) < (1.5 * self.stars.fwhm) ** 2
-        of_median = 1.25 * np.median(noise[:, core], axis=0) / np.sqrt(len(noise))
-        sure = np.abs(shared[core]) - 4 * of_median  # more than the noise of so many pixels
-        peak = max(float(np.median(models.max(axis=1))), 1e-30)
-        return max(float(sure.max()) / peak, 0.0)
 
     def _solve(
         self, models: FloatArray, bend: float

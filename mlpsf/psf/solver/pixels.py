@@ -15,6 +15,9 @@ __all__ = ["StarPixels", "first_profile", "median_of"]
 
 FloatArray = NDArray[np.float64]
 
+# The rings of a diffraction pattern are no wings: a profile with wings so bright would be a cusp.
+_LEAST_BETA = 2.5
+
 
 @dataclass(frozen=True, eq=False)
 class StarPixels:
@@ -91,7 +94,7 @@ def first_profile(stars: StarPixels) -> Moffat:
         f_scale=0.01,
         x_scale=[0.1, 0.1, 0.1, 0.02, 0.02],
         bounds=(
-            [0.3, np.log(0.2), np.log(0.2), -0.65, -0.65],
+            [0.3, np.log(0.2), np.log(_LEAST_BETA - 1), -0.65, -0.65],
             [5, np.log(99), np.log(9), 0.65, 0.65],
         ),
     )

@@ -25,7 +25,6 @@ __all__ = [
     "MISFIT",
     "NO_PSF",
     "ROUNDS",
-    "SHARED",
     "Solution",
     "StarPixels",
     "first_profile",
@@ -44,15 +43,8 @@ MISFIT = 1.5
 NO_PSF = 3.0
 """Misfit above which no smooth PSF describes the stars.
 
-On 90 frames of special telescopes the solutions that came to rest had up to 2, and were three times
-nearer the truth than the table that stands in for them; those that ran away had over 5.
-"""
-
-SHARED = 0.05
-"""Largest residual that stars share, over the peak, of a solution that describes them.
-
-On 60 frames of ordinary and special telescopes whose PSF is constant it is up to 0.02; of discs
-with a hole of 8 to 17 pixels 0.06 to 1.
+On 90 frames of special telescopes the solutions that came to rest had up to 2, those that ran away
+over 5.
 """
 
 _LOST = 2 * NO_PSF  # no further round brings a fit back from there
@@ -76,9 +68,6 @@ class Solution:
     misfit : float
         Median over stars of the rms residual of the core over its error, at least 1, without what
         the residuals of all stars have in common.
-    shared : float
-        Largest residual that the cores have in common, beyond its noise, over the peak: the PSF may
-        be wrong for all stars alike. 0 of fewer than 4 stars.
     fit : Fit
         State of the fit, to go on from.
     """
@@ -94,7 +83,6 @@ class Solution:
     sky: FloatArray
     use: NDArray[np.bool_]
     misfit: float
-    shared: float
     fit: Fit
 
     def draw(self, c: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -173,8 +161,8 @@ def solve(stars: StarPixels, size: int, terms: FloatArray, rounds: int = ROUNDS)
         for number in range(rounds + 1):
             try:
                 change = fit.round(first=number == 0)
-            except PSFError:  # what the first fit has found is no star any more
-                if number == 0 or rounds < 2:
+            except PSFError:  # what is found is no star any more
+                if rounds < 2:
                     raise
                 fit.misfit = np.inf
                 break
@@ -200,6 +188,5 @@ def solution_of(fit: Fit) -> Solution:
         fit.sky,
         fit.use.reshape(stars.data.shape),
         fit.misfit,
-        fit.shared,
         fit,
     )

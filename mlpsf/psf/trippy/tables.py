@@ -112,6 +112,19 @@ def wrapped(table: FloatArray, rep_fact: int) -> FloatArray:
     return np.asarray(full * rep_fact**2, dtype=np.float64)
 
 
+def as_lookup_table(lack: FloatArray, rep_fact: int) -> FloatArray:
+    """Lay light, beyond that of the Moffat profile, into a lookup table, as `profile` reads it."""
+    lack = lack / rep_fact**2
+    # The table starts one pixel inside. The light before it is in the wrapped end of the table.
+    # Half of that is in the box, in place of the light after the box.
+    table, half = lack[rep_fact:, rep_fact:].copy(), rep_fact // 2
+    before = slice(rep_fact - half, rep_fact)
+    table[-half:] = lack[before, rep_fact:]
+    table[:, -half:] = lack[rep_fact:, before]
+    table[-half:, -half:] = lack[before, before]
+    return np.asarray(table)
+
+
 def centre_on_pixel(light: FloatArray, rep_fact: int) -> tuple[FloatArray, int]:
     """Cut a profile to the box that has the star at the centre of its middle pixel.
 

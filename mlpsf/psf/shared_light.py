@@ -1,0 +1,167 @@
+"""Light that all stars have and no smooth PSF describes: a second image, spikes, a ring's edge.
+
+What a PSF leaves of its stars is noise, light of neighbours, and its own error. The last is what
+they have in common. It is fitted to the pixels of all stars at once, as a sum of cubic B-splines on
+a grid, each integrated over the pixels. A spline is wanted only where the stars' residuals agree by
+more than chance; how large it may be, their mean says (empirical Bayes). Of most PSFs none is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline
+from scipy.ndimage import binary_dilation, maximum_filter, shift
+from scipy.sparse.linalg import LinearOperator, cg
+
+from mlpsf.psf.model import PSFModel
+from mlpsf.psf.quality.star_fits import FitScale, fit_stars
+from mlpsf.psf.quality.star_shapes import drawn_at
+from mlpsf.psf.solver.fit import MODEL_ERROR
+from mlpsf.psf.solver.stars import Stars
+from mlpsf.psf.trippy.tables import as_lookup_table, profile, wrapped
+
+__all__ = ["with_shared_light"]
+
+FloatArray = NDArray[np.float64]
+
+_GRID = 5.0  # splines per FWHM, no nearer than half a pixel
+_SURE = 5.0  # standard deviations of a spline's light: there are a thousand of them
+_AGREE = 0.85  # of the largest possible agreement between stars, which is that of equal ones
+_ROUNDS = 3
+_INTEGRAL = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False).antiderivative()
+
+
+def with_shared_light(psf: PSFModel, hand: Stars, use: NDArray[np.bool_]) -> PSFModel:
+    """Add to a PSF the light that all its stars have beyond it.
+
+    Parameters
+    ----------
+    psf : PSFModel
+    hand : Stars
+        That it was made of.
+    use : (n, side, side) array of bool
+        Pixels of the stars, without those of other sources.
+
+    Returns
+    -------
+    PSFModel
+        As it is, if the stars have nothing in common beyond it.
+    """
+    stars = hand.pixels
+    if len(stars) < 2:
+        return psf
+    fwhm, side = psf.fwhm, stars.data.shape[1]
+    step = float(np.clip(fwhm / _GRID, 0.5, 1.0))
+    knots = step * np.arange(-(psf.size / 2 // step), psf.size / 2 // step + 1)
+    scale, noise = FitScale(1.5 * stars.fwhm, stars.gain), stars.noise[:, None, None]
+    data = np.where(stars.bad, 0.0, stars.data)
+    # What is struck from most stars is theirs.
+    most = (use | stars.bad).mean(axis=0) < 0.5
+    use = (use | binary_dilation(most, iterations=max(1, round(fwhm / 2)))) & ~stars.bad
+    for _ in range(_ROUNDS):
+        drawn = drawn_at(psf, *hand.places.T)
+        (x, y, flux), star, model, variance = fit_stars(drawn, data, ~stars.bad, noise, scale)
+        lit = np.maximum(flux, 0.0)[:, None, None]
+        weight = np.where(use, lit**2, 0.0) / (variance + (MODEL_ERROR * model) ** 2)
+        left = np.divide(star - model, lit, out=np.zeros_like(star), where=lit > 0)
+        offset = np.arange(side) - side // 2
+        across, along = (in_pixels(offset - v[:, None], knots, step, 1.0) for v in (x, y))
+        psf = replace(psf, stars=np.column_stack([hand.places, flux]))
+        found = shared_by(left, weight, across, along)
+        if not found.any():
+            break
+        rep = psf.rep_fact
+        n = (psf.size + 1) * rep
+        edge = (np.arange(n) + 0.5 - n / 2) / rep
+        fine = in_pixels(edge, knots, step, 1 / rep) * rep
+        light = fine @ found @ fine.T * psf.flux_per_amplitude
+        table = psf.lookup_table + as_lookup_table(light, rep)
+        psf = _centred(replace(psf, lookup_table=table), stars.fwhm)
+    return psf
+
+
+def _centred(psf: PSFModel, fwhm: float) -> PSFModel:
+    """Move a PSF to its centroid, weighted by a Gaussian of its FWHM, as the solver does."""
+    rep = psf.rep_fact
+    own = profile(psf.alpha, psf.beta, np.zeros_like(psf.lookup_table), rep)
+    light = own + wrapped(psf.lookup_table, rep)
+    n = len(light)
+    edge = (np.arange(n) + 0.5 - n / 2) / rep
+    at = np.zeros(2)
+    for _ in range(15):
+        down, across = (np.exp(-0.5 * ((edge - v) * 2.355 / fwhm) ** 2) for v in at)
+        total = down @ light @ across
+        if not total > 0:
+            return psf
+        mean = [(down * (edge - at[0])) @ light @ across, down @ light @ (across * (edge - at[1]))]
+        at = at + 2 * np.array(mean) / total
+    if np.abs(at).max() > fwhm / 2:  # neither half of an equal pair is the star
+        return psf
+
+    def moved(table: FloatArray) -> FloatArray:
+        return np.asarray(shift(table, -at * rep, order=3, mode="nearest"))
+
+    terms = psf.terms
+    if terms is not None:
+        tables = [as_lookup_table(moved(wrapped(table, rep)), rep) for table in terms.tables]
+        terms = replace(terms, tables=np.array(tables))
+    return replace(psf, lookup_table=as_lookup_table(moved(light) - own, rep), terms=terms)
+
+
+def in_pixels(at: FloatArray, knots: FloatArray, step: float, width: float) -> FloatArray:
+    """Integrate splines over pixels along one axis: (..., n) places to (..., n, n_knots)."""
+    low, high = (
+        np.clip((at[..., None] - knots + s * width / 2) / step, -2.0, 2.0) for s in (-1, 1)
+    )
+    return np.asarray(step * (_INTEGRAL(high) - _INTEGRAL(low)))
+
+
+def shared_by(
+    left: FloatArray, weight: FloatArray, across: FloatArray, along: FloatArray
+) -> FloatArray:
+    """Fit what the residuals of n stars have in common.
+
+    Parameters
+    ----------
+    left, weight : (n, side, side) arrays
+        Residuals of stars of flux 1, and their inverse variance.
+    across, along : (n, side, k) arrays
+        Splines in the pixels, along x and y.
+
+    Returns
+    -------
+    (k, k) array
+        Coefficients of the splines, 0 where there is nothing.
+    """
+    k = across.shape[2]
+    down = along.swapaxes(1, 2)
+
+    def back(pixels: FloatArray) -> FloatArray:
+        return down @ pixels @ across
+
+    each, gains = back(weight * left), down**2 @ weight @ across**2
+    total, gain = each.sum(axis=0), gains.sum(axis=0)
+    # Equal stars agree by the root of how many there are, as their weights count.
+    agree = np.sqrt((each**2).sum(axis=0))
+    count = gain / np.sqrt(np.maximum((gains**2).sum(axis=0), 1e-300))
+    sure = (np.abs(total) > _SURE * np.sqrt(gain)) & (np.abs(total) > _AGREE * count * agree)
+    if not sure.any():
+        return np.zeros((k, k))
+    whole = back(weight).sum(axis=0)
+    size = np.divide(np.abs(total), whole, out=np.zeros_like(total), where=whole > 0)
+    size = maximum_filter(np.where(sure, size, 0.0), 3)
+
+    def normal(z: FloatArray) -> FloatArray:
+        images = along @ (size * z.reshape(k, k)) @ across.swapaxes(1, 2)
+        return np.asarray(z + (size * back(weight * images).sum(axis=0)).ravel())
+
+    answer, _ = cg(
+        LinearOperator((k * k, k * k), normal, dtype=float),
+        (size * total).ravel(),
+        rtol=1e-4,
+        maxiter=200,
+    )
+    return np.asarray(size * answer.reshape(k, k))
