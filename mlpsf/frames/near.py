@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["nearest", "pairs_within"]
+__all__ = ["nearest", "pairs_within", "sums_across"]
 
 _MOST = 4_000_000  # distances; of more, SciPy's tree takes less time than they do, import included
 _BLOCK = 200_000  # distances at once: they fit in the cache
@@ -94,3 +94,39 @@ def pairs_within(points: NDArray[np.floating], radius: float) -> NDArray[np.intp
         near = ((sorted_[one] - sorted_[other]) ** 2).sum(axis=1) <= radius**2
         found.append(order[np.stack([one[near], other[near]], axis=1)])
     return np.concatenate(found)
+
+
+def sums_across(
+    place: NDArray[np.float64], rows: NDArray[np.intp], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Sum values of points that are across the origin from each, more than a right angle off.
+
+    Parameters
+    ----------
+    place : (n, 2) array
+    rows : (k,) array of int
+        Of `place`, the points that have values.
+    values : (k, m) array
+
+    Returns
+    -------
+    (n, m) array
+        A point in the origin is across from none, and all others are from it.
+
+    Examples
+    --------
+    >>> place = np.array([[1.0, 0.0], [-1.0, 0.5], [0.0, 0.0]])
+    >>> sums_across(place, np.arange(3), np.array([[1.0], [2.0], [4.0]])).ravel().tolist()
+    [2.0, 1.0, 3.0]
+    """
+    values = values * place[rows].any(axis=1)[:, None]
+    angle = np.arctan2(place[:, 1], place[:, 0]) % (2 * np.pi)
+    order = np.argsort(angle[rows])
+    turn = angle[rows][order]
+    twice = np.concatenate([turn, turn + 2 * np.pi])
+    nothing = np.zeros((1, values.shape[1]))
+    sums = np.cumsum(np.vstack([nothing, values[order], values[order]]), axis=0)
+    first, last = (np.searchsorted(twice, angle + k * np.pi / 2) for k in (1, 3))
+    centre = ~place.any(axis=1)
+    first[centre], last[centre] = 0, len(rows)
+    return np.asarray(sums[last] - sums[first])

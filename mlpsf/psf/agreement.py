@@ -10,6 +10,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
+from mlpsf.flags import Flag
+from mlpsf.frames.near import nearest
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.over_frame import fwhm_over
 from mlpsf.psf.solver.polynomial import order_for
@@ -77,7 +79,7 @@ def disagreements(
             "follow. Look at them (plot); more stars (n_max, --n-max) may show it; or make the PSF "
             "of a part of the frame (stars)"
         )
-    if isinstance(stars, Table) and stars.meta.get("jumps", False):
+    if _jumps(psf, stars):
         yield (
             "the FWHM of the frame's stars jumps, as between chips, which no smooth PSF follows: "
             "make one of each part (stars)"
@@ -95,6 +97,17 @@ def disagreements(
         )
 
 
+def _jumps(psf: PSFModel, stars: Any) -> bool:
+    """Return whether the frame's FWHM jumps, and the PSF's stars are on both sides of it."""
+    if not isinstance(stars, Table) or not stars.meta.get("jumps", False):
+        return False
+    if "local_fwhm" not in stars.colnames:
+        return True
+    at = np.column_stack([stars["x"], stars["y"]])
+    local = np.asarray(stars["local_fwhm"], dtype=np.float64)[nearest(at, psf.stars[:, :2])[1]]
+    return bool(np.nanmax(local) > (1 + _OFF) * np.nanmin(local))
+
+
 def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | None) -> str | None:
     """Say how far the PSF's FWHM is from that of the frame's stars, where these are, if it is."""
     if not isinstance(stars, Table) or "local_fwhm" not in stars.colnames:
@@ -107,6 +120,8 @@ def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | No
     (ny, nx), (x0, y0) = hand.frame_shape, hand.first
     star = (np.abs(x - x0 - (nx - 1) / 2) < nx / 2) & (np.abs(y - y0 - (ny - 1) / 2) < ny / 2)
     star &= local > 0
+    if "flags" in stars.colnames:  # of a list, the PSF is that of its part of the frame
+        star &= np.asarray(stars["flags"]) & Flag.NOT_LISTED == 0
     if {"snr", "fwhm"} <= set(stars.colnames):
         with np.errstate(all="ignore"):  # of sources that could not be measured
             star &= (column("snr") > _BRIGHT) & (np.abs(np.log(column("fwhm") / local)) < _STAR)

@@ -20,7 +20,7 @@ from mlpsf.errors import InputError, PSFError
 from mlpsf.flags import Flag
 from mlpsf.frames.cutouts import REFERENCE_FWHM, extract_cutouts, nearest_pixels
 from mlpsf.frames.frame import Frame
-from mlpsf.frames.near import nearest
+from mlpsf.frames.near import nearest, sums_across
 from mlpsf.selection.choice import Rules, candidates, with_places
 from mlpsf.stacks.effective import EffectivePSF, stack_stars
 from mlpsf.stacks.fitting import PSFFit, fit_psf
@@ -408,9 +408,8 @@ def _unlike_nearest(
     there = np.median(share[near], axis=1)
     # How far they do is told by those on the other side of the frame, no one of them by much.
     mine, theirs = (np.clip(v[rows] / error[rows], -_MOST, _MOST) for v in (share, there))
-    from_centre = place - np.median(place[rows], axis=0)
-    opposite = (from_centre @ from_centre[rows].T < 0).astype(np.float32)
-    sums = opposite @ np.column_stack([(mine * theirs).sum(axis=1), (theirs**2).sum(axis=1)])
+    products = np.column_stack([(mine * theirs).sum(axis=1), (theirs**2).sum(axis=1)])
+    sums = sums_across(place - np.median(place[rows], axis=0), rows, products)
     alike = np.clip(sums[:, 0] / np.maximum(sums[:, 1], 1e-30), 0.0, 1.0)
     off = share - alike[:, None] * there
     least = np.minimum(np.abs(share), np.abs(off))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from mlpsf.frames import near
-from mlpsf.frames.near import nearest, pairs_within
+from mlpsf.frames.near import nearest, pairs_within, sums_across
 
 
 @pytest.fixture(params=["few", "many"])
@@ -47,3 +49,16 @@ def test_the_pairs_are_those_of_a_tree(radius, dimensions):
 def test_too_few_points_have_no_pairs(n):
     assert pairs_within(np.zeros((n, 2)), 3.0).shape == (0, 2)
     assert pairs_within(np.zeros((2, 2)), 3.0).shape == (1, 2)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60))
+def test_sums_across_are_those_of_all_signs(seed, n):
+    rng = np.random.default_rng(seed)
+    place = rng.normal(size=(n, 2))
+    place[rng.random(n) < 0.1] = 0
+    rows = np.flatnonzero(rng.random(n) < 0.7)
+    values = rng.normal(size=(len(rows), 2))
+    across = (place @ place[rows].T < 0).astype(float)
+    centre = ~place.any(axis=1)
+    across[centre] = ~centre[rows]
+    np.testing.assert_allclose(sums_across(place, rows, values), across @ values, atol=1e-9)

@@ -9,6 +9,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlpsf.flags import Flag
 from mlpsf.psf import PSFModel, build_psf
 from mlpsf.psf.solver.basis import Moffat, PolarBasis, Quadrature
 from mlpsf.psf.solver.solve import solve
@@ -194,10 +195,21 @@ def test_sizes_that_a_constant_psf_does_not_follow_are_said():
 
 def test_a_size_that_jumps_is_said():
     image, places, psf = field()
-    local = {"local_fwhm": np.full(9, psf.fwhm)}
+    right = places[:, 0] > np.median(places[:, 0])
+    local = {"local_fwhm": psf.fwhm * np.where(right, 1.06, 0.96)}
     stars = Table({"x": places[:, 0], "y": places[:, 1], **local}, meta={"jumps": True})
     with pytest.warns(AstropyUserWarning, match="no smooth PSF follows"):
         build_psf(image, stars, background=0.0)
+    build_psf(image, stars[~right], background=0.0)  # is of one side
+
+
+def test_the_psf_of_a_listed_part_is_not_compared_with_the_rest():
+    image, places, psf = field()
+    stars = Table({"x": places[:, 0], "y": places[:, 1]})
+    stars["selected"] = stars["x"] < 150
+    stars["local_fwhm"] = np.where(stars["selected"], 1, 2) * psf.fwhm
+    stars["flags"] = np.where(stars["selected"], 0, int(Flag.NOT_LISTED))
+    build_psf(image, stars, background=0.0)
 
 
 def test_a_place_beyond_all_stars_is_said():
