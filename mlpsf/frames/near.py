@@ -127,6 +127,6 @@ def sums_across(
     nothing = np.zeros((1, values.shape[1]))
     sums = np.cumsum(np.vstack([nothing, values[order], values[order]]), axis=0)
     first, last = (np.searchsorted(twice, angle + k * np.pi / 2) for k in (1, 3))
-    centre = ~place.any(axis=1)
+    centre = np.asarray(~place.any(axis=1))
     first[centre], last[centre] = 0, len(rows)
     return np.asarray(sums[last] - sums[first])
