@@ -119,7 +119,7 @@ def sums_across(
     >>> sums_across(place, np.arange(3), np.array([[1.0], [2.0], [4.0]])).ravel().tolist()
     [2.0, 1.0, 3.0]
     """
-    values = values * place[rows].any(axis=1)[:, None]
+    values = values * (place[rows] != 0).any(axis=1, keepdims=True)
     angle = np.arctan2(place[:, 1], place[:, 0]) % (2 * np.pi)
     order = np.argsort(angle[rows])
     turn = angle[rows][order]
@@ -127,6 +127,6 @@ def sums_across(
     nothing = np.zeros((1, values.shape[1]))
     sums = np.cumsum(np.vstack([nothing, values[order], values[order]]), axis=0)
     first, last = (np.searchsorted(twice, angle + k * np.pi / 2) for k in (1, 3))
-    centre = np.asarray(~place.any(axis=1))
+    centre = np.flatnonzero(~place.any(axis=1))
     first[centre], last[centre] = 0, len(rows)
     return np.asarray(sums[last] - sums[first])

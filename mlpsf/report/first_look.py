@@ -105,7 +105,7 @@ def first_look(
     flag_ineligible(frame, sources)
     flag_other_sizes(sources)
     look["n_possible"] = int((np.asarray(sources["flags"]) & NEVER_A_PSF_STAR == 0).sum())
-    look["fainter"] = fainter(sources, N_MIN)
+    look["fainter"] = fainter(sources, N_MIN - look["n_possible"])
     return look | verdict
 
 

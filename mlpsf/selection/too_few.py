@@ -70,18 +70,19 @@ def too_few_stars(
 
 
 def fainter(sources: Table, wanted: int) -> str:
-    """Say at which signal-to-noise ratio enough sources could be judged that only are faint."""
+    """Say at which S/N enough sources could be judged that only are faint, if there are any."""
     if "snr" not in sources.colnames:
         return ""
     only = np.asarray(sources["flags"]) & NEVER_A_PSF_STAR == Flag.FAINT
     snr = np.sort(np.nan_to_num(np.asarray(sources["snr"], dtype=np.float64)[only]))[::-1]
     snr = snr[snr > _LEAST_SNR]
-    if not len(snr):
+    if len(snr) < max(wanted, 1):  # which would not suffice
         return ""
-    least = int(snr[min(wanted, len(snr)) - 1])
+    least = int(snr[max(wanted, 1) - 1])
     n = (snr >= least).sum()
+    have = "has" if n == 1 else "have"
     return (
-        f". {n} of the faint ones have a S/N of {least} or more: a lower snr_min "
+        f". {n} of the faint ones {have} a S/N of {least} or more: a lower snr_min "
         f"(--snr-min {least}) has them judged, too"
     )
 

@@ -333,10 +333,13 @@ def test_a_lower_limit_of_the_signal_to_noise_is_advised():
     snr = np.array([40.0, 35.5, 31.0, 22.3, 8.0, 3.0, 45.0, 90.0])
     told = message(np.full(8, 0.95), flags, n_min=3, snr=snr)
     assert "2 of the faint ones have a S/N of 35 or more: a lower snr_min (--snr-min 35)" in told
-    told = message(np.full(8, 0.95), flags, n_min=9, snr=snr)
+    told = message(np.full(8, 0.95), flags, n_min=4, snr=snr)
     assert "3 of the faint ones have a S/N of 31 or more" in told
+    told = message(np.full(8, 0.95), flags, n_min=2, snr=snr)
+    assert "1 of the faint ones has a S/N of 40 or more" in told
+    assert "faint ones" not in message(np.full(8, 0.95), flags, n_min=5, snr=snr)  # too few
     fainter = np.minimum(snr, 29.9)  # of which hardly any is sure
-    assert "faint ones" not in message(np.full(8, 0.95), flags, n_min=9, snr=fainter)
+    assert "faint ones" not in message(np.full(8, 0.95), flags, n_min=2, snr=fainter)
 
 
 def test_the_verdict_is_told():
