@@ -128,7 +128,7 @@ def test_first_look_at_few_stars(tmp_path):
     look = first_look(tmp_path / "few.fits")
     assert 0 < look["n_possible"] < N_MIN < look["n_sources"]
     assert f"mlpsf psf asks for {N_MIN} (--n-min, --relax)" in as_text(look)
-    assert "of the faint ones have a S/N of" in as_text(look)
+    assert "1 of the faint ones has a S/N of" in as_text(look)
 
 
 def test_first_look_at_a_crowd(tmp_path):
