@@ -200,7 +200,7 @@ def _smooth(
                 told = meta | {"order": order, "order_reason": note or reason}
                 psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
                 if psf is not None:
-                    return with_shared_light(psf, hand, varied.use), found
+                    return with_shared_light(psf, hand), found
                 note = f"of order {order} the PSF would be no star somewhere on the frame"
                 most = order - 1
     return None, found

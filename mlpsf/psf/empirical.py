@@ -83,7 +83,7 @@ def _empirical(start: Moffat, hand: Stars, rep_fact: int, meta: dict[str, Any]) 
     table = np.zeros((hand.size * rep_fact,) * 2)
     stars = np.column_stack([hand.places, np.zeros(len(hand.x))])
     psf = PSFModel(table, start.alpha, start.beta, rep_fact, stars=stars, meta=meta)
-    return with_shared_light(psf, hand, ~hand.pixels.bad)
+    return with_shared_light(psf, hand)
 
 
 def _some(hand: Stars, which: NDArray[np.bool_]) -> Stars:

@@ -2,8 +2,9 @@
 
 What a PSF leaves of its stars is noise, light of neighbours, and its own error. The last is what
 they have in common. It is fitted to the pixels of all stars at once, as a sum of cubic B-splines on
-a grid, each integrated over the pixels. A spline is wanted only where the stars' residuals agree by
-more than chance; how large it may be, their mean says (empirical Bayes). Of most PSFs none is.
+a grid, each integrated over the pixels. A spline is wanted only where the stars' residuals are more
+than noise, and most stars have the same, none counted more than the median one; how large it may
+be, their mean says (empirical Bayes).
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline
-from scipy.ndimage import binary_dilation, maximum_filter, shift
+from scipy.ndimage import maximum_filter, shift
 from scipy.sparse.linalg import LinearOperator, cg
 
 from mlpsf.psf.model import PSFModel
-from mlpsf.psf.quality.star_fits import FitScale, fit_stars
+from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
 from mlpsf.psf.quality.star_shapes import drawn_at
-from mlpsf.psf.solver.fit import MODEL_ERROR
+from mlpsf.psf.solver.fit import EXCESS, MODEL_ERROR
+from mlpsf.psf.solver.pixels import StarPixels, median_of, struck_pixels
 from mlpsf.psf.solver.stars import Stars
 from mlpsf.psf.trippy.tables import as_lookup_table, profile, wrapped
 
@@ -27,14 +29,16 @@ __all__ = ["with_shared_light"]
 
 FloatArray = NDArray[np.float64]
 
+_FEWEST = 5  # stars; of fewer, neighbours at one place may be most
 _GRID = 5.0  # splines per FWHM, no nearer than half a pixel
 _SURE = 5.0  # standard deviations of a spline's light: there are a thousand of them
-_AGREE = 0.85  # of the largest possible agreement between stars, which is that of equal ones
-_ROUNDS = 3
+_AGREE = 0.75  # of the stars, by their weight, that have what all of them would have
+_DIFFERENT = 0.02  # of the light, by which a star may differ from the PSF
+_ROUNDS = 4
 _INTEGRAL = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False).antiderivative()
 
 
-def with_shared_light(psf: PSFModel, hand: Stars, use: NDArray[np.bool_]) -> PSFModel:
+def with_shared_light(psf: PSFModel, hand: Stars) -> PSFModel:
     """Add to a PSF the light that all its stars have beyond it.
 
     Parameters
@@ -42,8 +46,6 @@ def with_shared_light(psf: PSFModel, hand: Stars, use: NDArray[np.bool_]) -> PSF
     psf : PSFModel
     hand : Stars
         That it was made of.
-    use : (n, side, side) array of bool
-        Pixels of the stars, without those of other sources.
 
     Returns
     -------
@@ -51,22 +53,23 @@ def with_shared_light(psf: PSFModel, hand: Stars, use: NDArray[np.bool_]) -> PSF
         As it is, if the stars have nothing in common beyond it.
     """
     stars = hand.pixels
-    if len(stars) < 2:
+    if len(stars) < _FEWEST:
         return psf
     fwhm, side = psf.fwhm, stars.data.shape[1]
     step = float(np.clip(fwhm / _GRID, 0.5, 1.0))
     knots = step * np.arange(-(psf.size / 2 // step), psf.size / 2 // step + 1)
     scale, noise = FitScale(1.5 * stars.fwhm, stars.gain), stars.noise[:, None, None]
     data = np.where(stars.bad, 0.0, stars.data)
-    # What is struck from most stars is theirs.
-    most = (use | stars.bad).mean(axis=0) < 0.5
-    use = (use | binary_dilation(most, iterations=max(1, round(fwhm / 2)))) & ~stars.bad
     for _ in range(_ROUNDS):
         drawn = drawn_at(psf, *hand.places.T)
         (x, y, flux), star, model, variance = fit_stars(drawn, data, ~stars.bad, noise, scale)
         lit = np.maximum(flux, 0.0)[:, None, None]
-        weight = np.where(use, lit**2, 0.0) / (variance + (MODEL_ERROR * model) ** 2)
         left = np.divide(star - model, lit, out=np.zeros_like(star), where=lit > 0)
+        error = np.sqrt(variance + (_DIFFERENT * model) ** 2)
+        weight = _trust(lit * left, lit, error, stars) * lit**2
+        weight /= variance + (MODEL_ERROR * model) ** 2
+        # One bright star with a warm pixel does not tell what all have.
+        weight = np.minimum(weight, np.median(weight, axis=0))
         offset = np.arange(side) - side // 2
         across, along = (in_pixels(offset - v[:, None], knots, step, 1.0) for v in (x, y))
         psf = replace(psf, stars=np.column_stack([hand.places, flux]))
@@ -81,6 +84,26 @@ def with_shared_light(psf: PSFModel, hand: Stars, use: NDArray[np.bool_]) -> PSF
         table = psf.lookup_table + as_lookup_table(light, rep)
         psf = _centred(replace(psf, lookup_table=table), stars.fwhm)
     return psf
+
+
+def _trust(left: FloatArray, flux: FloatArray, error: FloatArray, stars: StarPixels) -> FloatArray:
+    """Return the weight of the pixels of stars, from 0 to 1, all (n, side, side).
+
+    Light of other sources has none: neither what the stars share is such light, nor what would be
+    struck from most of them. Stars whose cores are unlike the others' have less.
+    """
+    alone = np.where(stars.bad, np.nan, left)
+    shared = flux * median_of(alone / np.maximum(flux, 1e-30))
+    off, raw = (np.nan_to_num((alone - part) / error) for part in (shared, 0.0))
+    struck = [struck_pixels(ratio, stars.fwhm) for ratio in (off, raw)]
+    # Of few stars with neighbours, more than half have one at some place by chance.
+    most = (struck[1] | stars.bad).mean(axis=0) > 0.5 + 1 / np.sqrt(len(stars))
+    side, middle = left.shape[-1], np.zeros(1)
+    near, core = (inside(side, middle, middle, r * stars.fwhm) & ~stars.bad for r in (1.0, 1.5))
+    misfit = np.sqrt(np.where(core, off**2, 0.0).sum(axis=(1, 2)) / core.sum(axis=(1, 2)))
+    alike = np.minimum(1.0, EXCESS * max(1.0, float(np.median(misfit))) / misfit) ** 2
+    use = ~(stars.bad | (struck[0] & struck[1] & ~most & ~near))
+    return np.asarray(use * alike[:, None, None])
 
 
 def _centred(psf: PSFModel, fwhm: float) -> PSFModel:
@@ -144,15 +167,16 @@ def shared_by(
 
     each, gains = back(weight * left), down**2 @ weight @ across**2
     total, gain = each.sum(axis=0), gains.sum(axis=0)
-    # Equal stars agree by the root of how many there are, as their weights count.
-    agree = np.sqrt((each**2).sum(axis=0))
-    count = gain / np.sqrt(np.maximum((gains**2).sum(axis=0), 1e-300))
-    sure = (np.abs(total) > _SURE * np.sqrt(gain)) & (np.abs(total) > _AGREE * count * agree)
+    # If all had the same, and no noise, the square of their sum would be this times their squares'.
+    count = gain**2 / np.maximum((gains**2).sum(axis=0), 1e-300)
+    agree = total**2 - gain > _AGREE * count * np.maximum((each**2).sum(axis=0) - gain, 0.0)
+    alike = agree & (count > max(_FEWEST - 1, len(left) / 3))
+    sure = alike & (np.abs(total) > _SURE * np.sqrt(gain))
     if not sure.any():
         return np.zeros((k, k))
     whole = back(weight).sum(axis=0)
     size = np.divide(np.abs(total), whole, out=np.zeros_like(total), where=whole > 0)
-    size = maximum_filter(np.where(sure, size, 0.0), 3)
+    size = np.where(alike, maximum_filter(np.where(sure, size, 0.0), 3), 0.0)
 
     def normal(z: FloatArray) -> FloatArray:
         images = along @ (size * z.reshape(k, k)) @ across.swapaxes(1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -102,6 +104,33 @@ def test_a_neighbour_of_some_stars_is_not_of_the_psf():
         image[y - 30 : y + 31, x - 30 : x + 31] += 2e5 * stamp(second / second.sum())
     psf = build_psf(image, stars, background=0.0)
     assert error_of(psf, light) < 0.01
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_neighbours_at_random_places_are_not_of_the_psf(seed):
+    light = moffat(3.0) / moffat(3.0).sum()
+    image, stars = frame_of(light, n=3, seed=seed)
+    rng = np.random.default_rng(seed)
+    for x, y in np.round(stars).astype(int):
+        for _ in range(3):
+            dx, dy = rng.uniform(5, 11, 2) * rng.choice([-1, 1], 2)
+            second = moffat(3.0, dx, dy)
+            cut = slice(y - 30, y + 31), slice(x - 30, x + 31)
+            image[cut] += 10 ** rng.uniform(3.5, 5.3) * stamp(second / second.sum())
+    psf = build_psf(image, stars, background=0.0)
+    assert error_of(psf, light) < 0.02
+
+
+def test_a_source_that_is_no_star_is_not_of_the_psf():
+    light = moffat(3.0) / moffat(3.0).sum()
+    image, stars = frame_of(light, n=3)
+    second = moffat(3.0, 5.0, 0.0)
+    x, y = np.round(stars[4]).astype(int)
+    image[y - 30 : y + 31, x - 30 : x + 31] += 1e6 * stamp(second / second.sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of stars that differ
+        psf = build_psf(image, stars, background=0.0)
+    assert error_of(psf, light) < 0.02
 
 
 def test_spikes_are_seen():

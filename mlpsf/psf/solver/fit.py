@@ -12,20 +12,22 @@ from copy import copy
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
-from scipy.ndimage import binary_dilation, uniform_filter
 
 from mlpsf.errors import PSFError
 from mlpsf.psf.solver.basis import PolarBasis, Quadrature, centroid, gradient
 from mlpsf.psf.solver.design import Design, blocks
-from mlpsf.psf.solver.pixels import StarPixels, first_profile, median_of
+from mlpsf.psf.solver.pixels import StarPixels, first_profile, median_of, struck_pixels
 from mlpsf.stacks.values import sky_and_noise
 
-__all__ = ["MODEL_ERROR", "Fit"]
+__all__ = ["EXCESS", "MODEL_ERROR", "Fit"]
 
 FloatArray = NDArray[np.float64]
 
 MODEL_ERROR = 0.005
 """Error of a PSF relative to the light: limit on how well it describes the brightest star."""
+
+EXCESS = 2.0
+"""Times the usual misfit of a core, above which a star has less weight."""
 
 _WAVES = 4  # for trefoil and four struts of a secondary mirror; six waves make no difference
 _BEND, _FIRST_BEND, _SIZE = 0.15, 0.3, 0.3  # widths of the prior, relative to the local light
@@ -34,9 +36,7 @@ _FLUX, _PLACE = 0.1, 0.3  # prior widths of a step in flux (relative) and positi
 _LEVEL = 1e7  # weight that fixes the light of the PSF, so that the fluxes adjust
 _SKY = 0.0125  # scatter of the stars' skies around the frame's, over the noise of a pixel
 _SKY_LIGHT = 0.04  # the same scatter from faint galaxies, in any frame
-_OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light in a square of one FWHM
 _DIFFERENT = 0.5  # of what is usually left of a star, over its light: error of the PSF there
-_EXCESS = 2.0  # times the usual misfit of a core, above which a star has less weight
 
 
 class Fit:
@@ -180,19 +180,14 @@ class Fit:
         ratio, wide = (
             np.nan_to_num(left / np.sqrt(photon + (e * light) ** 2)) for e in (error, different)
         )
-        width = max(3, round(stars.fwhm) | 1)
-        grow = max(1, round(0.5 * stars.fwhm))
-        cross = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=bool)
-        images = wide.reshape(stars.data.shape)
-        near = uniform_filter(images, (1, width, width)) * width > _NEIGHBOUR
-        struck = binary_dilation(near, cross, iterations=grow) | (np.abs(images) > _OUTLIER)
+        struck = struck_pixels(wide.reshape(stars.data.shape), stars.fwhm)
         self.use = ~(self.bad | (struck.reshape(ratio.shape) & (square > stars.fwhm**2)))
         core = (square < (1.5 * stars.fwhm) ** 2) & self.use
         misfit = np.sqrt(
             (np.where(core, ratio, 0.0) ** 2).sum(axis=1) / np.maximum(core.sum(axis=1), 1)
         )
         usual = self.misfit = max(1.0, float(np.median(misfit)))
-        self.weight = np.minimum(1.0, _EXCESS * usual / np.maximum(misfit, 1e-30)) ** 2
+        self.weight = np.minimum(1.0, EXCESS * usual / np.maximum(misfit, 1e-30)) ** 2
 
     def _solve(
         self, models: FloatArray, bend: float

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, uniform_filter
 from scipy.optimize import least_squares
 
 from mlpsf.errors import PSFError
 from mlpsf.psf.solver.basis import Moffat, Quadrature
 
-__all__ = ["StarPixels", "first_profile", "median_of"]
+__all__ = ["StarPixels", "first_profile", "median_of", "struck_pixels"]
 
 FloatArray = NDArray[np.float64]
 
 # The rings of a diffraction pattern are no wings: a profile with wings so bright would be a cusp.
 _LEAST_BETA = 2.5
+
+_OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light in a square of one FWHM
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,3 +114,23 @@ def median_of(images: FloatArray) -> FloatArray:
         + np.take_along_axis(ordered, np.minimum(high, np.maximum(count - 1, 0)), -1)
     )
     return np.where(count > 0, middle, 0.0)[..., 0]
+
+
+def struck_pixels(ratio: FloatArray, fwhm: float) -> NDArray[np.bool_]:
+    """Return which pixels hold light of other sources, or none of any source.
+
+    Parameters
+    ----------
+    ratio : (n, side, side) array
+        What the PSF leaves of each star, over its error.
+    fwhm : float
+
+    Returns
+    -------
+    (n, side, side) array of bool
+    """
+    width = max(3, round(fwhm) | 1)
+    grow = max(1, round(0.5 * fwhm))
+    cross = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=bool)
+    near = uniform_filter(ratio, (1, width, width)) * width > _NEIGHBOUR
+    return np.asarray(binary_dilation(near, cross, iterations=grow) | (np.abs(ratio) > _OUTLIER))
