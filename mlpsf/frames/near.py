@@ -126,7 +126,9 @@ def sums_across(
     twice = np.concatenate([turn, turn + 2 * np.pi])
     nothing = np.zeros((1, values.shape[1]))
     sums = np.cumsum(np.vstack([nothing, values[order], values[order]]), axis=0)
-    first, last = (np.searchsorted(twice, angle + k * np.pi / 2) for k in (1, 3))
+    # A right angle is not more than one, whatever the last digit says.
+    ends = np.pi / 2 + 1e-9, 3 * np.pi / 2 - 1e-9
+    first, last = (np.searchsorted(twice, angle + end) for end in ends)
     centre = np.flatnonzero(~place.any(axis=1))
     first[centre], last[centre] = 0, len(rows)
     return np.asarray(sums[last] - sums[first])

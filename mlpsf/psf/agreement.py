@@ -105,7 +105,8 @@ def _jumps(psf: PSFModel, stars: Any) -> bool:
         return True
     at = np.column_stack([stars["x"], stars["y"]])
     local = np.asarray(stars["local_fwhm"], dtype=np.float64)[nearest(at, psf.stars[:, :2])[1]]
-    return bool(np.nanmax(local) > (1 + _OFF) * np.nanmin(local))
+    local = local[local > 0]
+    return bool(len(local) and local.max() > (1 + _OFF) * local.min())
 
 
 def _off(psf: PSFModel, hand: Stars, stars: Any, place: tuple[float, float] | None) -> str | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlpsf.errors import InputError, PSFError
 from mlpsf.psf.agreement import disagreements
 from mlpsf.psf.classic import trippy_table
-from mlpsf.psf.empirical import nearest
+from mlpsf.psf.empirical import better_psf, misfit_of
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.over_frame import held_over_frame
 from mlpsf.psf.shared_light import with_shared_light
@@ -59,11 +59,11 @@ def build_psf(
     each star. Struck pixels and light of other sources are left out, but no light of the star (see
     `mlpsf.psf.solver.solve`). The PSF becomes the lookup table of a TRIPPy object. Where it varies
     over the frame, it knows how: by a polynomial whose order, from 0 to 3, is that which predicts
-    best the stars that are left out of the fit (see `mlpsf.psf.solver.field`). Light that all stars
-    have and no smooth PSF describes, as a second image or spikes, is added as it is seen (see
+    best the stars that are left out of the fit (see `mlpsf.psf.solver.field`). Light that most
+    stars have and no smooth PSF describes, as a second image or spikes, is added as it is seen (see
     `mlpsf.psf.shared_light`). If no smooth PSF describes the stars, as for a badly misaligned
-    telescope, a Moffat profile with such light is used instead where it leaves less of them
-    (``meta["method"]`` is then 'empirical').
+    telescope, a Moffat profile with such light is used instead where it foretells stars that are
+    left out better; it does not vary (``meta["method"]`` is then 'empirical', not 'refined').
 
     Parameters
     ----------
@@ -167,10 +167,10 @@ def build_psf(
             solution = varied
     smooth, found = _smooth(solution, hand, order, rep_fact, meta)
     if smooth is not None and (rounds < 2 or solution.misfit <= MISFIT):
-        psf, misfit = smooth, 1.0
+        psf, misfit = smooth, misfit_of(smooth, hand) if rounds >= 2 else 1.0
     else:
         told = {**meta, "method": "empirical", "order": 0, "order_reason": _NOT_SMOOTH}
-        psf, misfit = nearest(smooth, solution.moffat, hand, rep_fact, told)
+        psf, misfit = better_psf(smooth, solution.moffat, hand, rep_fact, told)
     psf.check()
     for text in disagreements(psf, hand, found, misfit, stars, place):
         warnings.warn(text, AstropyUserWarning, stacklevel=2)
@@ -183,6 +183,9 @@ def build_psf(
             AstropyUserWarning,
             stacklevel=2,
         )
+    elif psf.meta["method"] == "empirical":
+        text = "no smooth PSF describes the stars: this is the frame's mean, not that of a place"
+        warnings.warn(text, AstropyUserWarning, stacklevel=2)
     return psf.at(*place)
 
 
@@ -200,9 +203,12 @@ def _smooth(
                 told = meta | {"order": order, "order_reason": note or reason}
                 psf = held_over_frame(_model(varied, order, hand, rep_fact, told))
                 if psf is not None:
-                    return with_shared_light(psf, hand), found
+                    break
                 note = f"of order {order} the PSF would be no star somewhere on the frame"
                 most = order - 1
+            with suppress(PSFError):  # as it is, if what is shared makes no star of it
+                return with_shared_light(psf, hand), found
+            return psf, found
     return None, found
 
 

@@ -13,27 +13,25 @@ from mlpsf.errors import PSFError
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
 from mlpsf.psf.quality.star_shapes import drawn_at
-from mlpsf.psf.shared_light import with_shared_light
+from mlpsf.psf.shared_light import FEWEST, with_shared_light
 from mlpsf.psf.solver.basis import Moffat
-from mlpsf.psf.solver.pixels import StarPixels
 from mlpsf.psf.solver.stars import Stars
 
-__all__ = ["nearest"]
+__all__ = ["better_psf", "misfit_of"]
 
 FloatArray = NDArray[np.float64]
 
-_FEWEST = 4  # stars, whose halves foretell each other
 _LEAVES = 0.5  # of the stars: a PSF that leaves more is none
 _ERROR = 0.02  # of a PSF, relative to the light, that is not counted as a misfit
 
 
-def nearest(
+def better_psf(
     smooth: PSFModel | None, start: Moffat, hand: Stars, rep_fact: int, meta: dict[str, Any]
 ) -> tuple[PSFModel, float]:
     """Return the smooth PSF, or an empirical one if that foretells the stars better.
 
-    The empirical PSF has thousands of free values, the smooth one a hundred. So it is judged by
-    stars that it was not made of: each half of them by the other.
+    An empirical PSF has thousands of free values. So it is judged by stars that it was not made of,
+    each half of them by the other, and the smooth one, which has a hundred, by its own.
 
     Parameters
     ----------
@@ -50,36 +48,61 @@ def nearest(
     -------
     psf : PSFModel
     misfit : float
-        What it leaves of the stars' cores, rms over the error, in the median of them.
+        What it leaves of the stars' cores, as `misfit_of` says.
 
     Raises
     ------
     PSFError
-        If the empirical PSF does not describe the stars either.
+        If neither is an image of a star that describes the stars.
     """
+    own = np.inf
     if smooth is not None:
         with suppress(PSFError):
             smooth.check()
-            own = np.median(_misfits(smooth, hand)[0])
-            foretold = np.full(len(hand.x), np.inf)
-            for half in (0, 1) if len(hand.x) >= _FEWEST else ():
-                mine = np.arange(len(foretold)) % 2 == half
-                with suppress(PSFError):
-                    psf = _empirical(start, _some(hand, ~mine), rep_fact, meta)
-                    foretold[mine] = _misfits(psf, _some(hand, mine))[0]
-            if own <= np.median(foretold):
-                return smooth, float(own)
-    empirical = _empirical(start, hand, rep_fact, meta)
-    left, light = np.median(_misfits(empirical, hand), axis=1)
-    if left > _LEAVES * light:
-        raise PSFError(
-            "no PSF fits the stars: are they images of one kind, and bright enough? are x and y "
-            "0-based, and is the background right?"
-        )
+            own = misfit_of(smooth, hand)
+    if smooth is not None and own < np.inf and own <= _foretold(start, hand, rep_fact, meta):
+        return smooth, own
+    try:
+        empirical = _empirical(start, hand, rep_fact, meta)
+        empirical.check()
+        left, light = np.median(_misfits(empirical, hand), axis=1)
+        if left > _LEAVES * light:
+            raise PSFError(
+                "no PSF fits the stars: are they images of one kind, and bright enough? are x and "
+                "y 0-based, and is the background right?"
+            )
+    except PSFError:
+        if smooth is None or own == np.inf:
+            raise
+        return smooth, own
     return empirical, float(left)
 
 
+def misfit_of(psf: PSFModel, hand: Stars) -> float:
+    """Return what a PSF leaves of its stars' cores, rms over the error, in the median of them."""
+    return float(np.median(_misfits(psf, hand)[0]))
+
+
+def _foretold(start: Moffat, hand: Stars, rep_fact: int, meta: dict[str, Any]) -> float:
+    """Return the misfit of halves of the stars with the PSF of the other half."""
+    n = len(hand.x)
+    if n < 2 * FEWEST:
+        return np.inf
+    half = np.random.default_rng(0).permutation(n) % 2 == 0
+    misfit = np.full(n, np.inf)
+    for mine in (half, ~half):
+        with suppress(PSFError):
+            psf = _empirical(start, _some(hand, ~mine), rep_fact, meta)
+            misfit[mine] = _misfits(psf, _some(hand, mine))[0]
+    return float(np.median(misfit))
+
+
 def _empirical(start: Moffat, hand: Stars, rep_fact: int, meta: dict[str, Any]) -> PSFModel:
+    if len(hand.x) < FEWEST:
+        raise PSFError(
+            f"no smooth PSF fits the {len(hand.x)} stars: are they images of one kind, and single? "
+            "give others or more"
+        )
     table = np.zeros((hand.size * rep_fact,) * 2)
     stars = np.column_stack([hand.places, np.zeros(len(hand.x))])
     psf = PSFModel(table, start.alpha, start.beta, rep_fact, stars=stars, meta=meta)
@@ -89,14 +112,13 @@ def _empirical(start: Moffat, hand: Stars, rep_fact: int, meta: dict[str, Any]) 
 def _some(hand: Stars, which: NDArray[np.bool_]) -> Stars:
     """Return some of the stars."""
     stars = hand.pixels
-    pixels = StarPixels(
-        stars.data[which],
-        stars.bad[which],
-        stars.x[which],
-        stars.y[which],
-        stars.noise[which],
-        stars.gain,
-        stars.fwhm,
+    pixels = replace(
+        stars,
+        data=stars.data[which],
+        bad=stars.bad[which],
+        x=stars.x[which],
+        y=stars.y[which],
+        noise=stars.noise[which],
     )
     return replace(hand, x=hand.x[which], y=hand.y[which], pixels=pixels)
 

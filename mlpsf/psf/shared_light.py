@@ -1,4 +1,4 @@
-"""Light that all stars have and no smooth PSF describes: a second image, spikes, a ring's edge.
+"""Light that most stars have and no smooth PSF describes: a second image, spikes, a ring's edge.
 
 What a PSF leaves of its stars is noise, light of neighbours, and its own error. The last is what
 they have in common. It is fitted to the pixels of all stars at once, as a sum of cubic B-splines on
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 from scipy.ndimage import maximum_filter, shift
 from scipy.sparse.linalg import LinearOperator, cg
+from threadpoolctl import threadpool_limits
 
 from mlpsf.psf.model import PSFModel
 from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
@@ -25,11 +26,13 @@ from mlpsf.psf.solver.pixels import StarPixels, median_of, struck_pixels
 from mlpsf.psf.solver.stars import Stars
 from mlpsf.psf.trippy.tables import as_lookup_table, profile, wrapped
 
-__all__ = ["with_shared_light"]
+__all__ = ["FEWEST", "with_shared_light"]
 
 FloatArray = NDArray[np.float64]
 
-_FEWEST = 5  # stars; of fewer, neighbours at one place may be most
+FEWEST = 5
+"""Stars, at least: of fewer, neighbours at one place may be most."""
+
 _GRID = 5.0  # splines per FWHM, no nearer than half a pixel
 _SURE = 5.0  # standard deviations of a spline's light: there are a thousand of them
 _AGREE = 0.75  # of the stars, by their weight, that have what all of them would have
@@ -39,7 +42,7 @@ _INTEGRAL = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False).antid
 
 
 def with_shared_light(psf: PSFModel, hand: Stars) -> PSFModel:
-    """Add to a PSF the light that all its stars have beyond it.
+    """Add to a PSF the light that most of its stars have beyond it.
 
     Parameters
     ----------
@@ -50,39 +53,42 @@ def with_shared_light(psf: PSFModel, hand: Stars) -> PSFModel:
     Returns
     -------
     PSFModel
-        As it is, if the stars have nothing in common beyond it.
+        Its stars have the fluxes of the whole. It is as it was, if they have nothing in common
+        beyond it, or are too few.
     """
     stars = hand.pixels
-    if len(stars) < _FEWEST:
+    if len(stars) < FEWEST:
         return psf
     fwhm, side = psf.fwhm, stars.data.shape[1]
     step = float(np.clip(fwhm / _GRID, 0.5, 1.0))
     knots = step * np.arange(-(psf.size / 2 // step), psf.size / 2 // step + 1)
     scale, noise = FitScale(1.5 * stars.fwhm, stars.gain), stars.noise[:, None, None]
     data = np.where(stars.bad, 0.0, stars.data)
-    for _ in range(_ROUNDS):
-        drawn = drawn_at(psf, *hand.places.T)
-        (x, y, flux), star, model, variance = fit_stars(drawn, data, ~stars.bad, noise, scale)
-        lit = np.maximum(flux, 0.0)[:, None, None]
-        left = np.divide(star - model, lit, out=np.zeros_like(star), where=lit > 0)
-        error = np.sqrt(variance + (_DIFFERENT * model) ** 2)
-        weight = _trust(lit * left, lit, error, stars) * lit**2
-        weight /= variance + (MODEL_ERROR * model) ** 2
-        # One bright star with a warm pixel does not tell what all have.
-        weight = np.minimum(weight, np.median(weight, axis=0))
-        offset = np.arange(side) - side // 2
-        across, along = (in_pixels(offset - v[:, None], knots, step, 1.0) for v in (x, y))
-        psf = replace(psf, stars=np.column_stack([hand.places, flux]))
-        found = shared_by(left, weight, across, along)
-        if not found.any():
-            break
-        rep = psf.rep_fact
-        n = (psf.size + 1) * rep
-        edge = (np.arange(n) + 0.5 - n / 2) / rep
-        fine = in_pixels(edge, knots, step, 1 / rep) * rep
-        light = fine @ found @ fine.T * psf.flux_per_amplitude
-        table = psf.lookup_table + as_lookup_table(light, rep)
-        psf = _centred(replace(psf, lookup_table=table), stars.fwhm)
+    # As in the solver: threads would wait for each other.
+    with threadpool_limits(1):
+        for _ in range(_ROUNDS):
+            drawn = drawn_at(psf, *hand.places.T)
+            (x, y, flux), star, model, variance = fit_stars(drawn, data, ~stars.bad, noise, scale)
+            lit = np.maximum(flux, 0.0)[:, None, None]
+            left = np.divide(star - model, lit, out=np.zeros_like(star), where=lit > 0)
+            error = np.sqrt(variance + (_DIFFERENT * model) ** 2)
+            weight = _trust(lit * left, lit, error, stars) * lit**2
+            weight /= variance + (MODEL_ERROR * model) ** 2
+            # One bright star with a warm pixel does not tell what all have.
+            weight = np.minimum(weight, np.median(weight, axis=0))
+            offset = np.arange(side) - side // 2
+            across, along = (_in_pixels(offset - v[:, None], knots, step, 1.0) for v in (x, y))
+            psf = replace(psf, stars=np.column_stack([hand.places, flux]))
+            found = _shared_by(left, weight, across, along)
+            if not found.any():
+                break
+            rep = psf.rep_fact
+            n = (psf.size + 1) * rep
+            edge = (np.arange(n) + 0.5 - n / 2) / rep
+            fine = _in_pixels(edge, knots, step, 1 / rep) * rep
+            light = fine @ found @ fine.T * psf.flux_per_amplitude
+            table = psf.lookup_table + as_lookup_table(light, rep)
+            psf = _centred(replace(psf, lookup_table=table), stars.fwhm)
     return psf
 
 
@@ -100,8 +106,10 @@ def _trust(left: FloatArray, flux: FloatArray, error: FloatArray, stars: StarPix
     most = (struck[1] | stars.bad).mean(axis=0) > 0.5 + 1 / np.sqrt(len(stars))
     side, middle = left.shape[-1], np.zeros(1)
     near, core = (inside(side, middle, middle, r * stars.fwhm) & ~stars.bad for r in (1.0, 1.5))
-    misfit = np.sqrt(np.where(core, off**2, 0.0).sum(axis=(1, 2)) / core.sum(axis=(1, 2)))
-    alike = np.minimum(1.0, EXCESS * max(1.0, float(np.median(misfit))) / misfit) ** 2
+    count = np.maximum(core.sum(axis=(1, 2)), 1)
+    misfit = np.sqrt(np.where(core, off**2, 0.0).sum(axis=(1, 2)) / count)
+    usual = max(1.0, float(np.median(misfit)))
+    alike = np.minimum(1.0, EXCESS * usual / np.maximum(misfit, 1e-30)) ** 2
     use = ~(stars.bad | (struck[0] & struck[1] & ~most & ~near))
     return np.asarray(use * alike[:, None, None])
 
@@ -134,7 +142,7 @@ def _centred(psf: PSFModel, fwhm: float) -> PSFModel:
     return replace(psf, lookup_table=as_lookup_table(moved(light) - own, rep), terms=terms)
 
 
-def in_pixels(at: FloatArray, knots: FloatArray, step: float, width: float) -> FloatArray:
+def _in_pixels(at: FloatArray, knots: FloatArray, step: float, width: float) -> FloatArray:
     """Integrate splines over pixels along one axis: (..., n) places to (..., n, n_knots)."""
     low, high = (
         np.clip((at[..., None] - knots + s * width / 2) / step, -2.0, 2.0) for s in (-1, 1)
@@ -142,7 +150,7 @@ def in_pixels(at: FloatArray, knots: FloatArray, step: float, width: float) -> F
     return np.asarray(step * (_INTEGRAL(high) - _INTEGRAL(low)))
 
 
-def shared_by(
+def _shared_by(
     left: FloatArray, weight: FloatArray, across: FloatArray, along: FloatArray
 ) -> FloatArray:
     """Fit what the residuals of n stars have in common.
@@ -170,7 +178,7 @@ def shared_by(
     # If all had the same, and no noise, the square of their sum would be this times their squares'.
     count = gain**2 / np.maximum((gains**2).sum(axis=0), 1e-300)
     agree = total**2 - gain > _AGREE * count * np.maximum((each**2).sum(axis=0) - gain, 0.0)
-    alike = agree & (count > max(_FEWEST - 1, len(left) / 3))
+    alike = agree & (count > max(FEWEST - 1, len(left) / 3))
     sure = alike & (np.abs(total) > _SURE * np.sqrt(gain))
     if not sure.any():
         return np.zeros((k, k))
@@ -185,7 +193,7 @@ def shared_by(
     answer, _ = cg(
         LinearOperator((k * k, k * k), normal, dtype=float),
         (size * total).ravel(),
-        rtol=1e-4,
-        maxiter=200,
+        rtol=1e-3,
+        maxiter=100,
     )
     return np.asarray(size * answer.reshape(k, k))

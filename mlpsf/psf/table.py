@@ -120,7 +120,7 @@ class PSFTable:
             off = 0.0
         wrong = ""
         if off > reach:
-            wrong = f"its brightest pixel is {off:.0f} from its middle"
+            wrong = f"its light is {off:.0f} pixels from its middle"
         elif -least > _NEGATIVE:
             wrong = f"its least pixel has {least:.2g} of the brightest one's light"
         if wrong:

@@ -291,7 +291,7 @@ def _doubled(frame: Frame, sources: Table) -> str | None:
     return (
         f"{second.n_double} of {second.n_stars} stars have a companion of {second.ratio:.0%} of "
         f"their light at ({dx:+.1f}, {dy:+.1f}) pixels: the telescope moved. The PSF is both "
-        "images: leave the frame out, or list five stars or more (stars, --stars) for it"
+        "images: leave the frame out, or list eight stars or more (stars, --stars) for it"
     )
 
 

@@ -41,7 +41,7 @@ MISFIT = 1.5
 """Largest misfit of a solution that describes the stars to the noise."""
 
 NO_PSF = 3.0
-"""Misfit above which no smooth PSF describes the stars.
+"""Misfit of a PSF that does not describe the stars.
 
 On 90 frames of special telescopes the solutions that came to rest had up to 2, those that ran away
 over 5.

@@ -17,6 +17,7 @@ from mlpsf.errors import PSFError
 
 __all__ = [
     "Shape",
+    "as_lookup_table",
     "centre_on_pixel",
     "cumulative",
     "line_kernel",
