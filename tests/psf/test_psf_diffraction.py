@@ -70,6 +70,16 @@ def test_rings_of_diffraction_are_followed(fwhm):
     assert error_of(psf, airy(fwhm)) < 0.01
 
 
+@pytest.mark.parametrize("fwhm", [2.3, 3.5])
+def test_the_faint_rings_are_not_lost_in_noise(fwhm):
+    image, stars = frame_of(airy(fwhm))
+    image = 0.2 * image + np.random.default_rng(0).normal(0, 20, image.shape)
+    psf = build_psf(image, stars, background=0.0)
+    far = np.hypot(*np.indices((31, 31)) - 15) > 3 * fwhm
+    made, true = psf.stamps([0.0], [0.0], 31)[0], stamp(airy(fwhm))[15:46, 15:46]
+    assert made[far].sum() / made.sum() == pytest.approx(true[far].sum() / true.sum(), rel=0.2)
+
+
 @pytest.mark.parametrize(("across", "hole"), [(8, 0.4), (10, 0.6)])
 def test_discs_with_a_hole_are_what_they_are(across, hole):
     light = disc(across, hole)

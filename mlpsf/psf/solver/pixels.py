@@ -17,7 +17,8 @@ __all__ = ["StarPixels", "first_profile", "median_of", "struck_pixels"]
 FloatArray = NDArray[np.float64]
 
 # The rings of a diffraction pattern are no wings: a profile with wings so bright would be a cusp.
-_LEAST_BETA = 2.5
+# Nor is its core without wings: of a profile that has none, no factor makes any.
+_LEAST_BETA, _MOST_BETA = 2.5, 5.0
 
 _OUTLIER, _NEIGHBOUR = 4.5, 4.0  # sigma: of one pixel, and of the light in a square of one FWHM
 
@@ -98,7 +99,7 @@ def first_profile(stars: StarPixels) -> Moffat:
         x_scale=[0.1, 0.1, 0.1, 0.02, 0.02],
         bounds=(
             [0.3, np.log(0.2), np.log(_LEAST_BETA - 1), -0.65, -0.65],
-            [5, np.log(99), np.log(9), 0.65, 0.65],
+            [5, np.log(99), np.log(_MOST_BETA - 1), 0.65, 0.65],
         ),
     )
     return profile(fit.x)
