@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from mlpsf.errors import PSFError
 from mlpsf.psf.model import PSFModel
-from mlpsf.psf.quality.star_fits import FitScale, fit_stars, inside
-from mlpsf.psf.quality.star_shapes import drawn_at
-from mlpsf.psf.shared_light import FEWEST, with_shared_light
+from mlpsf.psf.quality.star_fits import inside
+from mlpsf.psf.shared_light import FEWEST, fit_own_stars, with_shared_light
 from mlpsf.psf.solver.basis import Moffat
 from mlpsf.psf.solver.stars import Stars
 
@@ -126,12 +125,8 @@ def _some(hand: Stars, which: NDArray[np.bool_]) -> Stars:
 def _misfits(psf: PSFModel, hand: Stars) -> FloatArray:
     """Return each star's core less the PSF, and as it is: rms over the error, shape (2, n)."""
     stars = hand.pixels
-    scale = FitScale(1.5 * stars.fwhm, stars.gain)
-    data = np.where(stars.bad, 0.0, stars.data)
-    drawn = drawn_at(psf, *hand.places.T)
-    noise = stars.noise[:, None, None]
-    (x, y, _), star, model, variance = fit_stars(drawn, data, ~stars.bad, noise, scale)
-    core = inside(data.shape[-1], x, y, scale.fitted) & ~stars.bad
+    (x, y, _), star, model, variance = fit_own_stars(psf, hand)
+    core = inside(star.shape[-1], x, y, 1.5 * stars.fwhm) & ~stars.bad
     error = variance + (_ERROR * model) ** 2
     count = np.maximum(core.sum(axis=(1, 2)), 1)
     squares = [

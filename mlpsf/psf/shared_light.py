@@ -26,7 +26,7 @@ from mlpsf.psf.solver.pixels import StarPixels, median_of, struck_pixels
 from mlpsf.psf.solver.stars import Stars
 from mlpsf.psf.trippy.tables import as_lookup_table, profile, wrapped
 
-__all__ = ["FEWEST", "with_shared_light"]
+__all__ = ["FEWEST", "fit_own_stars", "with_shared_light"]
 
 FloatArray = NDArray[np.float64]
 
@@ -37,6 +37,7 @@ _GRID = 5.0  # splines per FWHM, no nearer than half a pixel
 _SURE = 5.0  # standard deviations of a spline's light: there are a thousand of them
 _AGREE = 0.75  # of the stars, by their weight, that have what all of them would have
 _DIFFERENT = 0.02  # of the light, by which a star may differ from the PSF
+_CORE = 1.5  # FWHM, radius in which stars are fitted
 _ROUNDS = 4
 _INTEGRAL = BSpline.basis_element(np.arange(-2.0, 3.0), extrapolate=False).antiderivative()
 
@@ -62,13 +63,10 @@ def with_shared_light(psf: PSFModel, hand: Stars) -> PSFModel:
     fwhm, side = psf.fwhm, stars.data.shape[1]
     step = float(np.clip(fwhm / _GRID, 0.5, 1.0))
     knots = step * np.arange(-(psf.size / 2 // step), psf.size / 2 // step + 1)
-    scale, noise = FitScale(1.5 * stars.fwhm, stars.gain), stars.noise[:, None, None]
-    data = np.where(stars.bad, 0.0, stars.data)
     # As in the solver: threads would wait for each other.
     with threadpool_limits(1):
         for _ in range(_ROUNDS):
-            drawn = drawn_at(psf, *hand.places.T)
-            (x, y, flux), star, model, variance = fit_stars(drawn, data, ~stars.bad, noise, scale)
+            (x, y, flux), star, model, variance = fit_own_stars(psf, hand)
             lit = np.maximum(flux, 0.0)[:, None, None]
             left = np.divide(star - model, lit, out=np.zeros_like(star), where=lit > 0)
             error = np.sqrt(variance + (_DIFFERENT * model) ** 2)
@@ -92,6 +90,16 @@ def with_shared_light(psf: PSFModel, hand: Stars) -> PSFModel:
     return psf
 
 
+def fit_own_stars(
+    psf: PSFModel, hand: Stars
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Fit a PSF to the cores of the stars that it is made of; returns are those of `fit_stars`."""
+    stars = hand.pixels
+    data, noise = np.where(stars.bad, 0.0, stars.data), stars.noise[:, None, None]
+    scale = FitScale(_CORE * stars.fwhm, stars.gain)
+    return fit_stars(drawn_at(psf, *hand.places.T), data, ~stars.bad, noise, scale)
+
+
 def _trust(left: FloatArray, flux: FloatArray, error: FloatArray, stars: StarPixels) -> FloatArray:
     """Return the weight of the pixels of stars, from 0 to 1, all (n, side, side).
 
@@ -105,7 +113,7 @@ def _trust(left: FloatArray, flux: FloatArray, error: FloatArray, stars: StarPix
     # Of few stars with neighbours, more than half have one at some place by chance.
     most = (struck[1] | stars.bad).mean(axis=0) > 0.5 + 1 / np.sqrt(len(stars))
     side, middle = left.shape[-1], np.zeros(1)
-    near, core = (inside(side, middle, middle, r * stars.fwhm) & ~stars.bad for r in (1.0, 1.5))
+    near, core = (inside(side, middle, middle, r * stars.fwhm) & ~stars.bad for r in (1.0, _CORE))
     count = np.maximum(core.sum(axis=(1, 2)), 1)
     misfit = np.sqrt(np.where(core, off**2, 0.0).sum(axis=(1, 2)) / count)
     usual = max(1.0, float(np.median(misfit)))
